@@ -144,8 +144,22 @@ class Metric:
             table.add_row(Text(printable(name)), format_metric(value))
         return table
 
+    def keep_predictions(self, path: str | Path) -> None:
+        """Prepare for an evaluation whose predictions will be saved; metrics keep large predictions only then.
+
+        Args:
+            path: the path for `save_predictions`.
+
+        Raises:
+            ConfigError: the metric cannot save predictions, or not to this path.
+        """
+        if type(self).save_predictions is Metric.save_predictions:
+            self.save_predictions(path)  # raises ConfigError
+        if Path(path).is_dir():
+            raise ConfigError(f"{path} is a folder; name the file to write")
+
     def save_predictions(self, path: str | Path) -> None:
-        """Write the last predictions as JSON.
+        """Write the last predictions as JSON, or in another format to a file or folder.
 
         Raises:
             ConfigError: the metric does not keep predictions.

@@ -1,22 +1,23 @@
 """Heads of DeepLab v2, v3 and v3+: atrous spatial pyramid pooling (ASPP), in v3+ followed by a decoder."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
-from chordate.contracts import FeatureSpec, select
+from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.head_contracts import ClassRows
-from chordate.heads.semantic_head import Losses, SemanticHead
-from chordate.ops.convolutions import he_init
-from chordate.ops.norms import ConvNorm, Norm, make_norm
+from chordate.heads.semantic_head import Losses, SemanticHead, select_level
+from chordate.ops.convolutions import conv_norm_relu
+from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
+ProjectKernel = Literal[1, 3]
 RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
 RATES_V2 = (6, 12, 18, 24)  # dilations at output stride 8: ASPP-L (Chen et al. 2018, DeepLab, section 4.1)
 
@@ -44,7 +45,7 @@ class DeepLabV2Head(SemanticHead):
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
     ):
-        chosen, spec = _chosen(in_features, level, "DeepLabV2Head")
+        chosen, spec = select_level(in_features, level, "DeepLabV2Head")
         super().__init__(spec.channels, num_classes, dropout, losses)
         self.level = chosen
         rates = rates or [max(1, rate * 8 // spec.stride) for rate in RATES_V2]
@@ -70,7 +71,9 @@ class ConvSum(nn.ModuleList):
 class DeepLabV3Head(SemanticHead):
     """Segmentation head of DeepLab v3: ASPP and a 3×3 convolution.
 
-    Chen et al. 2017, Rethinking Atrous Convolution for Semantic Image Segmentation, section 3.3.
+    Chen et al. 2017, Rethinking Atrous Convolution for Semantic Image Segmentation, section 3.3. In torchvision, ASPP
+    ends with a 1×1 convolution, and a 3×3 convolution follows; in MMSegmentation, ASPP itself ends with the 3×3
+    convolution.
 
     Args:
         in_features: specs of the available feature maps.
@@ -80,6 +83,8 @@ class DeepLabV3Head(SemanticHead):
         channels: number of output channels of every convolution.
         separable: whether the 3×3 convolutions are depthwise separable.
         norm: norm after each convolution, see `make_norm`.
+        project_kernel: kernel size of the convolution that ends ASPP: 1 as in torchvision, or 3 as in MMSegmentation;
+            with 3, no further convolution follows.
         aspp_dropout: dropout probability of ASPP's output.
         dropout, losses: see `SemanticHead`.
     """
@@ -93,14 +98,15 @@ class DeepLabV3Head(SemanticHead):
         channels: PositiveInt = 256,
         separable: bool = False,
         norm: Norm = "BN",
+        project_kernel: ProjectKernel = 1,
         aspp_dropout: ProperFraction = 0.5,
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
     ):
         super().__init__(channels, num_classes, dropout, losses)
-        self.level, spec = _chosen(in_features, level, "DeepLabV3Head")
-        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout)
-        self.conv = _conv3x3(channels, channels, 1, False, norm)
+        self.level, spec = select_level(in_features, level, "DeepLabV3Head")
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel)
+        self.conv = _conv3x3(channels, channels, 1, False, norm) if project_kernel == 1 else nn.Identity()
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
         return self.conv(self.aspp(maps[self.level]))
@@ -119,6 +125,7 @@ class DeepLabV3PlusHead(SemanticHead):
         low_level: name of the finer feature map; None for the finest with a stride of 4 or more.
         low_channels: number of channels to which a 1×1 convolution reduces the finer feature map.
         rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
+        project_kernel: kernel size of the convolution that ends ASPP: 1 as in the paper, or 3 as in MMSegmentation.
         dropout, losses: see `SemanticHead`.
 
     Raises:
@@ -136,21 +143,22 @@ class DeepLabV3PlusHead(SemanticHead):
         channels: PositiveInt = 256,
         separable: bool = True,
         norm: Norm = "BN",
+        project_kernel: ProjectKernel = 1,
         aspp_dropout: ProperFraction = 0.5,
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
     ):
         super().__init__(channels, num_classes, dropout, losses)
-        self.level, spec = _chosen(in_features, level, "DeepLabV3PlusHead")
+        self.level, spec = select_level(in_features, level, "DeepLabV3PlusHead")
         finer = next((name for name, other in in_features.items() if other.stride >= 4), None)
-        self.low_level, low = _chosen(in_features, low_level or finer, "DeepLabV3PlusHead")
+        self.low_level, low = select_level(in_features, low_level or finer, "DeepLabV3PlusHead")
         if self.low_level == self.level:
             raise ConfigError(
                 f'DeepLabV3PlusHead: level "{self.level}" and low_level "{self.low_level}" are the same feature map; '
                 'low_level must be finer, for example "c2" (backbone: out=["c2", "c5"])'
             )
-        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout)
-        self.low = _conv1x1(low.channels, low_channels, norm)
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel)
+        self.low = conv_norm_relu(low.channels, low_channels, norm)
         self.decoder = nn.Sequential(
             _conv3x3(channels + low_channels, channels, 1, separable, norm),
             _conv3x3(channels, channels, 1, separable, norm),
@@ -166,23 +174,31 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling.
 
     A 1×1 convolution, atrous 3×3 convolutions and global average pooling run in parallel; their outputs are
-    concatenated and projected by a 1×1 convolution.
+    concatenated and projected by a convolution.
 
     Args:
         spec: spec of the input feature map `[N, C, h, w]`.
         rates, channels, separable, norm: see `DeepLabV3Head`.
         dropout: dropout probability of the output.
+        project_kernel: kernel size of the last convolution.
     """
 
     def __init__(
-        self, spec: FeatureSpec, rates: Rates | None, channels: int, separable: bool, norm: Norm, dropout: float
+        self,
+        spec: FeatureSpec,
+        rates: Rates | None,
+        channels: int,
+        separable: bool,
+        norm: Norm,
+        dropout: float,
+        project_kernel: ProjectKernel = 1,
     ):
         super().__init__()
         rates = rates or [max(1, rate * 16 // spec.stride) for rate in RATES]
-        self.branches = nn.ModuleList([_conv1x1(spec.channels, channels, norm)])
+        self.branches = nn.ModuleList([conv_norm_relu(spec.channels, channels, norm)])
         self.branches.extend(_conv3x3(spec.channels, channels, rate, separable, norm) for rate in rates)
-        self.pooled = _conv1x1(spec.channels, channels, norm)
-        self.project = _conv1x1(channels * (len(self.branches) + 1), channels, norm)
+        self.pooled = conv_norm_relu(spec.channels, channels, norm)
+        self.project = conv_norm_relu(channels * (len(self.branches) + 1), channels, norm, kernel=project_kernel)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,25 +207,10 @@ class ASPP(nn.Module):
         return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)))
 
 
-def _chosen(in_features: Mapping[str, FeatureSpec], level: str | None, head: str) -> tuple[str, FeatureSpec]:
-    (chosen,) = select(in_features, [level or list(in_features)[-1]], head).items()
-    return chosen
-
-
-def _conv1x1(in_channels: int, channels: int, norm: Norm) -> ConvNorm:
-    return _with_norm(nn.Conv2d(in_channels, channels, 1, bias=norm is None), norm, channels)
-
-
 def _conv3x3(in_channels: int, channels: int, rate: int, separable: bool, norm: Norm) -> nn.Sequential:
     """A 3×3 convolution with norm and ReLU. If `separable`, a depthwise 3×3 and a 1×1 convolution, each with norm and
     ReLU (Chen et al. 2018, section 3.2)."""
-    groups = in_channels if separable else 1
-    width = in_channels if separable else channels
-    conv = nn.Conv2d(in_channels, width, 3, padding=rate, dilation=rate, groups=groups, bias=norm is None)
-    first = _with_norm(conv, norm, width)
-    return nn.Sequential(first, _conv1x1(width, channels, norm)) if separable else first
-
-
-def _with_norm(conv: nn.Conv2d, norm: Norm, channels: int) -> ConvNorm:
-    he_init(conv)
-    return ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True))
+    if not separable:
+        return conv_norm_relu(in_channels, channels, norm, kernel=3, dilation=rate)
+    depthwise = conv_norm_relu(in_channels, in_channels, norm, kernel=3, dilation=rate, groups=in_channels)
+    return nn.Sequential(depthwise, conv_norm_relu(in_channels, channels, norm))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
-from chordate.contracts import FeatureSpec, select
-from chordate.heads.semantic_head import Losses, SemanticHead
+from chordate.contracts import FeatureSpec
+from chordate.heads.semantic_head import Losses, SemanticHead, select_level
 from chordate.ops.convolutions import conv_tower
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
@@ -37,8 +37,7 @@ class FCNHead(SemanticHead):
         dropout: ProperFraction = 0.1,
         losses: Losses | None = None,
     ):
-        chosen = level or list(in_features)[-1]
-        ((_, spec),) = select(in_features, [chosen], "FCNHead").items()
+        chosen, spec = select_level(in_features, level, "FCNHead")
         width = channels or max(1, spec.channels // 4)
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import NonEmpty, PositiveInt, ProperFraction
-from chordate.contracts import FeatureSpec, select
-from chordate.heads.semantic_head import Losses, SemanticHead
-from chordate.ops.convolutions import conv_tower, he_init
-from chordate.ops.norms import ConvNorm, Norm, make_norm
+from chordate.contracts import FeatureSpec
+from chordate.heads.semantic_head import Losses, SemanticHead, select_level
+from chordate.ops.convolutions import conv_norm_relu, conv_tower
+from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
 
@@ -44,13 +44,10 @@ class PSPHead(SemanticHead):
         losses: Losses | None = None,
     ):
         super().__init__(channels, num_classes, dropout, losses)
-        ((self.level, spec),) = select(in_features, [level or list(in_features)[-1]], "PSPHead").items()
+        self.level, spec = select_level(in_features, level, "PSPHead")
         width = max(1, spec.channels // len(grids))
-        self.grids, self.branches = tuple(grids), nn.ModuleList()
-        for _ in grids:
-            conv = nn.Conv2d(spec.channels, width, 1, bias=norm is None)
-            he_init(conv)
-            self.branches.append(ConvNorm(conv, make_norm(norm, width), nn.ReLU(inplace=True)))
+        self.grids = tuple(grids)
+        self.branches = nn.ModuleList([conv_norm_relu(spec.channels, width, norm) for _ in grids])
         self.conv = conv_tower(spec.channels + width * len(grids), channels, 1, norm)
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, ProperFraction
+from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
 from chordate.head_contracts import ClassRows
 from chordate.ops.boxes import at_least_float32
@@ -26,7 +27,7 @@ class SemanticHead(nn.Module):
         channels: number of channels of the feature map that `features` returns.
         num_classes: number of classes.
         dropout: probability of dropping a channel of this feature map.
-        losses: configs of losses in LOSSES, which are summed; None for CrossEntropy.
+        losses: configs of losses in LOSSES, which are summed in training; None for CrossEntropy.
 
     Raises:
         ConfigError: a loss breaks its contract, see `check_pixel_loss`.
@@ -49,6 +50,7 @@ class SemanticHead(nn.Module):
         for loss in built:
             check_pixel_loss(loss, num_classes)
         self.losses = nn.ModuleList(built)
+        self.loss_names = _loss_names(built)
         self.class_rows: Mapping[str, ClassRows] = {"logits": ClassRows()}
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
@@ -64,13 +66,33 @@ class SemanticHead(nn.Module):
         return at_least_float32(self.logits(self.dropout(features)))
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """Compute the sum of the losses, after bilinear resizing of the logits to the size of the labels.
+        """Compute the losses, after bilinear resizing of the logits to the size of the labels.
 
         Args:
             logits: `[N, num_classes, h, w]`.
             labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
             weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call them without.
+
+        Returns:
+            `semantic`, or with several losses `semantic_CrossEntropy`, `semantic_Dice` and so on.
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         inputs = (labels,) if weights is None else (labels, weights)
-        return {"semantic": sum(loss(resized, *inputs) for loss in self.losses)}  # type: ignore[dict-item]
+        return {name: loss(resized, *inputs) for name, loss in zip(self.loss_names, self.losses)}
+
+
+def select_level(in_features: Mapping[str, FeatureSpec], level: str | None, head: str) -> tuple[str, FeatureSpec]:
+    """Name and spec of the feature map `level`, or of the coarsest one if it is None; `head` is for error messages."""
+    ((name, spec),) = select(in_features, [level or list(in_features)[-1]], head).items()
+    return name, spec
+
+
+def _loss_names(losses: Sequence[nn.Module]) -> list[str]:
+    """The key of each loss in the result of `SemanticHead.loss`; losses of the same type are numbered."""
+    if len(losses) == 1:
+        return ["semantic"]
+    types = [type(loss).__name__ for loss in losses]
+    return [
+        f"semantic_{name}" + (f"_{types[: i + 1].count(name)}" if types.count(name) > 1 else "")
+        for i, name in enumerate(types)
+    ]

@@ -186,8 +186,8 @@ def test_the_whole_corpus_through_every_command(tmp_path: Path, trained: Path, c
     assert not failures, "\n".join([f"{len(failures)} of {len(names)}:", *failures])
 
 
-def fuzz(seeds: range, folder: Path, trained: Path, capsys: Any) -> list[str]:
-    """Open randomly changed checkpoints, and resume those that are valid. Returns a line for each failure."""
+def fuzz(seeds: range, folder: Path, trained: Path, capsys: Any = None) -> list[str]:
+    """Open randomly changed checkpoints, and with `capsys` resume those that are valid. Returns a line per failure."""
     failures = []
     for seed in seeds:
         write = partial(mutate, trained / "base.pt", seed=seed)
@@ -201,20 +201,22 @@ def fuzz(seeds: range, folder: Path, trained: Path, capsys: Any) -> list[str]:
 
 
 def check_mutation(case: Case, capsys: Any) -> None:
+    is_valid = True
     for function in (read_checkpoint, partial(chordate.build_model, case.trained / "config.json")):
         name = "path" if function is read_checkpoint else "checkpoint"
         try:
             with no_hang():
                 function(**{name: case.file})
         except ChordateError as error:
+            is_valid = False
             assert str(case.file) in str(error) and str(error).isprintable(), error
-        else:
-            case.check("resume", capsys)
+    if is_valid and capsys is not None:
+        case.check("resume", capsys)
     case.check_canaries()
 
 
-def test_a_hundred_mutated_checkpoints(tmp_path: Path, trained: Path, capsys: Any) -> None:
-    failures = fuzz(range(100), tmp_path, trained, capsys)
+def test_a_hundred_mutated_checkpoints(tmp_path: Path, trained: Path) -> None:
+    failures = fuzz(range(100), tmp_path, trained)
     assert not failures, "\n".join(failures)
 
 

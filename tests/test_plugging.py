@@ -177,7 +177,8 @@ def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
     logits[0, 3] = torch.tensor(10.0).log()  # probability 10 / 20; each of the other ten classes has 1 / 20
     labels = torch.tensor([[[3, -1]]], dtype=torch.int16)
     entropy, squared = -np.log(0.5), 0.5**2 + 10 * 0.05**2
-    assert float(head.loss(logits, labels)["semantic"]) == pytest.approx(entropy + squared, rel=1e-5)
+    losses = {name: float(loss) for name, loss in head.loss(logits, labels).items()}
+    assert losses == pytest.approx({"semantic_CrossEntropy": entropy, "semantic_SquaredError": squared}, rel=1e-5)
 
 
 def test_the_dataset_trains_a_classifier(folder, monkeypatch):

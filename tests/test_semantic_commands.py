@@ -85,6 +85,32 @@ def test_a_report_is_written(trained, folder, tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {"classes.png", "confusion.png", "worst.png"}
 
 
+def test_predictions_are_written_with_the_ids_of_the_label_files(trained, folder, tmp_path, capsys):
+    """Two images of the same name in different folders stay apart."""
+    names = {}
+    for number in range(4):
+        names[number] = f"{'east' if number % 2 else 'west'}/{number // 2}.png"
+        for kind in ("images", "labels"):
+            pixels = cv2.imread(str(folder / f"{kind}/{number}.png"))
+            if kind == "labels":
+                pixels = np.array([7, 300, 65535], np.uint16)[np.minimum(pixels[..., 0], 2)]
+            (tmp_path / kind / names[number]).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / kind / names[number]), pixels)
+    command = ["test", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), "--data-root", str(tmp_path)]
+    options = ["--cfg-options", "val_data.dataset.ids=[7,300]", "val_data.dataset.ignored_ids=[65535]"]
+    for _ in range(2):
+        assert main([*command, "--predictions", str(tmp_path / "out"), *options]) == 0
+    for name in names.values():
+        labels, predicted = (
+            cv2.imread(str(tmp_path / kind / name), cv2.IMREAD_UNCHANGED) for kind in ("labels", "out")
+        )
+        assert predicted.shape == labels.shape and set(np.unique(predicted)) == {7, 300}
+        assert (predicted == labels)[labels != 65535].mean() > 0.85
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.png")) == ["0.png", "0.png", "1.png", "1.png"]
+    assert main([*command, "--predictions", str(tmp_path / "out.json"), *options]) == 2
+    assert "SemanticMetric writes one PNG per image; name a folder" in capsys.readouterr().err
+
+
 def test_predicting_writes_the_classes_and_a_drawing(trained, folder, tmp_path):
     command = ["predict", str(folder / "colors.py"), str(trained / "best_mIoU.pt"), str(folder / "images/0.png")]
     assert main([*command, "--out", str(tmp_path / "drawn")]) == 0

@@ -136,6 +136,31 @@ def test_labels_stay_exact_under_every_transform(transform):
         assert set((sample["labels"].as_subclass(torch.Tensor) - 1).unique().tolist()) <= {IGNORED, 5, 40, 90}
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        *(v2.Resize((48, round(90 * factor))) for factor in (0.3, 0.5, 0.71, 1.4, 2.0, 3.7)),
+        v2.Resize(50, max_size=70),
+        v2.ScaleJitter((64, 64), (0.3, 2.5)),
+        v2.RandomResize(20, 200),
+        v2.RandomShortestSize([25, 61, 130]),
+        v2.RandomResizedCrop((70, 80), scale=(0.5, 1.0)),
+    ],
+    ids=repr,
+)
+def test_image_and_labels_of_the_same_edge_stay_aligned(transform):
+    """The resized image crosses half of its range where the labels change from one class to the other."""
+    torch.manual_seed(0)
+    edge = torch.zeros(48, 90)
+    edge[:, 41:] = 1
+    for _ in range(4):
+        sample = transform({"image": Image(255 * edge.expand(3, -1, -1)), "labels": LabelMap(edge.short() + 1)})
+        bright, labels = sample["image"][0] / 255, sample["labels"].as_subclass(torch.Tensor) - 1
+        undecided = (bright - 0.5).abs() < 1e-3  # the edge is at the center of the pixel
+        assert torch.equal((bright > 0.5) | undecided, (labels == 1) | undecided)
+        assert set(labels.unique().tolist()) == {0, 1} and undecided.float().mean() < 0.05
+
+
 def test_what_a_transform_uncovers_is_ignored():
     sample = v2.Pad((4, 3, 2, 1), fill=9)({"image": Image(torch.zeros(3, 5, 6)), "labels": LabelMap(torch.ones(5, 6))})
     padded = sample["labels"].as_subclass(torch.Tensor) - 1

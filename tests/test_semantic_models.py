@@ -9,12 +9,14 @@ import torchvision
 
 import chordate
 from chordate.contracts import FeatureSpec
+from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
 from chordate.errors import ConfigError, DataError
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.ops.pixel_losses import CrossEntropy, Dice, PixelFocal
 from chordate.registry import FORMATS, HEADS, LOSSES
 from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, SemanticTargets
+from chordate.weights.class_rows import RowMatcher
 
 META = DatasetMeta(tuple(f"class {number}" for number in range(7)))
 RESNET = {"type": "resnet50", "out": ["c4", "c5"], "output_stride": 8}
@@ -88,7 +90,32 @@ def test_losses_with_the_auxiliary_head_equal_those_of_torchvisions_reference_tr
 def test_torchvisions_voc_classes_come_with_its_format():
     state = {"classifier.4.weight": torch.zeros(21, 256, 1, 1)}
     meta = FORMATS.get("TorchvisionSegmentation")().meta(state, torch.nn.Identity())
-    assert meta.classes[0] == "__background__" and meta.classes[15] == "person"
+    assert meta.classes == VOC_SEMANTIC_CLASSES
+
+
+def test_fine_tuning_torchvisions_voc_weights_keeps_the_background():
+    """Rows of classes with the same name are copied: background is row 0 of VOC's classes, person row 15."""
+    weight = torch.randn(21, 8, 1, 1)
+    meta = FORMATS.get("TorchvisionSegmentation")().meta({"classifier.4.weight": weight}, torch.nn.Identity())
+    model = {"type": "SemanticSegmenter", "backbone": {"type": "resnet18", "base_channels": 8, "out": ["c5"]}}
+    model |= {"head": {"type": "FCNHead", "channels": 8}}
+    ours = chordate.build_model({"model": model}, meta=DatasetMeta(("person", "tree", "background")), pretrained=False)
+    before = ours.head.logits.weight.detach().clone()
+    adapted = RowMatcher(ours, meta).adapt("head.logits.weight", weight, before)
+    assert torch.equal(adapted.tensor, torch.stack([weight[15], before[1], weight[0]]))
+
+
+def test_each_loss_of_a_head_has_its_own_name():
+    losses = [{"type": "CrossEntropy"}, {"type": "Dice"}, {"type": "Dice", "loss_weight": 0.5}]
+    specs = {"c5": FeatureSpec(8, 32)}
+    head = HEADS.build({"type": "FCNHead", "losses": losses}, facts=META.facts(), in_features=specs)
+    logits, labels = torch.randn(2, 7, 8, 8), torch.randint(0, 7, (2, 8, 8))
+    expected = {
+        "semantic_CrossEntropy": F.cross_entropy(logits, labels),
+        "semantic_Dice_1": Dice()(logits, labels),
+        "semantic_Dice_2": 0.5 * Dice()(logits, labels),
+    }
+    torch.testing.assert_close(head.loss(logits, labels.short()), expected)
 
 
 HEAD_NAMES = ["FCNHead", "DeepLabV2Head", "DeepLabV3Head", "DeepLabV3PlusHead", "PSPHead", "SemanticFPNHead"]
@@ -215,6 +242,13 @@ def test_labels_are_the_argmax_of_bilinearly_resized_logits(size, monkeypatch):
     assert torch.equal(argmax_resize(logits, size, (9.0, 13.0)), resized.argmax(0).short())
 
 
+def test_a_rounded_number_of_used_cells_gives_the_exact_size():
+    logits = torch.randn(2, 15, 15)
+    for size in range(40, 90):
+        used = 15 / size * size  # 15 up to rounding
+        assert argmax_resize(logits, (size, size), (used, used)).shape == (size, size)
+
+
 def test_padding_of_a_batch_does_not_reach_the_prediction():
     """Away from the padding, resizing equals resizing only the 6×8 cells that the image covers of a 9×13 map."""
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
@@ -252,6 +286,32 @@ def test_logits_are_averaged_where_windows_overlap():
             count[top : top + 32, left : left + 40] += 1
     (labels,) = SlidingWindow((32, 40), (20, 30)).predict(logits, make_batch(images))
     assert torch.equal(labels, (total / count).argmax(0).short())
+
+
+@pytest.mark.parametrize("original", [(105, 135), (140, 180), (33, 200), (70, 90)])
+@pytest.mark.parametrize("strides", [(20, 30), (9, 13), (32, 40)])
+def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(original, strides, monkeypatch):
+    """The reference interpolates the logits of each window at each pixel by hand, and averages over its windows."""
+    monkeypatch.setattr("chordate.models.sliding_window.CHUNK", 3000)  # small enough for several chunks
+    torch.manual_seed(2)
+    images, conv = torch.rand(1, 3, 70, 90, dtype=torch.float64), torch.nn.Conv2d(3, 5, 9, 4, 4).double()
+    size, total = (32, 40), torch.zeros(5, *original, dtype=torch.float64)
+    starts = [[*range(0, side - own, stride), side - own] for side, own, stride in zip((70, 90), size, strides)]
+    centers = [(torch.arange(n).double() + 0.5) * side / n for n, side in zip(original, (70, 90))]
+    for top in starts[0]:
+        for left in starts[1]:
+            cells = conv(images[..., top : top + 32, left : left + 40])[0]
+            weights = []
+            for position, start, own, n in zip(centers, (top, left), size, cells.shape[1:]):
+                cell = ((position - start) * n / own - 0.5).clamp(0, n - 1)
+                inside = (position >= start) & (position < start + own)
+                weights.append((1 - (cell[:, None] - torch.arange(n)).abs()).clamp(min=0) * inside[:, None])
+            total += torch.einsum("khw,yh,xw->kyx", cells, *weights)
+    batch = make_batch(images)
+    batch.infos[0] = ImageInfo(0, "a.png", *original)
+    (labels,) = SlidingWindow(size, strides).predict(lambda windows, sizes: conv(windows), batch)
+    best = total.topk(2, dim=0).values
+    assert ((labels == total.argmax(0)) | (best[0] - best[1] < 1e-9)).all() and len(labels.unique()) >= 4
 
 
 def test_a_window_stride_that_leaves_pixels_out_is_refused():

@@ -111,10 +111,12 @@ def test_a_reader_gives_the_classes_of_the_original_files(tmp_path, name):
         assert len(dataset.meta.palette) == len(dataset.classes)
 
 
-@pytest.mark.parametrize("name", ["ade20k", "cityscapes_semantic", "coco_stuff"])
+@pytest.mark.parametrize("name", READERS)
 def test_the_pipeline_of_the_papers_gives_crops_with_exact_labels(tmp_path, name):
     write, table, _ = READERS[name]
     write(tmp_path)
+    if name == "voc_semantic":  # trains on VOC's image 1, and on images that only SBD labels
+        put(tmp_path / "VOC2012/SegmentationClassAug/2007_000003.png", values(list(table)))
     cfg = load_config(f"configs/_base_/datasets/{name}.py")
     dataset = build_dataset(cfg.train_data, data_root=tmp_path, training=True)
     for epoch in range(3):
@@ -134,12 +136,25 @@ def test_coco_stuff_leaves_out_the_ids_that_coco_never_annotated():
     assert {name: ids[name] + 1 for name in coco} == coco
 
 
-def test_cityscapes_train_ids_are_those_of_the_authors_table():
-    cls = DATASETS.get("CityscapesSemantic")
-    assert cls.__doc__ is not None
-    from chordate.data.cityscapes import CITYSCAPES_IDS
+# The rows of cityscapesscripts/helpers/labels.py (name, id, trainId, ignoreInEval) whose trainId is not 255 or -1.
+CITYSCAPES_LABELS = """
+road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5, traffic light 19 6, traffic sign 20 7,
+vegetation 21 8, terrain 22 9, sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15, train 31 16,
+motorcycle 32 17, bicycle 33 18
+"""
 
-    assert CITYSCAPES_IDS == (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+def test_cityscapes_train_ids_are_those_of_the_authors_table(tmp_path):
+    """A label file with each id from 0 to 33 in a column of its own."""
+    cityscapes(tmp_path)
+    path = tmp_path / "gtFine/val/munster/munster_000000_000019_gtFine_labelIds.png"
+    put(path, np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8) % 34, SIZE).copy())
+    dataset = DATASETS.build({"type": "CityscapesSemantic", "split": "val"}, data_root=tmp_path)
+    rows = [row.strip().rsplit(" ", 2) for row in CITYSCAPES_LABELS.split(",")]
+    expected = {int(number): (int(train_id), name) for name, number, train_id in rows}
+    for number, label in enumerate(labels(dataset)[0, :34].tolist()):
+        assert label == (expected[number][0] if number in expected else IGNORED)
+        assert label == IGNORED or dataset.classes[label] == expected[number][1]
 
 
 def voc_dataset(root: Path):

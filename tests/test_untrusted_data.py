@@ -11,6 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from chordate.config import load_config
 from chordate.data import CocoDataset, ImageFolder, SemanticFolder, YoloDataset, zip_files
 from chordate.data.coco_geometry import decompress
 from chordate.data.detected_boxes import read_detected_boxes
+from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.label_files import read_label_image
 from chordate.data.panoptic_index import read_panoptic_json
 from chordate.data.rle import check_rle
-from chordate.errors import ChordateError
+from chordate.errors import ChordateError, DataError
 from chordate.progress import ProgressBar
+from chordate.structures import Sample
 
 NOTHING = np.zeros(0, np.int64)
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -116,7 +119,7 @@ def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path) -> None:
 WITH_A_LIMIT = """
 import importlib, os, sys
 from chordate.data import image_io
-from chordate.errors import ChordateError
+from chordate.errors import ChordateError, DataError
 
 for name in ("a.png", "b.bmp", "c.png"):
     try:
@@ -167,7 +170,7 @@ def test_aliases_in_yaml_are_not_expanded(tmp_path: Path) -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "data.yaml").write_text("\n".join([*lines, "names: [*a9]"]))
     line = message(YoloDataset, tmp_path, tmp_path, tmp_path / "data.yaml")
-    assert 'data.yaml: "names" must be class names, got a list' in line
+    assert 'data.yaml: needs a list "names" of class names' in line and len(line) < 500
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".toml"])
@@ -200,10 +203,12 @@ def test_an_rle_of_another_size_than_its_image_is_an_error(tmp_path: Path, size:
         del record["bbox"]
     write_coco(tmp_path, [record])
 
-    def read() -> None:
-        CocoDataset("annotations.json", "images", data_root=tmp_path, masks=True, health="warn")[0, 0]
+    def read(health: Health) -> Sample:
+        return CocoDataset("annotations.json", "images", data_root=tmp_path, masks=True, health=health)[0, 0]
 
-    assert "annotations.json" in message(read)
+    assert "annotations.json" in message(read, "error")
+    with suppress(DataError):  # the only object may have been left out
+        assert not read("warn")["boxes"].numel()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="further models with the same classes; all predictions are averaged (an ensemble of classifiers)",
     )  # fmt: skip
     parser.add_argument("--out", metavar="JSON", help="write the metrics to this file")
-    parser.add_argument("--predictions", metavar="JSON", help="write the predictions; detections as COCO results")
+    parser.add_argument(
+        "--predictions", metavar="PATH",
+        help="write the predictions: detections as COCO results to a JSON file, semantic labels as PNGs to a folder",
+    )  # fmt: skip
     parser.add_argument("--picture", metavar="PNG", help="draw six images, ground truth next to prediction")
     parser.add_argument(
         "--report", metavar="DIR", help="write plots (PR curves, AP per class, confusion, error types) and their values"
@@ -106,16 +109,18 @@ def make_folders(arguments: argparse.Namespace) -> None:
     """
     from chordate.errors import ConfigError
 
-    for path in map(Path, filter(None, (arguments.out, arguments.predictions, arguments.picture))):
+    for path in map(Path, filter(None, (arguments.out, arguments.picture))):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; name the file to write")
+    if arguments.predictions:
+        Path(arguments.predictions).parent.mkdir(parents=True, exist_ok=True)
     if arguments.report:
         Path(arguments.report).mkdir(parents=True, exist_ok=True)
 
 
 def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
-    """Check before the evaluation that the metric supports --predictions and --report.
+    """Prepare the metric for --predictions, and check that it supports --predictions and --report.
 
     Raises:
         ConfigError: the metric does not support a requested output.
@@ -123,8 +128,8 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     from chordate.model_contracts import Metric
     from chordate.visualization import plot_report
 
-    if arguments.predictions and type(metric).save_predictions is Metric.save_predictions:
-        metric.save_predictions(arguments.predictions)  # the base class's method raises ConfigError
+    if arguments.predictions:
+        metric.keep_predictions(arguments.predictions)
     if arguments.report and type(metric).report is Metric.report:
         plot_report(metric.report(), arguments.report)  # raises ConfigError, because the base class's report is None
 

@@ -106,8 +106,9 @@ class AnnotationReader:
             return
         fields["keypoints"] = keypoints
         labeled = parse_number(record.get("num_keypoints"))
-        valid = labeled is not None and labeled >= 0 and labeled.is_integer()
-        fields["num_keypoints"] = int(labeled or 0) if valid else sum(v > 0 for v in keypoints[2::3])
+        if labeled is None or labeled < 0 or not labeled.is_integer():
+            labeled = sum(v > 0 for v in keypoints[2::3])
+        fields["num_keypoints"] = int(labeled)
 
 
 def quote(value: Any) -> str:

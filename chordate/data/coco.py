@@ -14,17 +14,19 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Names
-from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
 from chordate.data.coco_annotations import (
     ALL,
     OpenedAnnotations,
     check_annotations,
+    choose_categories,
     keypoint_counts,
+    missing_masks,
     open_index,
+    read_again,
     resolve_path,
 )
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.findings import Findings, Health, with_ids
+from chordate.data.findings import Health
 from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
@@ -32,7 +34,7 @@ from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
-from chordate.errors import DataError, UnknownClass, unknown
+from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
 from chordate.text import pluralize, printable
@@ -115,10 +117,10 @@ class CocoDataset(Dataset):
         opened = self._open_checked()
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
         self.keypoint_counts = keypoint_counts(self.coco)
-        self.category_ids, names = self._choose(model_classes(classes, meta))
+        self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         if masks:
-            self.health_report += self._missing_masks(opened.reader)
+            self.health_report += missing_masks(opened.reader, self.category_ids, str(self.annotations))
         if meta is None:
             self.meta = DatasetMeta(names)
         if keypoints:
@@ -160,24 +162,6 @@ class CocoDataset(Dataset):
                 f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
             )
         return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
-
-    def _missing_masks(self, reader: AnnotationReader) -> list[str]:
-        """A list with one line about the objects without a usable mask, if there are any.
-
-        Raises:
-            DataError: no object has a usable mask.
-        """
-        ids = [id for category, id in reader.without_mask if category in self.labels]
-        total = sum(reader.instances[category] for category in self.category_ids)
-        if not ids:
-            return []
-        if len(ids) == total:
-            usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
-            raise DataError(
-                f"{self.annotations}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none "
-                f"of the {pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
-            )
-        return [with_ids(f"{self.annotations}: {len(ids)} of {total} objects have no usable mask: only boxes", ids)]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
@@ -238,14 +222,10 @@ class CocoDataset(Dataset):
             The annotations, and their boxes `[M, 4]`, x1, y1, x2, y2, clipped to the image. The box of an annotation
             without `bbox` is computed from its segmentation.
         """
-        annotations = [
-            annotation
-            for annotation in self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
-            if annotation["category_id"] in self.labels
-            and annotation["image_id"] == image_id  # a duplicate id may return another image's annotation
-        ]
+        annotations = self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
+        annotations = [annotation for annotation in annotations if annotation["category_id"] in self.labels]
         if image_id > self.checked:
-            annotations = self._check(annotations, size)
+            annotations = read_again(annotations, size, self.keypoint_counts, str(self.annotations), self.health)
         annotations = [a for a in annotations if a.get("bbox") or a.get("segmentation")]
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
@@ -254,17 +234,6 @@ class CocoDataset(Dataset):
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
-
-    def _check(self, annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> list[dict[str, Any]]:
-        """Check the annotations of an image of a very large file, whose annotations are checked when they are read."""
-        reader, kept = AnnotationReader(self.keypoint_counts, Findings()), []
-        for annotation in annotations:
-            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-            if fields is not None:
-                kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
-        for line in reader.findings.lines(str(self.annotations), self.health):
-            log.warning(printable(line, None))
-        return kept
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:
@@ -289,26 +258,6 @@ class CocoDataset(Dataset):
     def count(self, *, crowd: bool) -> int:
         """Number of annotations of the used classes in the file: of crowds if `crowd`, else of single instances."""
         return len(self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=crowd))
-
-    def _choose(self, classes: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
-        """Choose the categories to use; returns their ids and names, each in the order of the labels."""
-        categories = self.coco.load_cats(sorted(set(self.coco.get_cat_ids())))
-        if not categories:
-            raise DataError(f"{self.annotations}: the file has no categories, so there is nothing to train on")
-        by_name = {category["name"]: category["id"] for category in categories}
-        if len(by_name) < len(categories):
-            raise DataError(f"{self.annotations}: several categories have the same name; rename them")
-        names = list(by_name) if classes is None else list(classes)
-        for name in names:
-            if name not in by_name:
-                raise UnknownClass(f"{self.annotations}: {unknown('class', name, by_name)}")
-        if classes is None:
-            return [category["id"] for category in categories], tuple(c["name"] for c in categories)
-        if len(names) < len(categories):
-            log.info(f"{self.annotations}: {len(names)} of its {len(categories)} classes are used")
-        if not names or len(set(names)) < len(names):
-            raise DataError(f"classes={names}: list at least one class, each once")
-        return [by_name[name] for name in names], tuple(names)
 
     def _with_instances(self) -> NDArray[np.int64]:
         """Ids of the images with an instance of the used classes (and a labeled keypoint, if `keypoints`)."""

@@ -4,29 +4,32 @@ A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a 
 `coco_normalize`.
 """
 
+import logging
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hotcoco
 
-from chordate.data.annotation_reader import AnnotationReader
+from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
 from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
 from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import missing_file
 from chordate.data.zip_files import split_archive
-from chordate.errors import ConfigError, DataError, unknown
+from chordate.errors import ConfigError, DataError, UnknownClass, unknown
+from chordate.text import pluralize, printable
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 # Of files with more annotations, only those of the first images are checked when the file is opened (seconds instead
 # of tens of seconds for COCO's train2017); the others are checked when they are read.
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
+log = logging.getLogger("chordate")
 BLOCK = 10_000  # annotations read at a time, to limit memory
 ALL = 2**63 - 1  # the largest image id
 WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2 as 1
@@ -138,6 +141,85 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
     for annotation in _in_blocks(index.load_anns, ids):
         reader.read(annotation, annotation["id"], annotation["category_id"], sizes[annotation["image_id"]])
     return reader, checked
+
+
+def read_again(
+    annotations: Sequence[dict[str, Any]],
+    size: tuple[int, int],
+    keypoint_counts: Mapping[int, int],
+    source: str,
+    health: Health,
+) -> list[dict[str, Any]]:
+    """Check the annotations of one image of a very large file, which were not checked when it was opened.
+
+    Args:
+        annotations: the annotations in the index.
+        size: height and width of the image.
+        keypoint_counts: see `AnnotationReader`.
+        source, health: see `Findings.lines`; repairs and records that are left out are logged.
+
+    Raises:
+        DataError: `health` is "error" and there are contradictions.
+    """
+    reader, kept = AnnotationReader(keypoint_counts, Findings()), []
+    for annotation in annotations:
+        fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+        if fields is not None:
+            kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
+    for line in reader.findings.lines(source, health):
+        log.warning(printable(line, None))
+    return kept
+
+
+def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source: str) -> list[str]:
+    """A list with one line about the objects of some categories without a usable mask, if there are any.
+
+    Raises:
+        DataError: no object has a usable mask.
+    """
+    used = set(category_ids)
+    ids = [id for category, id in reader.without_mask if category in used]
+    total = sum(reader.instances[category] for category in category_ids)
+    if ids and len(ids) == total:
+        usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
+        raise DataError(
+            f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
+            f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
+        )
+    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they train no mask"
+    return [with_ids(line, ids)] if ids else []
+
+
+def choose_categories(
+    index: hotcoco.COCO, classes: Sequence[str] | None, source: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """Choose the categories to use; returns their ids and names, each in the order of the labels.
+
+    Args:
+        index: the annotations.
+        classes: names of categories; None for all.
+        source: the file's name, for messages.
+
+    Raises:
+        DataError: there are no categories or no classes, a class is listed twice, or there is no such category.
+    """
+    categories = index.load_cats(sorted(set(index.get_cat_ids())))
+    if not categories:
+        raise DataError(f"{source}: the file has no categories, so there is nothing to train on")
+    by_name = {category["name"]: category["id"] for category in categories}
+    if len(by_name) < len(categories):
+        raise DataError(f"{source}: several categories have the same name; rename them")
+    names = list(by_name) if classes is None else list(classes)
+    for name in names:
+        if name not in by_name:
+            raise UnknownClass(f"{source}: {unknown('class', name, by_name)}")
+    if classes is None:
+        return [category["id"] for category in categories], tuple(c["name"] for c in categories)
+    if len(names) < len(categories):
+        log.info(f"{source}: {len(names)} of its {len(categories)} classes are used")
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"classes={names}: list at least one class, each once")
+    return [by_name[name] for name in names], tuple(names)
 
 
 def keypoint_counts(index: hotcoco.COCO) -> dict[int, int]:

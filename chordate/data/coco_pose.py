@@ -82,8 +82,8 @@ class CocoPoseDataset(CocoDataset):
         if boxes is not None:
             path = resolve_path(data_root, boxes)
             image_ids = ids_by_file_id(self.coco.load_imgs(self.image_ids.tolist()))
-            categories = ids_by_file_id(self.coco.load_cats(self.category_ids))
-            found = read_detected_boxes(path, image_ids, categories, box_score_threshold)
+            category_ids = ids_by_file_id(self.coco.load_cats(self.category_ids))
+            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()

@@ -2,6 +2,9 @@
 
 Transforms of a Mask sample the nearest pixel, so labels never blend; but they fill uncovered pixels with 0 or with the
 image's `fill`, which would be labels. A LabelMap holds label + 1, and 0 for ignored pixels, and is filled with 0.
+
+Resizing a Mask takes the pixel at `floor(i / scale)`, which is up to half an output pixel left of the center of output
+pixel `i`; images are resized by pixel centers. A LabelMap is resized by pixel centers as well (NEAREST_EXACT).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 import torchvision.transforms.v2.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import register_kernel
 from torchvision.tv_tensors import Mask, wrap
 
@@ -45,3 +49,21 @@ for functional, kernel in (
     (F.elastic, F.elastic_mask),
 ):
     register_kernel(functional, LabelMap)(_filled_with_zero(kernel))
+
+
+def _resized(labels: Tensor, size: list[int] | None, max_size: int | None = None) -> Tensor:
+    return F.resize_image(labels[None], size, InterpolationMode.NEAREST_EXACT, max_size)[0]
+
+
+@register_kernel(F.resize, LabelMap)
+def _resize(labels: LabelMap, size: list[int] | None, *, max_size: int | None = None, **settings: Any) -> LabelMap:
+    """Resize by pixel centers; the settings for images (interpolation, antialias) do not apply."""
+    return wrap(_resized(labels.as_subclass(Tensor), size, max_size), like=labels)
+
+
+@register_kernel(F.resized_crop, LabelMap)
+def _resized_crop(
+    labels: LabelMap, top: int, left: int, height: int, width: int, size: list[int], **settings: Any
+) -> LabelMap:
+    cropped = F.crop_mask(labels.as_subclass(Tensor), top, left, height, width)
+    return wrap(_resized(cropped, size), like=labels)

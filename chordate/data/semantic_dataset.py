@@ -76,6 +76,11 @@ class SemanticDataset(Dataset):
             self.meta = DatasetMeta(encoding.classes, palette=encoding.palette)
         self.pairs, self.encoding, self.decode = list(pairs), encoding, LabelDecoder(encoding)
 
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """The pixel value of each class in label images (for label images in color, of a gray image)."""
+        return self.encoding.ids
+
     def __len__(self) -> int:
         return len(self.pairs)
 

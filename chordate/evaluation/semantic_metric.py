@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from hotcoco import semantic
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +19,7 @@ from torch import Tensor
 
 from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
-from chordate.errors import DataError, NothingToEvaluate
+from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.evaluation.semantic_report import SemanticReport
@@ -30,6 +34,7 @@ class WithLabels(Protocol):
     """The part of a dataset that the metric needs."""
 
     meta: DatasetMeta
+    label_ids: Sequence[int]  # the pixel value of each class in label images
 
     def labels_of(self, index: int) -> Tensor:
         """The labels `[H, W]` of an image at its original size; ignored pixels have the label `IGNORED`."""
@@ -57,6 +62,7 @@ class SemanticMetric(Metric):
     def __init__(self, dataset: WithLabels, boundary: OpenFraction | None = None):
         self.dataset, self.boundary = dataset, boundary
         self.classes = len(dataset.meta.classes)
+        self._keep = False
         self._start()
         self._last: Any = None
 
@@ -64,6 +70,7 @@ class SemanticMetric(Metric):
         """Reset the counters."""
         self._pending, self._boundary = self._evaluator(), self._boundary_counter()
         self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
+        self._images: dict[str, bytes] = {}  # path of each image, and its prediction as PNG
         self._counted: set[int] = set()  # image ids
 
     def _evaluator(self) -> semantic.SemanticEval:
@@ -97,6 +104,8 @@ class SemanticMetric(Metric):
                 raise DataError(
                     f"{info.path}: predicted labels go up to {labels.max()}, but the data has {self.classes} classes"
                 )
+            if self._keep:
+                self._images[info.path] = encode_labels(labels, self.dataset.label_ids)
             pixels = truth.where(truth != IGNORED, self.classes).numpy().astype(np.uint16)
             image = self._evaluator()
             image.update(pixels, labels.astype(np.uint16))
@@ -119,6 +128,7 @@ class SemanticMetric(Metric):
             if boundary is not None:
                 boundary.merge(edges)
         self._ranked = self._gather_worst()
+        self._saved = {path: png for part in all_gather_object(self._images) for path, png in part.items()}
         self._last, self._last_boundary = total, boundary
         self._start()
         results = total.results()
@@ -150,6 +160,28 @@ class SemanticMetric(Metric):
         absent = {name: dict.fromkeys(row, -1.0) | {"pixels": 0.0} for name, row in table.items() if not row["pixels"]}
         return table | absent
 
+    def keep_predictions(self, path: str | Path) -> None:
+        if Path(path).suffix or Path(path).is_file():
+            raise ConfigError(f"--predictions {path}: SemanticMetric writes one PNG per image; name a folder")
+        self._keep = True
+
+    def save_predictions(self, path: str | Path) -> None:
+        """Write the predictions of the last `compute` to the folder `path`, if `keep_predictions` was called before.
+
+        There is one PNG per image, whose pixels have the ids of the label images (as benchmark servers expect). Its
+        name is that of the image, with the subfolders that the images do not have in common.
+
+        Raises:
+            ConfigError: `keep_predictions` was not called before the evaluation.
+        """
+        if not self._saved:
+            raise ConfigError("SemanticMetric: call keep_predictions before the evaluation to save its predictions")
+        root = os.path.commonpath([Path(image).parent for image in self._saved])
+        for image, png in self._saved.items():
+            file = (Path(path) / os.path.relpath(image, root)).with_suffix(".png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png)
+
     def report(self) -> SemanticReport:
         """Report with the scores per class, the confusion matrix, and the images with the lowest IoU."""
         worst = [RankedImage(iou, self.dataset.original(number), labels) for iou, number, labels in self._ranked]
@@ -178,6 +210,17 @@ class SemanticMetric(Metric):
                 + ", ".join(map(printable, absent))
             )
         return table
+
+
+def encode_labels(labels: NDArray[np.int16], ids: Sequence[int]) -> bytes:
+    """PNG of the pixel value of each label, with 16 bits if a value needs them.
+
+    Args:
+        labels: `[H, W]`.
+        ids: the pixel value of each class.
+    """
+    values = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
+    return cv2.imencode(".png", values[labels])[1].tobytes()
 
 
 def mean_iou(evaluator: semantic.SemanticEval) -> float:

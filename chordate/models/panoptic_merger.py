@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from chordate.arguments import Fraction, NonNegativeInt
 from chordate.errors import ConfigError
 from chordate.head_contracts import HasClassRows
-from chordate.ops.argmax_resize import argmax_resize
+from chordate.ops.argmax_resize import argmax_at_original_size
 from chordate.ops.panoptic_merge import merge_instances_and_stuff
 from chordate.structures import IGNORED, Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap
 
@@ -94,11 +94,9 @@ class PanopticMerger(nn.Module):
             logits: `[N, 1 + stuff classes, h, w]`, from the semantic head.
             batch: the batch of images.
         """
-        (height, width), cells = batch.images.shape[-2:], logits.shape[-2:]
         merged = []
-        for found, own, info, size in zip(detections, logits, batch.infos, batch.sizes.tolist()):
-            used = size[0] * cells[0] / height, size[1] * cells[1] / width
-            stuff = self.class_of_semantic[argmax_resize(own, (info.height, info.width), used).long()]
+        for found, labels in zip(detections, argmax_at_original_size(logits, batch)):
+            stuff = self.class_of_semantic[labels.long()]
             assert found.masks is not None
             segments = merge_instances_and_stuff(
                 found.masks,

@@ -1,5 +1,6 @@
 """SemanticSegmenter: a backbone, an optional neck, and a head that predicts a class per pixel."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.models.semantic_tta import SemanticTTA
 from chordate.models.sliding_window import SlidingWindow
-from chordate.ops.argmax_resize import argmax_resize
+from chordate.ops.argmax_resize import argmax_at_original_size
 from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta
@@ -107,10 +108,25 @@ class SemanticSegmenter(Model):
         check_batch(self, batch)
         if self.window is not None:
             return [SemanticMap(labels) for labels in self.window.predict(self.scores, batch)]
-        scores = self.scores(batch.images, batch.sizes)
-        (height, width), cells = batch.images.shape[-2:], scores.shape[-2:]
-        predictions = []
-        for own, info, size in zip(scores, batch.infos, batch.sizes.tolist()):
-            used = size[0] * cells[0] / height, size[1] * cells[1] / width
-            predictions.append(SemanticMap(argmax_resize(own, (info.height, info.width), used)))
-        return predictions
+        labels: dict[int, Tensor] = {}
+        for indices, part in by_size(batch, self.size_divisor):
+            labels |= zip(indices, argmax_at_original_size(self.scores(part.images, part.sizes), part))
+        return [SemanticMap(labels[index]) for index in range(len(batch))]
+
+
+def by_size(batch: Batch, size_divisor: int) -> Iterator[tuple[list[int], Batch]]:
+    """Split a batch into batches of images of equal size, without the padding to the size of larger images.
+
+    Global pooling, pyramid pooling and GroupNorm average over the whole feature map, so with the padding, predictions
+    would depend on the sizes of the other images in the batch.
+
+    Yields:
+        The indices of the images in `batch`, and the batch of these images, without targets.
+    """
+    indices: dict[tuple[int, ...], list[int]] = {}
+    for index, size in enumerate(batch.sizes.tolist()):
+        indices.setdefault(tuple(size), []).append(index)
+    for size, chosen in indices.items():
+        height, width = (-(-side // size_divisor) * size_divisor for side in size)
+        infos = [batch.infos[index] for index in chosen]
+        yield chosen, Batch(batch.images[chosen, :, :height, :width], batch.sizes[chosen], infos)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from chordate.ops.boxes import at_least_float32
+from chordate.structures import Batch
 
 CHUNK = 1 << 24  # number of resized logits in memory at a time
+
+
+def argmax_at_original_size(logits: Tensor, batch: Batch) -> list[Tensor]:
+    """The top-scoring class at each pixel of the original images, `[H, W]` int16 per image.
+
+    Args:
+        logits: `[N, K, h, w]`, of the padded images.
+        batch: the batch of images.
+    """
+    cells, padded = logits.shape[-2:], batch.images.shape[-2:]
+    return [
+        argmax_resize(own, (info.height, info.width), (size[0] * cells[0] / padded[0], size[1] * cells[1] / padded[1]))
+        for own, info, size in zip(logits, batch.infos, batch.sizes.tolist())
+    ]
 
 
 def argmax_resize(logits: Tensor, size: tuple[int, int], used: tuple[float, float]) -> Tensor:
@@ -42,6 +59,22 @@ def resize_logits(logits: Tensor, size: tuple[int, int], used: tuple[float, floa
     return _resize_columns(_resize_rows(logits, range(size[0]), size[0], used[0]), size[1], used[1])
 
 
+def sample_logits(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Interpolate logits bilinearly (borders are replicated).
+
+    Args:
+        logits: `[K, h, w]`.
+        y, x: `[H]` and `[W]`, positions in cells; the center of the first cell is 0.
+
+    Returns:
+        `[K, H, W]`.
+    """
+    height, width = logits.shape[1:]
+    rows, columns = torch.meshgrid((2 * y + 1) / height - 1, (2 * x + 1) / width - 1, indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1)
+    return F.grid_sample(logits[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
 def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tensor:
     """The given rows of the logits after they are resized from `used` cells to `height` rows; the width is kept."""
     centers = torch.arange(rows.start, rows.stop, device=logits.device, dtype=logits.dtype) + 0.5
@@ -54,6 +87,6 @@ def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tenso
 
 def _resize_columns(logits: Tensor, width: int, used: float) -> Tensor:
     """Resize the logits from `used` cells to `width` columns; the height is kept."""
-    if used == logits.shape[2]:
+    if math.isclose(used, logits.shape[2]):
         return F.interpolate(logits[None], (logits.shape[1], width), mode="bilinear")[0]
     return F.interpolate(logits[None], scale_factor=(1.0, width / used), mode="bilinear")[0, :, :, :width]

@@ -1,4 +1,4 @@
-"""Towers of 3 × 3 convolutions, the first layers of many heads, and He initialization."""
+"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and He initialization."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,34 @@ def he_init(module: nn.Module) -> None:
                 nn.init.zeros_(conv.bias)
 
 
+def conv_norm_relu(
+    in_channels: int,
+    channels: int,
+    norm: Norm,
+    kernel: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    init: Callable[[nn.Module], None] | None = he_init,
+) -> ConvNorm:
+    """A convolution that keeps height and width, a norm and a ReLU.
+
+    Args:
+        norm: see `make_norm`; without a norm, the convolution has a bias.
+        kernel: kernel size, an odd number.
+        init: function that initializes the convolution; None if the head initializes it.
+
+    Returns:
+        A module from `[N, in_channels, H, W]` to `[N, channels, H, W]`.
+    """
+    padding = kernel // 2 * dilation
+    conv = nn.Conv2d(
+        in_channels, channels, kernel, padding=padding, dilation=dilation, groups=groups, bias=norm is None
+    )
+    if init is not None:
+        init(conv)
+    return ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True))
+
+
 def conv_tower(
     in_channels: int,
     channels: int,
@@ -27,17 +55,13 @@ def conv_tower(
     """A sequence of `convs` 3 × 3 convolutions with `channels` output channels, each followed by norm and ReLU.
 
     Args:
-        norm: see `make_norm`; without a norm, convolutions have a bias.
-        init: function that initializes each convolution; None if the head initializes them.
+        norm, init: see `conv_norm_relu`.
 
     Returns:
         A module from `[N, in_channels, H, W]` to `[N, channels, H, W]`; the identity if `convs` is 0.
     """
     tower = nn.Sequential()
     for _ in range(convs):
-        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=norm is None)
-        if init is not None:
-            init(conv)
-        tower.append(ConvNorm(conv, make_norm(norm, channels), nn.ReLU(inplace=True)))
+        tower.append(conv_norm_relu(in_channels, channels, norm, kernel=3, init=init))
         in_channels = channels
     return tower

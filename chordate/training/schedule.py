@@ -99,15 +99,15 @@ class Cosine(Constant):
 @SCHEDULES.register_module("poly")
 @dataclass(frozen=True)
 class Poly(Constant):
-    """`type="poly"`: `(1 - progress) ** power`, from 1 after the warm-up to 0 at the end, but at least `min_factor`
-    (Chen et al. 2018, DeepLab, section 4.1)."""
+    """`type="poly"`: `(1 - progress) ** power` (Chen et al. 2018, DeepLab, section 4.1), scaled to the range from 1
+    after the warm-up to `min_factor` at the end, as in mmengine's PolyLR."""
 
     power: PositiveFloat = 0.9
     min_factor: NonNegativeFloat = 0.0
 
     def decay(self, iteration: int, span: Span) -> float:
         progress = (iteration - span.warmup) / max(1, span.total - span.warmup)
-        return max(self.min_factor, (1 - min(1.0, max(0.0, progress))) ** self.power)
+        return self.min_factor + (1 - self.min_factor) * (1 - min(1.0, max(0.0, progress))) ** self.power
 
 
 @dataclass(frozen=True)

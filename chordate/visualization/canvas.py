@@ -174,7 +174,7 @@ def _to_canvas(box: Sequence[float], scale: float, size: tuple[int, int]) -> Pix
 def _draw_mask(picture: Picture, mask: NDArray[np.bool_], color: Color, line: int) -> None:
     """Draw the mask as a tint with an outline, in place."""
     size = picture.shape[1], picture.shape[0]
-    resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
     inside = resized > 0
     picture[inside] = ((1 - MASK_OPACITY) * picture[inside] + MASK_OPACITY * np.array(color)).astype(np.uint8)
     outlines, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -53,7 +53,7 @@ def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, lo
     scale = long_side / max(image.shape[:2])
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     picture = resize(image, size)
-    large = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.int16)
+    large = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int16)
     present, counts = np.unique(large[large != IGNORED], return_counts=True)
     order = present[np.argsort(-counts, kind="stable")].tolist()
     edges = _edges(large)

@@ -6,4 +6,8 @@ _base_ = [
     "../_base_/schedules/camvid_30e.py",
 ]
 
-model = dict(backbone=dict(type="resnet18", output_stride=16), head=dict(channels=128), auxiliary=dict(channels=64))
+model = dict(
+    backbone=dict(type="resnet18", output_stride=16),
+    head=dict(channels=128, project_kernel=1),
+    auxiliary=dict(channels=64),
+)

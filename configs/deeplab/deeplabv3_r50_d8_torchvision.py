@@ -3,5 +3,7 @@
 _base_ = ["../_base_/models/deeplabv3.py", "../_base_/datasets/voc_semantic.py", "../_base_/schedules/poly.py"]
 
 model = dict(
-    backbone=dict(type="resnet50"), head=dict(channels=256, aspp_dropout=0.5, dropout=0.0), auxiliary_weight=0.5
+    backbone=dict(type="resnet50"),
+    head=dict(channels=256, project_kernel=1, aspp_dropout=0.5, dropout=0.0),
+    auxiliary_weight=0.5,
 )

@@ -1,4 +1,7 @@
-"""DeepLab v3, ResNet-50-C, output stride 8, 80,000 iterations on Cityscapes."""
+"""DeepLab v3, ResNet-50-C, output stride 8, 80,000 iterations on Cityscapes.
+
+79.32 mIoU in MMSegmentation's configs/deeplabv3/README.md, table "Cityscapes".
+"""
 
 _base_ = [
     "../_base_/models/deeplabv3.py",

@@ -1,4 +1,7 @@
-"""DeepLab v3+, ResNet-50-C, output stride 8, 80,000 iterations on Cityscapes."""
+"""DeepLab v3+, ResNet-50-C, output stride 8, 80,000 iterations on Cityscapes.
+
+80.09 mIoU in MMSegmentation's configs/deeplabv3plus/README.md, table "Cityscapes".
+"""
 
 _base_ = [
     "../_base_/models/deeplabv3plus.py",

@@ -1,4 +1,7 @@
-"""Semantic FPN, ResNet-50-C, 160,000 iterations on ADE20K."""
+"""Semantic FPN, ResNet-50-C, 160,000 iterations on ADE20K.
+
+37.49 mIoU in MMSegmentation's configs/sem_fpn/README.md, table "ADE20K".
+"""
 
 _base_ = [
     "../_base_/models/semantic-fpn.py",

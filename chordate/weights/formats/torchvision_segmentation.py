@@ -9,8 +9,8 @@ from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.format import Format, Names, State, rename_all
 
-# Pascal VOC's classes, including the background.
-_VOC: tuple[str, ...] = tuple(DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"])
+# Pascal VOC's classes; the first is the background, which torchvision calls "__background__".
+_VOC: tuple[str, ...] = ("background", *DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"][1:])
 _FCN: Names = (
     (r"classifier\.([01])\.", r"head.convs.0.\1."),
     (r"classifier\.4\.", "head.logits."),

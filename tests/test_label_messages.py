@@ -1,0 +1,125 @@
+"""Mistakes with label images are detected when the dataset is opened, and messages advise settings that open it."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import numpy as np
+import pytest
+from label_images import error, folder, masks_of, write
+from PIL import Image
+
+from chordate.errors import ConfigError, DataError
+from chordate.registry import DATASETS
+
+
+def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
+    masks = masks_of([0, 1], 4)
+    masks[2][0, 0], masks[3][:6] = 9, 5
+    message = error(write(tmp_path, masks), ["a", "b"])
+    assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
+    assert "4 label files checked: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
+    assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ([1, 2, 3], 'ids=[1, 2, 3], or background="ignored" if 0 means no class'),
+        ([0, 1, 2, 3], 'background="class" to learn 0, background="ignored" to leave it out'),
+        ([0, 127, 254], "ids=[0, 127, 254] if these are the classes"),
+        ([10, 20, 30, 255], "ids=[10, 20, 30] if these are the classes"),
+    ],
+)
+def test_ids_that_do_not_count_from_0_are_answered_with_what_to_set(tmp_path, values, remedy):
+    assert remedy in error(write(tmp_path, masks_of(values)), ["a", "b", "c"])
+
+
+def advised(message: str) -> list[dict]:
+    """The settings that a message advises, one dict per alternative."""
+    alternatives = re.findall(r'background="\w+"(?:, ids=\[[^]]*\])?|(?<!, )ids=\[[^]]*\]', message)
+    return [
+        {name: ast.literal_eval(value) for name, value in re.findall(r'(\w+)=("\w+"|\[[^]]*\])', text)}
+        for text in alternatives
+    ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "values"),
+    [
+        (["no", "yes"], {}, [0, 255]),
+        (["crack"], {"background": "class"}, [0, 255]),
+        (["crack"], {"background": "ignored"}, [0, 255]),
+        (["background", "crack"], {"background": "class"}, [0, 255]),
+        (["background", "crack"], {"background": "ignored"}, [0, 255]),
+        (["crack"], {}, [0, 255]),
+        (["crack"], {"ignored_ids": []}, [0, 255]),
+        (["a", "b"], {}, [1, 2]),
+        (["a", "b"], {}, [0, 1, 2, 255]),
+        (["a", "b"], {}, [0, 10, 20]),
+        (["a", "b"], {}, [0, 10, 255]),
+        (["a", "b"], {"background": "class"}, [0, 10, 20]),
+        (["a", "b"], {"background": "ignored"}, [0, 10, 20]),
+        (["background", "a"], {"background": "class"}, [10, 20]),
+    ],
+    ids=str,
+)
+def test_every_advised_setting_opens_the_dataset(tmp_path, classes, settings, values):
+    write(tmp_path, masks_of(values))
+    try:
+        (message,) = folder(tmp_path, classes, **settings).health_report
+    except DataError as caught:
+        message = str(caught)
+    settings = [settings | change for change in advised(message)]
+    assert settings
+    for change in settings:
+        folder(tmp_path, classes, **change).labels_of(0)
+
+
+@pytest.mark.parametrize("classes", [["background", "a", "b"], ["a", "b"]])
+def test_no_setting_is_advised_that_does_not_open_the_dataset(tmp_path, classes):
+    """Two more values than classes and background, so the choice is the user's."""
+    message = error(write(tmp_path, masks_of([0, 5, 6, 7])), classes, background="ignored")
+    assert advised(message) == [] and "add the others to ids or to ignored_ids" in message
+
+
+def test_masks_of_0_and_255_get_no_advice_to_ignore_255_if_it_is_not_ignored(tmp_path):
+    (line,) = folder(write(tmp_path, masks_of([0, 255])), ["no", "yes"], ignored_ids=[]).health_report
+    assert line.endswith('255 is "yes", not ignored')
+
+
+def test_values_that_no_setting_accepts_are_not_advised(tmp_path):
+    write(tmp_path, masks_of([0], 2))
+    Image.fromarray(masks_of([0, 1, -1], 1, np.int32)[0]).save(tmp_path / "labels/000.tif")
+    Image.fromarray(masks_of([0, 1], 1, np.int32)[0]).save(tmp_path / "labels/001.tif")
+    message = error(tmp_path, ["a", "b"], label_suffix=".tif")
+    assert "pixels have the value -1" in message and not advised(message) and "add" not in message
+    assert message.endswith("label images have values 0 … 65535; save it as another value (255 is ignored by default)")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"palette": [[300, 0, 0], [0, 0, 0]]}, r"palette\.0\.0 must be ≥ 0 and ≤ 255, got 300"),
+        ({"palette": [[0, 0, 0], [0, -1, 0]]}, r"palette\.1\.1 must be ≥ 0 and ≤ 255, got -1"),
+        ({"ids": [0, 2**40]}, r"ids\.1 must be ≥ 0 and ≤ 65535, got 1099511627776"),
+        ({"ignored_ids": [10**8]}, r"ignored_ids\.0 must be ≥ 0 and ≤ 65535, got 100000000"),
+    ],
+    ids=str,
+)
+def test_colors_and_ids_outside_the_range_of_label_images_are_refused(tmp_path, setting, message):
+    write(tmp_path, masks_of([0, 1]))
+    section = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"], **setting}
+    with pytest.raises(ConfigError, match=message):
+        DATASETS.build(section, data_root=tmp_path)
+
+
+def test_files_without_any_labeled_pixel_get_a_line(tmp_path):
+    dataset = folder(write(tmp_path, masks_of([255])), ["a", "b"])
+    assert "no pixel has a class: 255 (100 % of the pixels" in dataset.health_report[0]
+
+
+def test_two_valued_masks_of_only_an_ignored_background_get_a_line(tmp_path):
+    dataset = folder(write(tmp_path, masks_of([0, 255])), ["background"], background="ignored")
+    assert "no pixel has a class" in dataset.health_report[0]
