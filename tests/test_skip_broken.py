@@ -72,14 +72,15 @@ def test_the_same_name_elsewhere_under_the_root_is_offered(root: Path, moved: st
     assert f'; found {root / moved}: set images="{setting}"' in str(error.value)
 
 
-def test_a_doubled_folder_is_explained(root: Path) -> None:
+def test_a_doubled_folder_opens(root: Path) -> None:
     content = json.loads((root / "annotations.json").read_text())
     for image in content["images"]:
         image["file_name"] = f"images/{image['file_name']}"
     (root / "annotations.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r'images/images/1\.png: no such image file.*set images="\."'):
-        open_set(root)
-    assert len(CocoDataset("annotations.json", ".", data_root=root)) == COUNT
+    assert [dataset[(0, 0)]["info"].image_id for dataset in (open_set(root), open_set(root, skip_broken=True))] == [
+        1,
+        1,
+    ]
 
 
 def test_missing_images_are_left_out_and_counted(root: Path) -> None:
@@ -130,10 +131,9 @@ def test_an_epoch_has_the_same_length_and_reports_broken_images_once(root: Path,
         ids = [info.image_id for batch in loader for info in batch.infos]
     loader.stop_workers()
     assert len(ids) == COUNT and set(ids) == {1, 2, 4, 5, 6, 7, 8}
-    assert [r.message for r in caplog.records] == [
-        f"1 of 8 samples are broken and were skipped, the first: {root}/images/3.png: "
-        f"not a readable image, or truncated (200 bytes); copy or download it again, or convert it to 8-bit PNG or JPEG"
-    ]
+    (report,) = (record.message for record in caplog.records)
+    assert report.startswith(f"1 of 8 samples are broken and were skipped, the first: {root}/images/3.png: ")
+    assert "truncated" in report
 
 
 def test_the_replacement_does_not_depend_on_the_workers(root: Path) -> None:
@@ -194,7 +194,7 @@ def test_voc_and_yolo_leave_out_images_whose_size_cannot_be_read(tmp_path: Path)
         with pytest.raises(BrokenFile, match=r"1\.png"):
             opened()
         dataset = opened(skip_broken=True)
-        assert len(dataset) == 1 and "1.png: not a readable image" in dataset.health_report[0]
+        assert len(dataset) == 1 and dataset.health_report[0].startswith("1 broken image left out, the first: ")
 
 
 def test_the_evaluation_reports_images_that_were_broken(root: Path) -> None:

@@ -29,7 +29,7 @@ from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Health
 from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
-from chordate.data.missing_images import describe_missing, find_missing, without_images
+from chordate.data.missing_images import find_missing, report_missing, without_images
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -37,7 +37,7 @@ from chordate.data.transforms import SanitizeInstances
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
-from chordate.text import first_names, pluralize, printable
+from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
 SANITIZE = SanitizeInstances()
@@ -141,7 +141,14 @@ class CocoDataset(Dataset):
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
         self.sizes = np.array(sizes)
-        self._leave_out_missing(files)
+        missing = find_missing(files, self.images)
+        if missing.any():
+            self.health_report = [
+                *self.health_report,
+                report_missing(files, missing, self.images, data_root, skip_broken),
+            ]
+            self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+            self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
 
     def _open(self) -> hotcoco.COCO | None:
         """Open the annotation file; None if it must be normalized."""
@@ -155,27 +162,6 @@ class CocoDataset(Dataset):
                 f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
             )
         return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
-
-    def _leave_out_missing(self, files: Sequence[str]) -> None:
-        """Leave out the images that do not exist; `files` are the file names of all images.
-
-        Raises:
-            DataError: an image is missing, and `skip_broken` is false; or all are missing.
-        """
-        missing = find_missing(files, self.images)
-        if not missing.any():
-            return
-        absent = [name for name, is_missing in zip(files, missing) if is_missing]
-        if not self.skip_broken or missing.all():
-            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
-        self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
-        self.image_ids = self.image_ids[~missing]
-        self.sizes = None if self.sizes is None else self.sizes[~missing]
-        count = f"{len(absent):,} of {pluralize(len(files), 'image')}"
-        self.health_report = [
-            *self.health_report,
-            f"{self.images}: {count} are missing and left out ({first_names(absent)})",
-        ]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))

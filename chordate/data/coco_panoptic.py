@@ -17,7 +17,7 @@ from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset
 from chordate.data.image_io import check_image_file, missing_file, read_image
 from chordate.data.label_map import LabelMap
-from chordate.data.missing_images import describe_missing, find_missing
+from chordate.data.missing_images import find_missing, report_missing
 from chordate.data.panoptic_index import read_panoptic_json
 from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
@@ -86,8 +86,7 @@ class CocoPanoptic(Dataset):
         files = self.index.files[:, 0].tolist()
         missing = find_missing(files, self.images)
         if missing.any() and not skip_broken:  # else they are skipped when they are read
-            absent = [file for file, is_missing in zip(files, missing) if is_missing]
-            raise DataError(describe_missing(absent, len(files), self.images, self.data_root))
+            report_missing(files, missing, self.images, data_root, skip_broken)
         own = self.index.meta()
         if meta is None:
             self.meta = own

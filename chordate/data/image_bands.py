@@ -98,7 +98,7 @@ def _load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
     """Load a `.npy` file, `[H, W]` or `[H, W, C]`."""
     try:
         array = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:
         raise BrokenFile(f"{path}: not a readable array, or truncated: {error}") from error
     if array.ndim == 2:
         array = array[..., None]

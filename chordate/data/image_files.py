@@ -20,15 +20,24 @@ def list_images(folder: Path) -> list[str]:
 
     Hidden files and folders are left out, and `.npy` files next to an image of the same name (caches of other tools).
     """
+    found = list_files(folder, SUFFIXES)
+    stems = {image_stem(name) for name in found if not _is_array(name)}
+    return [name for name in found if not (_is_array(name) and image_stem(name) in stems)]
+
+
+def list_files(folder: Path, suffixes: str | tuple[str, ...]) -> list[str]:
+    """Sorted paths of the files with a suffix (in any case) in a folder and its subfolders, except hidden ones."""
     found = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         inside = os.path.relpath(where, folder).replace(os.sep, "/")
-        names = [name for name in names if is_image(name)]
-        stems = {image_stem(name) for name in names if not name.lower().endswith(".npy")}
-        names = [name for name in names if not name.lower().endswith(".npy") or image_stem(name) not in stems]
+        names = [name for name in names if name.lower().endswith(suffixes) and not is_hidden(name)]
         found += names if inside == "." else [f"{inside}/{name}" for name in names]
     return sorted(found)
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
 
 
 def is_image(name: str) -> bool:

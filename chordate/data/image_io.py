@@ -77,27 +77,24 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
     check_image_file(path, data)
     image: Any
+    stored: Any
     plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels)
+        stored = image = cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels)
+        if image is not None and size is not None and image.shape[:2] != tuple(size):
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            stored = cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, rotate=False)
     except cv2.error as error:  # OpenCV has a limit of its own
         raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
-    if image is None:
+    if image is None or stored is None:
         raise BrokenFile(undecodable(data, path))
-    if size is not None and image.shape[:2] != tuple(size):
+    if size is not None and stored.shape[:2] != tuple(size):
         height, width = image.shape[:2]
-        image = (
-            cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if plain
-            else decode_bands(data, path, channels, rotate=False)
+        raise DataError(
+            f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
+            f"they were made for another version of the image"
         )
-        if image is None or image.shape[:2] != tuple(size):
-            raise DataError(
-                f"{path}: the image is {width}×{height}, but the annotations say {size[1]}×{size[0]}; "
-                f"they were made for another version of the image"
-            )
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if plain else image
-    return torch.from_numpy(image).permute(2, 0, 1)
+    return torch.from_numpy(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB) if plain else stored).permute(2, 0, 1)
 
 
 def missing_file(path: Path, kind: str) -> str:

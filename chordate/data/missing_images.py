@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chordate.data.image_io import missing_file
-from chordate.text import pluralize
+from chordate.errors import DataError
+from chordate.text import first_names, pluralize
 
 SEARCHED = 100_000  # folders and files that are searched for an image of the same name
 
@@ -37,25 +38,40 @@ def _list(folder: Path) -> set[str]:
         return set()
 
 
-def describe_missing(missing: Sequence[str], total: int, folder: Path, root: Path) -> str:
-    """The error message for missing images: the first one, where its name was found, and how to skip them.
+def report_missing(
+    names: Sequence[str], missing: NDArray[np.bool_], folder: Path, root: str | Path, skip_broken: bool
+) -> str:
+    """One line about missing images that are left out.
 
     Args:
-        missing: names of the missing images, relative to `folder`.
-        total: number of images of the dataset.
+        names: names of all images, relative to `folder`.
+        missing: the result of `find_missing`.
         folder: the folder of the images.
-        root: the folder in which the name is searched.
+        root: the folder in which the first missing name is searched.
+        skip_broken: whether missing images may be left out.
+
+    Raises:
+        DataError: `skip_broken` is false, or all images are missing; the message says where the first name was found.
     """
-    message = missing_file(folder / missing[0], "image")
-    if len(missing) > 1:
-        message += f"; {len(missing):,} of {pluralize(total, 'image')} are missing"
-    found = _search(Path(missing[0]).name, root)
+    absent = [name for name, is_missing in zip(names, missing) if is_missing]
+    count = f"{len(absent):,} of {pluralize(len(names), 'image')}"
+    if skip_broken and len(absent) < len(names):
+        return f"{folder}: {count} are missing and left out ({first_names(absent)})"
+    message = missing_file(folder / absent[0], "image")
+    if len(absent) > 1:
+        message += f"; {count} are missing"
+    found = _search(Path(absent[0]).name, Path(root))
     if found is not None:
         message += f"; found {found}"
-        images = found.as_posix().removesuffix(missing[0])
+        images = found.as_posix().removesuffix(absent[0])
         if images != found.as_posix():
             message += f': set images="{os.path.relpath(images, root)}"'
-    return f"{message}. skip_broken=True in the dataset leaves out missing images"
+    raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
+
+
+def describe_broken(errors: Sequence[str]) -> list[str]:
+    """A list with one line about images that were left out because they cannot be read; empty if there are none."""
+    return [f"{pluralize(len(errors), 'broken image')} left out, the first: {errors[0]}"] if errors else []
 
 
 def _search(name: str, root: Path) -> Path | None:

@@ -12,8 +12,9 @@ from chordate.arguments import OpenFraction
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_annotations import resolve_path
 from chordate.data.held_out import held_out_part
-from chordate.data.image_files import displayed_size, image_stem, is_hidden, list_images
+from chordate.data.image_files import displayed_size, image_stem, list_files, list_images
 from chordate.data.image_io import missing_file
+from chordate.data.missing_images import describe_broken
 from chordate.data.text_lists import read_lines
 from chordate.data.voc_matching import ImageMatcher, last_part, read_image_list
 from chordate.data.voc_xml import VocImage, read_voc_xml
@@ -69,11 +70,7 @@ class VocDataset(CocoDataset):
     def _open(self) -> hotcoco.COCO:
         if not self.annotations.is_dir():
             raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
-        files = {
-            path.relative_to(self.annotations).as_posix().removesuffix(path.suffix): path
-            for path in sorted(self.annotations.rglob("*"))
-            if path.suffix.lower() == ".xml" and not is_hidden(path.name)
-        }
+        files = {name[: -len(".xml")]: self.annotations / name for name in list_files(self.annotations, ".xml")}
         if not files:
             raise DataError(f"{self.annotations}: no XML files")
         contents = {stem: read_voc_xml(path) for stem, path in files.items()}
@@ -81,6 +78,7 @@ class VocDataset(CocoDataset):
         category_ids = {name: number for number, name in enumerate(names, start=1)}
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
+        broken: list[str] = []
         for stem, image in self._match(self._select(list(contents)), contents, files):
             content = contents[stem]
             try:
@@ -88,7 +86,7 @@ class VocDataset(CocoDataset):
             except BrokenFile as error:
                 if not self.skips_broken:
                     raise
-                self.notes.append(f"skipped: {error}")
+                broken.append(str(error))
                 continue
             images.append({"id": len(images) + 1, "file_name": image, "width": width, "height": height})
             for item in content.objects:
@@ -100,6 +98,7 @@ class VocDataset(CocoDataset):
                         "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
                     }
                 )  # fmt: skip
+        self.notes += describe_broken(broken)
         categories = [{"id": number, "name": name} for name, number in category_ids.items()]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 

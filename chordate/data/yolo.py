@@ -16,7 +16,8 @@ import hotcoco
 
 from chordate.data.coco import CocoDataset
 from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_files import displayed_size, list_images
+from chordate.data.image_files import displayed_size, list_files, list_images
+from chordate.data.missing_images import describe_broken
 from chordate.data.text_lists import read_text
 from chordate.data.yolo_data import label_file, read_names, split_images
 from chordate.errors import BrokenFile, ConfigError, DataError
@@ -48,7 +49,7 @@ class YoloDataset(CocoDataset):
         settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
-    not_inherited = ("images", "annotations")
+    not_inherited = ("images",)
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class YoloDataset(CocoDataset):
     def _open(self) -> hotcoco.COCO:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
+        broken: list[str] = []
         self.notes = []
         pairs = self._pairs()
         for path, labels in pairs:
@@ -90,7 +92,7 @@ class YoloDataset(CocoDataset):
             except BrokenFile as error:
                 if not self.skips_broken:
                     raise
-                self.notes.append(f"skipped: {error}")
+                broken.append(str(error))
                 continue
             name = path.relative_to(self.images).as_posix()
             images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
@@ -99,6 +101,7 @@ class YoloDataset(CocoDataset):
                     if text.strip():
                         annotation = _annotation(text, width, height, len(self.names), f"{labels}:{line}")
                         annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+        self.notes += describe_broken(broken)
         self._note_unused({labels for _, labels in pairs})
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
@@ -120,7 +123,7 @@ class YoloDataset(CocoDataset):
     def _note_unused(self, used: set[Path]) -> None:
         """Note label files without image."""
         folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
-        found = {path for folder in folders if folder.is_dir() for path in folder.rglob("*.txt")}
+        found = {folder / name for folder in folders for name in list_files(folder, ".txt")}
         unused = sorted(str(p.name) for p in found - used if p.name not in ("classes.txt", "names.txt"))
         if unused:
             count = pluralize(len(unused), "label file")
