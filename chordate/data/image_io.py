@@ -118,7 +118,7 @@ def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
     if is_png and is_complete:
         return
     try:
-        image = PIL.Image.open(io.BytesIO(data))
+        image = PIL.Image.open(io.BytesIO(memoryview(data)))
         if not is_complete:
             image.load()
     except PIL.UnidentifiedImageError:
