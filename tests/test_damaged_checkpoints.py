@@ -122,6 +122,14 @@ def test_metadata_of_a_wrong_type_are_refused(field: str, value: Any, tmp_path: 
     assert line.startswith(f"{file}: broken dataset metadata (") and field in line.lower()
 
 
+def test_the_error_for_a_checkpoint_without_the_classes_that_a_head_needs_names_it(tmp_path: Path) -> None:
+    config = {"model": {"type": "ImageClassifier", "backbone": "resnet20_cifar"}}
+    model = chordate.build_model(config, num_classes=2)
+    file = save(tmp_path / "a.pth", {**own(model), "meta": {}})
+    with pytest.raises(CheckpointError, match=r"a\.pth: its metadata does not fit the config's model: .* num_classes"):
+        chordate.build_model(config, checkpoint=file)
+
+
 def test_a_model_with_configured_classes_refuses_a_checkpoint_without_classes(tmp_path: Path) -> None:
     model = chordate.build_model("resnet20_cifar10", pretrained=False)
     file = save(tmp_path / "a.pth", {**own(model, model.meta), "meta": {"classes": []}})

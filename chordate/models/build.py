@@ -112,7 +112,12 @@ def build_model(
     difference = None if trained is None else meta.difference(trained)
     if difference and state is not None:
         raise CheckpointError(f"{source_of(state)} was trained on other data than requested: {difference}")
-    model: Model = MODELS.build(parts, meta=meta)
+    try:
+        model: Model = MODELS.build(parts, meta=meta)
+    except ConfigError as error:
+        if state is None or meta is not trained or (meta.classes and not meta.extra):
+            raise
+        raise CheckpointError(f"{source_of(state)}: its metadata does not fit the config's model: {error}") from error
     model.pipeline = section(cfg, "val_data").get("pipeline", []) if cfg.get("val_data") else DEFAULT_PIPELINE
     if state is not None:
         model.load_report = load_checkpoint(model, state)
