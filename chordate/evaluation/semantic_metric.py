@@ -219,8 +219,8 @@ def encode_labels(labels: NDArray[np.int16], ids: Sequence[int]) -> bytes:
         labels: `[H, W]`.
         ids: the pixel value of each class.
     """
-    values: NDArray[np.unsignedinteger[Any]] = np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
-    return cv2.imencode(".png", values[labels])[1].tobytes()
+    pixels = np.array(ids, np.uint16)[labels]
+    return cv2.imencode(".png", pixels if max(ids) > 255 else pixels.astype(np.uint8))[1].tobytes()
 
 
 def mean_iou(evaluator: semantic.SemanticEval) -> float:
