@@ -47,7 +47,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
     [
         ("cat\ndog\n", 'needs an entry "names"; name a file with one class per line names.txt'),
         ("names: cat", "it must be a list of texts"), ("names: {0: a, 2: b}", "without gaps"),
-        ("names: [[a], b]", '"names" must be class names, got a list'),
+        ("names: [[a], b]", "one of them is a list"),
         ("nc: 3\nnames: [a, b]", "nc is 3, but there are 2 names"),
         ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "same name"),
         ("names: !!python/object/apply:os.system ['false']", "no class names|it must be a list|unknown|range|class"),

@@ -91,11 +91,10 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
             names = [by_number[number] for number in range(len(names))]
         if not isinstance(names, list):
             raise ValueError("it must be a list of texts, or a mapping from 0, 1, 2 … to texts")
+        if wrong := [name for name in names if not isinstance(name, str) or not name]:
+            raise ValueError(f"one of them is {'empty' if wrong[0] == '' else f'a {type(wrong[0]).__name__}'}")
     except (KeyError, ValueError) as error:
         raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
-    if wrong := [name for name in names if not isinstance(name, str) or not name]:
-        kind = "an empty text" if wrong[0] == "" else f"a {type(wrong[0]).__name__}"
-        raise DataError(f'{file}: "names" must be class names, got {kind}')
     count = content.get("nc", len(names))
     if str(count) != str(len(names)):
         raise DataError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
