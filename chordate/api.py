@@ -143,8 +143,10 @@ def _batches(
     batch_size: int,
     objects: Sequence[Detections] | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches of images, transformed by the model's test pipeline, on the model's device; with `objects`, of one
-    crop per object."""
+    """Yield batches of images, transformed by the model's test pipeline, on the model's device.
+
+    With `objects`, a batch has one crop per object instead of whole images.
+    """
     for name, module in model.named_modules():
         if module.training:
             part = f".{name}" if name else ""

@@ -176,7 +176,7 @@ def _find(key: str, name: Any, layers: Sequence[Layer], folder: Path | None = No
 
 
 def _custom_imports(assigned: Iterable[ast.Assign]) -> dict[str, Any]:
-    """A Python config's `custom_imports`, read without running the file; empty if it has none, or no literal."""
+    """A Python config's `custom_imports`, read without running the file; empty if it is missing or not a literal."""
     for node in assigned:
         if ast.unparse(node.targets[0]) == "custom_imports":
             with suppress(ValueError):

@@ -20,7 +20,7 @@ SHORT = re.compile(r"Connection (?:closed|reset) by peer|remote process exited|t
 
 @contextmanager
 def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
-    """Context manager that raises failures of the machine as a MachineError; `remedy()` ends its message.
+    """Context manager that raises failures of the machine as a MachineError; `remedy()` returns the end of its message.
 
     Other errors are not changed.
     """
@@ -55,9 +55,10 @@ def describe_failure(error: BaseException) -> str | None:
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """The OSError about a named file or a full disk that `error` is or was raised after; None if there is none.
+    """Find the OSError behind `error`; None if there is none.
 
-    torch raises a RuntimeError of its own after the OSError of a full disk.
+    It is `error` itself if it names a file, otherwise an OSError about a full disk among the errors that `error` was
+    raised after: torch raises its own RuntimeError after the OSError of a full disk.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return error

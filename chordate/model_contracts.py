@@ -104,7 +104,7 @@ class TopDownModel(Model):
     """Base class of models whose images are crops of one object each; `chordate.predict` takes boxes for them."""
 
     def merge_crops(self, predictions: Sequence[Any]) -> Any:
-        """Merge the predictions for the crops of one image, none or several, to one Prediction."""
+        """Merge the predictions for the crops of one image (possibly none) into one Prediction."""
         raise NotImplementedError
 
 
@@ -123,7 +123,7 @@ class Metric:
     lower_is_better: Sequence[str] = ()
 
     def check_model(self, model: Model) -> None:
-        """Warn of settings of the model that limit the values. Called once before an evaluation; by default nothing."""
+        """Warn of model settings that limit the metrics. Called once before an evaluation; by default, does nothing."""
 
     def update(self, predictions: Sequence[Any], batch: Batch) -> None:
         """Collect the predictions of one batch, one Prediction per image in the order of the images."""
@@ -154,7 +154,7 @@ class Metric:
             ConfigError: the metric cannot save predictions, or not to this path.
         """
         if type(self).save_predictions is Metric.save_predictions:
-            self.save_predictions(path)  # raises ConfigError
+            self.save_predictions(path)  # the base class's method raises ConfigError
         if Path(path).is_dir():
             raise ConfigError(f"{path} is a folder; name the file to write")
 

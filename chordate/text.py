@@ -41,7 +41,7 @@ def by_number(name: str) -> list[str | int]:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats log records; control characters, for example in class names, become �. Tables keep their lines."""
+    """Formats log records. Control characters, for example in class names, become �, except line breaks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return "\n".join(printable(line, None) for line in super().formatMessage(record).split("\n"))

@@ -173,7 +173,7 @@ FILES = [
     ),
     (
         '[{"file": "a.png", "class": "figure", "score": 1, "box": [1, 2, 9, 9]}]',
-        "no boxes for .*1.png, but for .*a.png",
+        "it has boxes for .*a.png, not for .*1.png",
     ),
     (None, "no such predictions file"),
 ]

@@ -90,7 +90,7 @@ def test_the_image_with_the_xml_files_name_wins_over_another_in_filename(tmp_pat
 
 def test_an_xml_file_that_fits_two_images_is_refused(tmp_path: Path) -> None:
     root = voc(tmp_path, {"1.xml": voc_xml("")}, ["a/1.png", "b/1.png"])
-    with pytest.raises(DataError, match=r"1\.xml: it could be of a/1\.png or of b/1\.png; write"):
+    with pytest.raises(DataError, match=r"1\.xml: its image could be a/1\.png or b/1\.png; write"):
         VocDataset(root)
     assert list(samples(VocDataset(voc(root, {"1.xml": voc_xml("b/1.png")}, [])))) == ["b/1.png"]
 

@@ -71,8 +71,8 @@ def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMe
     Args:
         cfg: the config.
         checkpoint: path or URL of the checkpoint.
-        data_meta: opens the evaluation data and returns their metadata. It is used for a checkpoint without class
-            names, if the config has none either, or has a number of classes that does not fit the checkpoint.
+        data_meta: opens the evaluation data and returns their metadata. It is called for a checkpoint without class
+            names, if the config has no class names either, or if its number of classes does not fit the checkpoint.
 
     Raises:
         ConfigError: neither the checkpoint nor the config names the classes.

@@ -38,8 +38,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class CommandParser(OneLineParser):
-    """The parser of a command. Errors name our options in place of other frameworks', and the arguments in the order in
-    which they are typed; the epilog is an example."""
+    """The parser of a command.
+
+    If an option of another framework is used, the error names ours. If an argument is missing, the error lists the
+    arguments in the order in which they are typed, with an example (the epilog).
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         message = explain(args, self.prog.split()[-1], self._option_string_actions)

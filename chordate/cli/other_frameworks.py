@@ -1,4 +1,4 @@
-"""Recognizes options and settings as they are typed for Detectron2, MMDetection and Ultralytics, and names ours."""
+"""Recognizes the options and settings of Detectron2, MMDetection and Ultralytics, and names ours in the error."""
 
 from __future__ import annotations
 

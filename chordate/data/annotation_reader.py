@@ -1,4 +1,4 @@
-"""Reads one COCO annotation: keeps the fields that are used, in one form, and reports what is wrong with the others."""
+"""Reads single COCO annotations: keeps the fields that are used, in a normalized form, and records their problems."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ class AnnotationReader:
         findings: collects the problems.
 
     Attributes:
-        instances: by category id, the number of annotations that are not crowds.
-        without_mask: category id and id of the annotations without a usable mask that are not crowds.
+        instances: dict from category id to the number of annotations that are not crowds.
+        without_mask: category id and annotation id of each annotation that is not a crowd and has no usable mask.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
@@ -93,7 +93,7 @@ class AnnotationReader:
         if area is not None and area > 0:
             fields["area"] = area
         elif record.get("area") is not None and min(fields.get("bbox", ())[2:], default=1) > 0:
-            self.findings.repair("area is not a positive number and is computed", id)  # boxes without area are dropped
+            self.findings.repair("area is not a positive number and is computed", id)  # no repair if the box is dropped
 
     def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
         value, count = record.get("keypoints"), self.keypoint_counts.get(category)

@@ -50,7 +50,7 @@ def check_dataset(dataset: Any) -> None:
 
 
 def _check_range(images: Sequence[Tensor], name: str) -> None:
-    """Check that images of floats are 0 … 255, not 0 … 1."""
+    """Check that the pixels of floating-point images are in 0 … 255, not in 0 … 1."""
     high = max(float(image.max()) if image.is_floating_point() and image.numel() else 255.0 for image in images)
     if 0 < high <= 1:
         raise DataError(

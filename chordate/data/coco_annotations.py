@@ -41,8 +41,8 @@ class OpenedAnnotations:
 
     Attributes:
         coco: the annotations.
-        report: problems that did not stop, one line each.
-        reader: read the annotations that were checked.
+        report: problems that are not errors, one line each.
+        reader: the AnnotationReader that has read the checked annotations.
         checked: the largest id of the images whose annotations were checked.
     """
 
@@ -61,7 +61,7 @@ def open_index(path: Path) -> hotcoco.COCO | None:
     if not path.is_file():
         raise DataError(missing_file(path, "annotation"))
     with open(path, "rb") as file:
-        if not file.read(100).lstrip().startswith(b"{"):  # hotcoco reads a list, too: as the values of an object
+        if not file.read(100).lstrip().startswith(b"{"):  # hotcoco would accept a list, too
             return None
     try:
         return hotcoco.COCO(str(path))
@@ -172,7 +172,7 @@ def read_again(
 
 
 def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source: str) -> list[str]:
-    """A list with one line about the objects of some categories without a usable mask, if there are any.
+    """Count the objects of the given categories without a usable mask. Returns one line; an empty list if all have one.
 
     Raises:
         DataError: no object has a usable mask.
@@ -186,7 +186,7 @@ def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source:
             f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
             f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
         )
-    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they train no mask"
+    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
 
 
@@ -201,7 +201,7 @@ def choose_categories(
         source: the file's name, for messages.
 
     Raises:
-        DataError: there are no categories or no classes, a class is listed twice, or there is no such category.
+        DataError: there are no categories or no classes, a class is listed twice or is not a category.
     """
     categories = index.load_cats(sorted(set(index.get_cat_ids())))
     if not categories:
@@ -237,7 +237,7 @@ def _index(content: dict[str, Any], source: str, findings: Findings, health: Hea
     try:
         return hotcoco.COCO(content)
     except ValueError as error:
-        findings.lines(source, health)  # a problem that we know is a better message
+        findings.lines(source, health)  # raises a clearer error if the problem is known
         raise DataError(f"{source}: not COCO annotations: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """Checks the values of one COCO annotation: numbers, boxes, polygons, run-length encodings (RLE) and keypoints.
 
-The functions accept what annotation tools write, such as numbers as text, and never allocate what a file asks for.
+The functions accept what annotation tools write, such as numbers as text. They never allocate memory
+of a size that a file claims.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_COORDINATE = 1e9  # pixels; squares of larger numbers lose their pixels in float64
+MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
 MAX_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
 MAX_ID = 2**53  # larger integers are not exact in float64
 DECIMAL = re.compile(r"-?[0-9]{1,400}")
@@ -19,7 +20,7 @@ FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for Fal
 
 
 def parse_id(value: Any) -> int | str | None:
-    """An id, so that `7`, `7.0` and `"7"` are equal; None if the value is no id."""
+    """Normalize an id, so that `7`, `7.0` and `"7"` are the same; None if the value cannot be an id."""
     if isinstance(value, str):
         text = value.strip()
         return int(text) if DECIMAL.fullmatch(text) and str(int(text)) == text else text or None
@@ -29,7 +30,7 @@ def parse_id(value: Any) -> int | str | None:
 
 
 def parse_number(value: Any) -> float | None:
-    """A number, also from text; None if the value is no number, not finite, or larger than any image."""
+    """A number, also from text; None if the value is not a finite number, or exceeds MAX_COORDINATE."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Normalizes the content of COCO annotation files that annotation tools write in other forms than COCO's own files."""
+"""Converts COCO annotation files, as annotation tools write them, to the form of COCO's own files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -105,9 +105,9 @@ def _unique(records: Sequence[Record], what: str, findings: Findings) -> dict[Id
 
 
 def _numbered(records: Mapping[Id, Record], normal: dict[Id, dict[str, Any]]) -> dict[Id, dict[str, Any]]:
-    """Set the `id` of normalized records: the file's own, or numbers if one of the ids would not be exact everywhere.
+    """Set the `id` of normalized records: the file's own ids if all are integers 0 … MAX_ID, otherwise 1, 2, ….
 
-    Numbers follow the ids if these are integers, else the order of the file.
+    The numbers are assigned in ascending order of the ids if these are integers, otherwise in the order of the file.
     """
     own = [record["id"] for record in records.values()]
     keys = list(records)
@@ -194,7 +194,7 @@ def find_file(images: Path, name: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether the operating system can have such a file; others raise odd errors."""
+    """Whether a file can have this name; opening one with a null byte or too long a part raises other errors."""
     return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
 
 
@@ -206,7 +206,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A name as text; "" if it is neither text nor an integer, or has half of a UTF-16 pair."""
+    """A name as text; "" if it is neither text nor an integer, or has a lone UTF-16 surrogate."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     text = str(value)

@@ -16,7 +16,7 @@ from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
 from chordate.text import pluralize
 
-MAX_SKIPPED = 100  # more broken samples in a row are an error: then something else is wrong
+MAX_SKIPPED = 100  # more broken samples in a row are an error, since single files are not the cause
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):

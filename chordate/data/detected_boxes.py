@@ -85,7 +85,7 @@ def read_detected_boxes(
     if foreign:
         raise DataError(
             f"{path}: {len(foreign)} of {pluralize(len(entries), 'box')} belong to images that the annotations do not "
-            f"have (the first to image {foreign[0]}); detect on the same images"
+            f"have (the first to image {foreign[0]}); run the detector on the same images"
         )
     corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]

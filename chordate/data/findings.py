@@ -1,4 +1,4 @@
-"""Collects what is wrong with an annotation file, to report it once, counted, in a few lines."""
+"""Collects the problems of an annotation file, to report each problem once, with the number of affected records."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -7,15 +7,16 @@ from chordate.errors import DataError
 from chordate.text import printable
 
 Health = Literal["error", "warn"]
-LISTED = 10  # ids that a message lists
+LISTED = 10  # maximum number of ids in a message
 
 
 class Findings:
     """Problems of an annotation file, each with the ids of the records that have it.
 
     Attributes:
-        errors: contradictions, by problem: `health="error"` raises them, `health="warn"` leaves the records out.
-        repairs: by problem, what was read differently from how it is written.
+        errors: dict from problem to ids, for contradictions. `health="error"` raises DataError for them,
+            `health="warn"` leaves the records out.
+        repairs: dict from problem to ids, for records that were repaired when they were read.
     """
 
     def __init__(self) -> None:
@@ -27,12 +28,12 @@ class Findings:
         return bool(self.errors or self.repairs)
 
     def error(self, problem: str, id: Any, example: str = "") -> None:
-        """Add a contradiction in the record `id`; the message gives the first record's `example`."""
+        """Add a contradiction in the record `id`; the message quotes the `example` of the first record."""
         self.errors.setdefault(problem, []).append(id)
         self._examples.setdefault(problem, example)
 
     def repair(self, problem: str, id: Any) -> None:
-        """Add a problem of the record `id` that is mended."""
+        """Add a problem of the record `id` that was repaired."""
         self.repairs.setdefault(problem, []).append(id)
 
     def lines(self, source: str, health: Health) -> list[str]:

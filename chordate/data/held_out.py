@@ -7,7 +7,7 @@ from zlib import crc32
 
 
 def held_out_part(files: Sequence[str], fraction: float, split: Literal["train", "val"]) -> list[str]:
-    """The files of one split. Validation has at least one file if there are two; the choice is always the same."""
+    """The files of one split, always the same. "val" has at least one file if there are two or more."""
     drawn = sorted(files, key=lambda file: (crc32(Path(file).as_posix().encode()), file))
     count = min(max(1, round(fraction * len(files))), len(files) - 1)
     return drawn[:count] if split == "val" else drawn[count:]

@@ -1,4 +1,4 @@
-"""Decodes images other than 8-bit color: 16 bits, floats, other numbers of channels, several frames, arrays.
+"""Decodes images that are not 8-bit color: 16 bits, floats, other numbers of channels, several frames, `.npy` files.
 
 The rules depend only on the file and on the wanted number of channels, so they are the same in training, evaluation and
 prediction; docs/own_data.md lists them.
@@ -138,8 +138,8 @@ def _orient(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 def to_uint8(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
     """Convert pixels of any type to 0 … 255.
 
-    Integers above 8 bits are shifted by the number of bits (10, 12, 14 or 16) that the largest value needs. Floats must
-    be within 0 … 1 or 0 … 255.
+    Of integers with more than 8 bits, the upper 8 bits are kept; the number of bits is the smallest of SENSOR_BITS that
+    holds the largest value. Floats must be within 0 … 1 or 0 … 255.
 
     Raises:
         DataError: the values are in another range, or not finite.

@@ -18,7 +18,7 @@ EXIF_QUARTER_TURNS = (5, 6, 7, 8)
 def list_images(folder: Path) -> list[str]:
     """Sorted paths of the images in a folder and its subfolders, relative to the folder, with slashes.
 
-    Hidden files and folders are left out, and `.npy` files next to an image of the same name (caches of other tools).
+    Leaves out hidden files and folders, and `.npy` files next to an image of the same name (caches of other tools).
     """
     found = list_files(folder, SUFFIXES)
     stems = {image_stem(name) for name in found if not _is_array(name)}
@@ -56,7 +56,7 @@ def image_stem(name: str) -> str:
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
-    """Height and width after the EXIF orientation is applied, from the header of the file.
+    """Read the height and width of an image from the header of its file, with the EXIF orientation applied.
 
     Raises:
         BrokenFile: the file is missing or not an image.

@@ -46,15 +46,15 @@ PIL.Image.MAX_IMAGE_PIXELS = (MAX_PIXELS + 1) // 2  # Pillow warns above this nu
 def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
     """Read an image as `[C, H, W]` uint8, RGB if there are 3 channels (channels last in memory).
 
-    Grayscale, CMYK and palette files become RGB; the alpha channel is dropped; the upper 8 bits are kept of files with
-    16 bits, or with 10, 12 or 14 bits in 16; floats are scaled from 0 … 1. Of animations and files with several pages,
-    the first is read.
+    Grayscale, CMYK and palette files become RGB, and the alpha channel is dropped. Of values with 16 bits (or with 10,
+    12 or 14 bits stored in 16), the upper 8 bits are kept; floats of 0 … 1 are scaled to 0 … 255. Of animations and
+    files with several pages, the first frame or page is read.
 
     Args:
         path: an image file, or a `.npy` file of `[H, W]` or `[H, W, C]`.
         size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
-            orientation is also applied if both images have this size, or if `size` is None.
+            orientation is also applied if the stored and the displayed image both have this size, or if `size` is None.
         channels: number of channels `C`. With 4 or more, the file must have as many.
 
     Raises:
@@ -84,7 +84,7 @@ def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | No
         if image is not None and size is not None and image.shape[:2] != tuple(size):
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
             stored = cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, rotate=False)
-    except cv2.error as error:  # OpenCV has a limit of its own
+    except cv2.error as error:  # OpenCV has its own limit of pixels
         raise BrokenFile(f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})") from error
     if image is None or stored is None:
         raise BrokenFile(undecodable(data, path))

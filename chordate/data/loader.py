@@ -109,7 +109,8 @@ class Loader(DataLoader[Any]):
         batches = super().__iter__()
         if self.num_workers:
             _running.add(batches)
-            # Registered again, so that it runs before the cleanup of torch, which waits five seconds per worker.
+            # atexit runs the function that was registered last first. `_stop_all` is registered again to run before
+            # torch's cleanup, which waits five seconds per worker.
             atexit.unregister(_stop_all)
             atexit.register(_stop_all)
         try:

@@ -78,7 +78,7 @@ class SemanticDataset(Dataset):
 
     @property
     def label_ids(self) -> tuple[int, ...]:
-        """The pixel value of each class in label images (for label images in color, of a gray image)."""
+        """The pixel value of each class in label images; for label images in color, its value in a gray label image."""
         return self.encoding.ids
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Reads text files that people write: UTF-8 with or without byte order mark, any line ends, empty lines."""
+"""Reads text files that people write: UTF-8 with or without byte order mark, any line endings, empty lines."""
 
 from pathlib import Path
 

@@ -103,7 +103,7 @@ class VocDataset(CocoDataset):
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
     def _class_names(self, contents: Mapping[str, VocImage]) -> list[str]:
-        """The class names in the order of their ids, with the model's, which may not occur in this folder."""
+        """The class names in the order of their ids, including the model's classes that do not occur in this folder."""
         used = {item.name for content in contents.values() for item in content.objects}
         file = self.folder / "labels.txt"
         if not file.is_file():

@@ -60,7 +60,7 @@ def _choose(images: Sequence[str], filename: str, file: Path) -> str:
     for fitting in ([i for i in images if i == filename], [i for i in images if last_part(i) == last_part(filename)]):
         if len(fitting) == 1:
             return fitting[0]
-    raise DataError(f"{file}: it could be of {images[0]} or of {images[1]}; write the image's path into <filename>")
+    raise DataError(f"{file}: its image could be {images[0]} or {images[1]}; write the image's path into <filename>")
 
 
 def last_part(path: str) -> str:

@@ -13,7 +13,7 @@ from defusedxml.ElementTree import fromstring
 
 from chordate.errors import DataError
 
-MAX_SIDE = 2**31  # a larger size in a file is not that of an image
+MAX_SIDE = 2**31  # larger values cannot be the size of an image
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -33,7 +33,7 @@ class VocImage:
 
     Attributes:
         filename: name of the image, which may have another suffix or be out of date; "" if there is none.
-        size: height and width in pixels; None if the file has none, or none that is possible.
+        size: height and width in pixels; None if the file has no size, or an impossible one.
         objects: the objects, without their parts.
     """
 

@@ -169,7 +169,7 @@ class SemanticMetric(Metric):
         """Write the predictions of the last `compute` to the folder `path`, if `keep_predictions` was called before.
 
         There is one PNG per image, whose pixels have the ids of the label images (as benchmark servers expect). Its
-        name is that of the image, with the subfolders that the images do not have in common.
+        path is that of the image relative to the deepest folder that contains all images.
 
         Raises:
             ConfigError: `keep_predictions` was not called before the evaluation.

@@ -64,7 +64,7 @@ class PanopticDeepLab(Model):
         topk: maximum number of centers per image.
         stuff_area: minimum area of a stuff segment, in pixels of the batch; smaller stuff segments are dropped.
         small_instance_weight: weight of the pixels of small instances in the semantic loss; 1 for no weights.
-        small_instance_area: number of pixels of the batch from which an instance is not small.
+        small_instance_area: instances with fewer pixels than this in the batch are small.
         preprocess: arguments of `Normalize`, `dict(mean=…, std=…, bgr=…)`; None for ImageNet's mean and std.
         size_divisor: images are padded to multiples of this many pixels.
 

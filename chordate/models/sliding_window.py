@@ -85,9 +85,9 @@ class Window:
 class SlidingWindow:
     """Predicts windows of the same size, and averages their logits where windows overlap.
 
-    The logits are interpolated bilinearly at the pixels of the original image, as without windows. A block of pixels is
-    reduced to labels as soon as no later window covers it, and of earlier windows, only the rows that overlap with
-    later windows stay in memory, at the stride of the head.
+    The logits are interpolated bilinearly at the pixels of the original image, as without windows. To save memory, the
+    labels of a block of pixels are computed as soon as no later window covers it. Of earlier windows, only the rows
+    that overlap with later windows are kept, at the stride of the head.
 
     Args:
         size: height and width of a window in pixels of the model's input. Smaller images are predicted whole.

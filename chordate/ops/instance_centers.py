@@ -77,7 +77,7 @@ def small_instance_weights(slots: Tensor, count: int, area: int, weight: float) 
         slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `count`-1; negative for pixels without an
             instance.
         count: number of instances per image.
-        area: number of pixels from which an instance is not small.
+        area: instances with fewer pixels than this are small.
         weight: weight of the pixels of small instances.
     """
     image = torch.arange(len(slots), device=slots.device)[:, None, None]

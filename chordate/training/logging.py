@@ -30,7 +30,7 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 
 class LogFile(logging.FileHandler):
-    """Writes log lines to a file. If the disk is full, says so once, and the log goes on without the file."""
+    """Writes log lines to a file. If the disk is full, warns once and stops writing to the file."""
 
     is_full = False
 
@@ -47,7 +47,7 @@ class LogFile(logging.FileHandler):
         logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); the log goes on without it")
 
     def close(self) -> None:
-        with suppress(OSError):  # closing writes what could not be written before
+        with suppress(OSError):  # closing tries again to write what could not be written
             super().close()
 
 
@@ -88,7 +88,7 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
 
 
 def _remove_unused(created: Sequence[Path]) -> None:
-    """Remove the folder of a start that has only the log, and then its parents in `created` that are empty."""
+    """Remove the log folder `created[0]` if it contains only the log, and then its empty parents in `created`."""
     if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
         (created[0] / "train.log").unlink()
         with suppress(OSError):  # a folder that is not empty

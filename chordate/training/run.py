@@ -123,7 +123,7 @@ def train(
 
 
 def check_settings(cfg: Config, settings: TrainSettings) -> None:
-    """Check what needs no data before a dataset is read, which may take a minute.
+    """Check the settings that can be checked without data, before datasets are read, which may take a minute.
 
     Raises:
         ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid.

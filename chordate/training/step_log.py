@@ -50,16 +50,16 @@ class StepLog:
         self._images, self._clock = 0, time.monotonic()
 
     def step(self, batches: Sequence[Batch], stopping: bool = False) -> None:
-        """Record a step, every `log_every` iterations, at the end, and if a callback is `stopping` training.
+        """Record a step: every `log_every` iterations, at the end, and if a callback stops training (`stopping`).
 
-        After a signal nothing is recorded, since the resumed run continues the running means.
+        After a signal, nothing is recorded, since the resumed run continues the running means.
         """
         trainer, iteration, total = self._trainer, self._trainer.iteration, self._trainer.max_iterations
         self._images += sum(len(batch) for batch in batches) * trainer.world_size
         epoch = (iteration - 1) // trainer.steps_per_epoch + 1
         trainer.update_bar(description=f"epoch {epoch}/{trainer.max_epochs}")
         is_due = iteration % trainer.settings.log_every == 0 or iteration == total
-        if is_due is stopping:  # no record is due, or the call before `stopping` has already added it
+        if is_due is stopping:  # not due, or already recorded by the call without `stopping`
             return
         now = time.monotonic()
         lr, speed = trainer.lr * trainer.schedule.factor(iteration - 1), round(self._images / (now - self._clock), 2)

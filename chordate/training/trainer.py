@@ -181,7 +181,7 @@ class Trainer:
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
-                    training_state.save(self)  # does nothing, except after a complete run is resumed in another folder
+                    training_state.save(self)  # writes only if a complete run was resumed in another folder
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
                     loader.stop_workers()
@@ -363,7 +363,7 @@ class Trainer:
         return due and self.losses.read(self.signals.received is not None)
 
     def _exit_on_signal(self, agreed: bool) -> None:
-        """Save and exit after a signal if `agreed`: by all ranks, or by this rank if it can stop alone."""
+        """Save and exit after a signal if `agreed`: by all ranks, or by this rank if it need not wait for others."""
         if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)

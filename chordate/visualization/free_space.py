@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 CLEARANCE = 5  # pixels of free space around a label
 STEPS = 60  # number of candidate positions along each axis
-# Candidate positions of a label, in pixels: x `[X]` of its left edge and y `[Y]` of its lower edge, combined freely.
+# Candidate positions of a label, in pixels: x `[X]` of its left edge and y `[Y]` of its lower edge; every pair
+# of x and y is a candidate.
 Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 

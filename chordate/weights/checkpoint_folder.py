@@ -27,7 +27,7 @@ from chordate.weights.checkpoint_sources import check_zip, read_state
 logger = logging.getLogger("chordate")
 
 POINTER = "last_checkpoint"
-NAME = re.compile(r"(epoch|iteration)_\d+\.pt", re.ASCII)  # the only names that files may tell a run to read or delete
+NAME = re.compile(r"(epoch|iteration)_\d+\.pt", re.ASCII)  # a run reads and deletes only files with these names
 WRITTEN = (
     "epoch_*.pt",
     "iteration_*.pt",

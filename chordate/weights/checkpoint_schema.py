@@ -57,7 +57,7 @@ def checkpoint_meta(contents: Mapping[str, Any]) -> DatasetMeta | None:
     libraries.
 
     Raises:
-        CheckpointError: `contents` is not a Contents, and is not valid, see there.
+        CheckpointError: `contents` is a plain dict (not a Contents, which is already validated), and is invalid.
     """
     return contents.meta if isinstance(contents, Contents) else _validate(contents, source_of(contents))
 
@@ -99,7 +99,7 @@ def _validate(contents: Mapping[str, Any], source: str) -> DatasetMeta | None:
 def _check_weights(part: str, weights: Mapping[Any, Any], source: str) -> None:
     """Check that `model` or `ema` has only dense tensors with finite values."""
     for name, value in weights.items():
-        if str(name).endswith("_extra_state"):  # from get_extra_state
+        if str(name).endswith("_extra_state"):  # the module's `get_extra_state` may return any object
             continue
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _incomplete(source, f"{part}[{name!r}] must be a tensor, but has the type {type(value).__name__}")

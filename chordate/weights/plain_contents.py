@@ -11,8 +11,8 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 
 MAX_DEPTH = 32  # levels of nested dicts and lists; our own checkpoints have 7
-MAX_REPEATED = 100_000  # values in dicts and lists that occur again; a small file can repeat lists at every level
-MAX_COPIES = 4  # bytes of all tensors per byte of the file; more than 1 if tensors share or repeat their memory
+MAX_REPEATED = 100_000  # values of repeated dicts and lists; nested repetitions multiply, even in a small file
+MAX_COPIES = 4  # bytes of all tensors per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
 
 _DTYPES = frozenset(
@@ -52,11 +52,11 @@ class PlainCopy:
             sizes: number of bytes of the members with tensors, in the order of the file.
 
         Raises:
-            CheckpointError: a storage is larger or smaller than its member, or has none.
+            CheckpointError: a storage is larger or smaller than its member, or has no member.
         """
         claimed = [size for _, size in sorted(self._storages.items()) if size]
         if len(claimed) > len(sizes) or (len(claimed) == len(sizes) and claimed != sizes):
-            raise CheckpointError(f"{self.source} is damaged: its tensors have other sizes than its members")
+            raise CheckpointError(f"{self.source} is damaged: the sizes of its tensors and of its zip members differ")
 
     def __call__(self, value: Any, path: tuple[Any, ...] = ()) -> Any:
         """Copy a value; `path` has the keys that lead to it.

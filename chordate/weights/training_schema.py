@@ -60,7 +60,7 @@ def _bytes(value: Tensor) -> Tensor:
 
 
 def _position(value: list[float]) -> list[float]:
-    """numpy does not check the position, and would read past the end of the words."""
+    """Check the generator's position. numpy does not check it, and would read past the end of the state."""
     if len(value) != 3 or type(value[0]) is not int or not 0 <= value[0] <= MT19937_WORDS:
         raise ValueError(f"must be a position 0 … {MT19937_WORDS}, and two numbers")
     return value
@@ -176,8 +176,8 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
         source: path of the checkpoint, for messages.
 
     Raises:
-        CheckpointError: an entry is missing or has another shape, or a parameter group sets what the config sets; the
-            message names the entry.
+        CheckpointError: an entry is missing or has another shape, or a parameter group has a setting that only
+            the config may set; the message names the entry.
     """
     configured = {*optimizer.defaults, "params", "name", "initial_lr"}
     for name in (name for group in saved["groups"] for name in group if name in configured):
@@ -202,7 +202,7 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
 
 def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
     """The shapes of the tensors that an optimizer of this type and settings keeps for a parameter after one step; empty
-    if it cannot be built from its defaults, as some optimizers of other libraries."""
+    if the optimizer cannot be built from its defaults, as is the case in some other libraries."""
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     try:

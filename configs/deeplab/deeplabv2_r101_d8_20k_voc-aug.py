@@ -13,7 +13,7 @@ _base_ = [
 
 train_data = dict(
     pipeline=[
-        dict(type="RandomResize", min_size=188, max_size=564),  # of the shorter side, often 375: × (0.5 … 1.5)
+        dict(type="RandomResize", min_size=188, max_size=564),  # range of the shorter side: (0.5 … 1.5) × 375
         dict(type="ClassLimitedCrop", size=321, max_fraction=1.0),
         dict(type="RandomHorizontalFlip", p=0.5),
     ],

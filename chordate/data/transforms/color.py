@@ -21,7 +21,7 @@ class PhotometricDistortion(v2.RandomPhotometricDistort):
     """Change brightness, contrast, saturation and hue at random, as MMSegmentation does (there PhotoMetricDistortion).
 
     Unlike v2's RandomPhotometricDistort, which is for detectors (Liu et al. 2016, SSD), it never permutes the color
-    channels. Brightness is changed by a factor, in MMSegmentation by up to 32 of 255 added.
+    channels. Brightness is multiplied by a factor, whereas MMSegmentation adds up to ±32 (of 255).
 
     Args:
         brightness, contrast, saturation: smallest and largest factor.

@@ -16,7 +16,7 @@ fallback_meta = dict(classes=_classes)
 train_data = dict(
     dataset=dict(images="train", labels="trainannot", **_dataset),
     pipeline=[
-        dict(type="RandomResize", min_size=180, max_size=721),  # of the shorter side: 360 × (0.5 … 2.0)
+        dict(type="RandomResize", min_size=180, max_size=721),  # range of the shorter side: 360 × (0.5 … 2.0)
         dict(type="RandomCrop", size=(360, 480), pad_if_needed=True),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="PhotometricDistortion"),
