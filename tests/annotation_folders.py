@@ -44,7 +44,7 @@ def yolo(
 
 
 def samples(dataset) -> dict[str, list]:
-    """For each image, relative to the image folder: its class names with their boxes."""
+    """Dict from the path of each image, relative to the image folder, to its objects as (class name, box)."""
     read = [dataset[(0, index)] for index in range(len(dataset))]
     return {
         Path(sample["info"].path).relative_to(dataset.images).as_posix(): [

@@ -1,4 +1,4 @@
-"""Seeded mutations of Pascal VOC and YOLO folders, and naive readers that know what the folders mean.
+"""Seeded mutations of Pascal VOC and YOLO folders, and naive readers as the reference for what the folders contain.
 
 A folder is a dict from path to bytes. The readers share no code with the package: XML is read by minidom, text by
 regular expressions, and every image has the same pixels, so no image is decoded.
@@ -223,7 +223,7 @@ def _edit_line(text: str, rng: random.Random) -> str:
 
 
 def _escape(text: str, rng: random.Random) -> str:
-    """Write a class name in another way, or another text (only in XML)."""
+    """Replace a class name in XML by another spelling of it, or by another text."""
     ways = (
         lambda name: f"<![CDATA[{name}]]>", lambda name: f"{name[:1]}<!-- x -->{name[1:]}",
         lambda name: f"{name} &amp; co",
@@ -263,7 +263,7 @@ def _encode(text: str, rng: random.Random) -> bytes:
 
 
 def mutate(folder: Folder, rng: random.Random) -> Folder:
-    """One to three mutations of the texts, names and files of a folder."""
+    """Apply one to three mutations to the texts, file names and files of a folder."""
     mutant = dict(folder)
     for _ in range(rng.randint(1, 3)):
         texts = [path for path in mutant if path.endswith((".xml", ".txt"))]

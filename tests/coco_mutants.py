@@ -52,14 +52,17 @@ def write_images(root: Path) -> Path:
 
 
 def write_content(root: Path, content: Any) -> Path:
-    """Write `root/annotations.json`, as it stands if `content` is bytes; returns the root."""
+    """Write `root/annotations.json`, unchanged if `content` is bytes; returns the root."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     (root / "annotations.json").write_bytes(data)
     return root
 
 
 def changed(kind: str, rows: slice | int = slice(None), **fields: Any) -> dict[str, Any]:
-    """The clean content with fields of some records replaced; a function gets the record, `...` removes the field."""
+    """The clean content with `fields` replaced in the records `rows` of the list `kind`.
+
+    A callable value is called with the record, and its result is the new value; the value `...` removes the field.
+    """
     content = copy.deepcopy(clean_content())
     records = content[kind]
     for record in records[rows] if isinstance(rows, slice) else [records[rows]]:
@@ -76,7 +79,7 @@ def open_set(root: Path, **settings: Any) -> CocoDataset:
 
 
 def read_all(dataset: CocoDataset) -> Objects:
-    """What the dataset returns for each image."""
+    """The objects of each image, from the samples of the dataset."""
     objects: Objects = {}
     for index in range(len(dataset)):
         sample = dataset[(0, index)]
@@ -88,7 +91,7 @@ def read_all(dataset: CocoDataset) -> Objects:
 
 
 def read_naively(root: Path) -> Objects:
-    """What the file says, record by record; raises some exception where it makes no sense."""
+    """The objects of each image, read record by record; raises an exception of any type if the file is invalid."""
     content = json.loads((root / "annotations.json").read_text("utf-8-sig"))
     names = {_key(category["id"]): category["name"] for category in content["categories"]}
     assert all(isinstance(name, str | int) and not isinstance(name, bool) for name in names.values())

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # In parallel runs, tests and the processes that they start get one thread each; more would compete for cores. torch
-# reads the variable when it is imported, which is not here: the process that distributes the tests does without it.
+# reads the variable when it is imported. This file does not import torch, since pytest-xdist's main process does not
+# need it.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
@@ -55,7 +56,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="module")
 def without_curves() -> Iterator[None]:
-    """`chordate train` draws no curves, which takes a second; other tests check that it does."""
+    """Keep `chordate train` from plotting its curves, which takes a second; other tests check the plot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chordate.visualization.plot_training", lambda *_, **__: None)
         yield

@@ -56,12 +56,12 @@ def archives(base: Path) -> Iterator[tuple[str, Write]]:
     place = base.read_bytes().index(content[largest]) + 5
     yield "a flipped bit in a weight", edit_bytes(base, lambda data: data.__setitem__(place, data[place] ^ 1))
     for name in ("data.pkl", "byteorder", "version", "data/0"):
-        valid = "valid: " if name == "byteorder" else ""  # old files have none
+        valid = "valid: " if name == "byteorder" else ""  # files of older PyTorch versions have no byteorder
         yield f"{valid}no {name}", edit_zip(base, lambda data, name=name: data.pop(f"{root}/{name}") and None)
     for name in ("byteorder", ".format_version", ".storage_alignment", "version", "data/0", "data.pkl"):
         for value in (b"", b"big", b"\xff" * 100):
             edit = lambda data, name=name, value=value: data.__setitem__(f"{root}/{name}", value)  # noqa: E731
-            valid = "valid: " if name == ".format_version" else ""  # not used
+            valid = "valid: " if name == ".format_version" else ""  # torch.load does not use it
             yield f"{valid}{name} is {value!r:.12}", edit_zip(base, edit)
     double = lambda data: [*data.items(), *list(data.items())[-1:]]  # noqa: E731
     yield "a member twice", edit_zip(base, double)

@@ -206,8 +206,10 @@ def names(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def corpus(base: Path, canary: Path) -> dict[str, Write]:
-    """All hostile files, by name. Names that start with "valid" are valid checkpoints, with "names" may be either, with
-    "resume" may be refused only on resume, when the optimizer is known.
+    """All hostile files, by name. The start of a name says what is expected of the file.
+
+    "valid": a valid checkpoint; "names": may be valid or refused; "resume": must be refused when a run is resumed,
+    since the check needs the optimizer, and may be accepted by other commands; any other start: must be refused.
 
     Args:
         base: a checkpoint of training with all fields.
@@ -215,7 +217,7 @@ def corpus(base: Path, canary: Path) -> dict[str, Write]:
     """
     state = torch.load(base, weights_only=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about kinds of tensors that are being replaced in PyTorch
+        warnings.simplefilter("ignore")  # PyTorch warns that some of these kinds of tensors are deprecated
         unusual = list(tensors(state))
     kinds = [
         code(canary, state), unusual, containers(state), fields(state), files_to_delete(state, canary),

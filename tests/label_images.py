@@ -1,4 +1,4 @@
-"""Small folders of images and label images, and the errors when they are opened."""
+"""Writes and opens small folders of images and label images, and returns the error messages of opening them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ def forkserver() -> ForkServerContext:
 def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, timeout: float = 300) -> list[int | None]:
     """Run a function in `count` processes that have torchrun's environment variables; returns their exit codes.
 
-    torchrun and its processes would import torch anew, which takes seconds; test_docs_commands.py starts it.
+    torchrun is not used here, since it and its processes would import torch again, which takes seconds;
+    test_docs_commands.py tests it.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))

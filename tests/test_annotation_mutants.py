@@ -1,4 +1,4 @@
-"""Mutated VOC and YOLO folders: the samples of a naive reader, or one clear line; never a silent difference."""
+"""Mutated VOC and YOLO folders are read as by a naive reader, or refused with a one-line error."""
 
 import random
 import shutil
@@ -48,7 +48,7 @@ def same(ours: Samples, naive: Samples) -> bool:
 
 
 def run(kind: str, seeds: range, root: Path) -> tuple[int, int]:
-    """Read a mutant per seed; returns how many were read, and how many were refused although the naive reader can."""
+    """Read one mutant per seed. Returns how many were read, and how many were refused that the naive reader reads."""
     make, naive, open_folder = KINDS[kind]
     opened = strict = 0
     for seed in seeds:
@@ -71,7 +71,7 @@ def run(kind: str, seeds: range, root: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mutants_of_annotation_folders_are_read_right_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_mutants_of_annotation_folders_are_read_correctly_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
     opened, strict = run(kind, range(100), tmp_path / kind)
     assert opened >= 30 and strict <= 15
 

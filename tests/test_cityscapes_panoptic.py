@@ -82,7 +82,7 @@ def test_saved_predictions_have_the_text_ids_of_the_images(root: Path, tmp_path:
     assert metric.compute()["PQ"] == 1
     metric.save_predictions(tmp_path / "found.json")
     written = json.loads((tmp_path / "found.json").read_text())["annotations"]
-    assert [record["image_id"] for record in written] == CITIES["train"]  # unchanged
+    assert [record["image_id"] for record in written] == CITIES["train"]  # text, as in the annotations
     assert all((tmp_path / "found" / record["file_name"]).is_file() for record in written)
     assert {segment["category_id"] for segment in written[0]["segments_info"]} == {7, 23, 24, 26}
 

@@ -1,4 +1,4 @@
-"""Random mutants of a COCO file: each gives the samples of a naive reader, or one clear DataError line."""
+"""Random mutants of a COCO file: each is read as by a naive reader, or raises a one-line DataError."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ def check_mutants(root: Path, seed: int, count: int) -> int:
             continue
         opened += 1
         if settings["health"] == "warn":
-            continue  # some records may be left out, which the naive reader does not do
+            continue  # the dataset may leave out records; the naive reader does not
         try:
             want = read_naively(root)
         except Exception as error:

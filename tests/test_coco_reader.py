@@ -1,4 +1,4 @@
-"""COCO files of annotation tools: what is readable is read like a naive reader reads it, the rest is a one-line error.
+"""COCO files of annotation tools are read as by a naive reader, or refused with a one-line error.
 
 Files are made from one clean dict and a mutation. The referee is `coco_mutants.read_naively`.
 """
@@ -129,7 +129,7 @@ def test_fields_that_are_unused_or_written_otherwise_change_no_sample(root, cont
 
 
 def _naive(root: Path, content) -> dict:
-    """The referee; Python refuses integers of thousands of digits, and `read_text` expects UTF-8."""
+    """The referee's samples; those of the clean content if the referee cannot read it (huge integers, UTF-16)."""
     if isinstance(content, bytes) and (b"9" * 99 in content or content.startswith(b"\xff\xfe")):
         content = clean_content()
     return read_naively(write_content(root, content))
@@ -176,12 +176,12 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
 
 
 def _without(content: dict, field: str) -> dict:
-    """The content without a field of the annotations, for a referee that need not understand it."""
+    """The content without a field of the annotations that the referee cannot read."""
     annotations = [{k: v for k, v in a.items() if k != field} for a in content["annotations"]]
     return content | {"annotations": annotations}
 
 
-# Content, the message, and the objects that health="warn" leaves.
+# Content, message, and number of objects that are left with health="warn".
 CONTRADICTIONS = {
     "bbox of nulls": (changed("annotations", 0, bbox=[None] * 4), r"bbox is not four .*\[None, .*\(id 1\)", 11),
     "bbox of three numbers": (changed("annotations", 0, bbox=[1, 2, 3]), r"bbox is not .*\[1, 2, 3\] \(id 1\)", 11),
@@ -294,7 +294,7 @@ def test_what_is_not_coco_json_is_a_one_line_error(root, content, message, healt
         open_set(root, health=health)
 
 
-def test_several_problems_are_counted_in_one_line_each(root):
+def test_errors_and_repairs_are_reported_in_one_line_each(root):
     content = changed("annotations", bbox=lambda a: [None] * 4 if a["id"] > 2 else a["bbox"])
     content["images"][0]["width"] = None
     content["annotations"][0]["area"] = 0
@@ -331,7 +331,7 @@ def test_only_the_first_images_of_a_very_large_file_are_checked_at_once(root, mo
     assert tolerant.coco.load_anns([8])[0].get("segmentation") is None
 
 
-def test_a_spawned_workers_copy_reads_the_same(root):
+def test_a_copy_in_a_spawned_worker_reads_the_same_samples(root):
     import pickle
 
     write_content(root, renamed_ids("images", lambda id: f"x{id}"))
@@ -356,6 +356,6 @@ def test_wrong_keypoints_are_an_error_or_are_left_out(root):
 
 
 @pytest.mark.parametrize("name", ["none.png", "a\0b", "x" * 300 + ".png", "..", ""])
-def test_a_file_name_that_is_no_file_is_one_line(root, name):
+def test_a_file_name_without_a_file_is_a_one_line_error(root, name):
     text = outcome(write_content(root, changed("images", 1, file_name=name)))
     assert isinstance(text, str) and len(text.splitlines()) == 1

@@ -98,4 +98,4 @@ def test_two_ranks_give_the_metrics_of_one_process(name: str, ranks: tuple[Path,
     assert reports[0][name] == reports[1][name] == alone
     assert alone["samples"] > 4
     main = next(iter(alone["numbers"].values()))
-    assert 0 < main < 1 and np.isfinite(main)  # some errors, which lost or duplicate images would change
+    assert 0 < main < 1 and np.isfinite(main)  # imperfect predictions, so lost or duplicate images change the value

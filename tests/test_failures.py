@@ -1,4 +1,4 @@
-"""Failures of the machine are one line with the remedy: a full disk, a killed loader process, a lost rank."""
+"""Failures of the machine are one-line errors with a remedy: a full disk, a killed loader process, a lost rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def on_a_full_disk(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100_000, 5_000_000])  # torch's error depends on when the buffers are flushed
-def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(
+def test_a_full_disk_is_a_one_line_error_and_the_older_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     folder = CheckpointFolder(tmp_path, keep=1)
@@ -106,7 +106,7 @@ def test_a_log_file_on_a_full_disk_is_reported_once_without_a_traceback(capfd: p
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_command_on_a_full_disk_is_one_line_though_the_error_has_no_file_name(
+def test_a_command_on_a_full_disk_ends_with_one_line_though_the_error_has_no_file_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(arguments: Any) -> None:
@@ -201,7 +201,7 @@ def exit_codes(function: Callable[..., None], folder: Path) -> list[int | None]:
 
 
 def test_a_signal_to_all_ranks_ends_a_saved_evaluation_at_once(tmp_path: Path) -> None:
-    """Without it, the evaluation would go on until a scheduler kills the processes."""
+    """Otherwise, the evaluation would continue until the scheduler kills the processes."""
     assert exit_codes(stop_in_an_evaluation, tmp_path) == [143, 143]
     assert CheckpointFolder(tmp_path / "run").last() == "epoch_2.pt"
     assert len(read_log(tmp_path / "run", "val")) == 1

@@ -71,7 +71,7 @@ def test_any_ids_give_the_same_ap_and_come_back_in_the_predictions(root, tmp_pat
 
 
 @pytest.mark.parametrize("rename", KINDS.values(), ids=KINDS)
-def test_detected_boxes_are_found_by_the_ids_of_the_file(root, tmp_path, rename):
+def test_detected_boxes_are_matched_by_the_ids_of_the_file(root, tmp_path, rename):
     content = with_ids(rename)
     dataset = open_set(write_content(root, content))
     results = [
@@ -139,7 +139,7 @@ def test_more_objects_than_max_dets_are_one_warning_with_the_numbers(objects, li
 
 
 class Limited:
-    """The part of a model that the metric asks for."""
+    """The part of a model that the metric reads."""
 
     def __init__(self, limit: int | None):
         self.detections_per_image = limit

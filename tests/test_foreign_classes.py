@@ -51,7 +51,7 @@ def test_a_foreign_classifier_has_the_classes_of_the_folders(tmp_path, foreign, 
 
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
-def test_other_counts_are_one_line(tmp_path, foreign, capsys, fallback) -> None:
+def test_a_different_number_of_classes_is_a_one_line_error(tmp_path, foreign, capsys, fallback) -> None:
     for name in ("blue", "green"):
         write_folders(tmp_path / "all", {"val": 1})
         (tmp_path / "val").mkdir(exist_ok=True)

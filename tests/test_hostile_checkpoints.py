@@ -1,4 +1,4 @@
-"""Hostile and damaged checkpoints, through every command: each works, or is refused in one line that names the file.
+"""Hostile and damaged checkpoints, in every command: each is read, or refused in one line that names the file.
 
 No file is deleted, no code runs, nothing hangs, and there is no traceback.
 """
@@ -54,7 +54,7 @@ class HostileTestNet(Backbone):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set, a config, and the checkpoint of a run with all fields."""
+    """A folder with a dataset, a config, and the checkpoint of a run with all fields."""
     root = write_folders(tmp_path_factory.mktemp("trained"), {"train": 1, "val": 1}, wider=0)
     (root / "config.json").write_text(json.dumps(CONFIG))
     arguments = ["--data-root", str(root), "--work-dir", str(root / "run")]

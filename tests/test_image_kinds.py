@@ -1,4 +1,4 @@
-"""Image files of every kind become 8 bits and the model's number of channels, or end in one clear line."""
+"""Image files of every kind are converted to 8 bits and the model's number of channels, or raise a one-line error."""
 
 import io
 from pathlib import Path
@@ -134,7 +134,9 @@ def test_alpha_is_the_fourth_channel_or_dropped(tmp_path: Path, bands) -> None:
 
 
 @pytest.mark.parametrize(("channels", "wanted"), [(1, 4), (3, 4), (3, 5), (5, 3), (7, 1), (5, 4)])
-def test_other_numbers_of_channels_than_the_models_are_one_line(tmp_path: Path, bands, channels, wanted) -> None:
+def test_other_numbers_of_channels_than_the_models_are_a_one_line_error(
+    tmp_path: Path, bands, channels, wanted
+) -> None:
     line = error_line(tmp_path / "a.tif", tiff(bands[..., :channels]), wanted)
     assert f"the image has {channels} channel" in line and f"the model takes {wanted}" in line
     assert "model.preprocess.mean" in line

@@ -29,7 +29,7 @@ def palette_image(ids: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.
 
 
 def test_palette_images_are_indices_whatever_their_colors(tmp_path):
-    """Read as colors, the pixels would have the classes in another order."""
+    """The palette is reversed, so reading the colors would exchange classes."""
     mask = masks_of([0, 1, 2], 1)[0]
     write(tmp_path, [palette_image(mask, PALETTE[::-1])])
     for settings in ({}, {"palette": PALETTE}):
@@ -47,7 +47,7 @@ def test_color_images_are_mapped_by_the_palette(tmp_path, mode):
     assert "(200, 0, 0) (" in message and "set palette to the color of each class" in message
 
 
-def test_colors_outside_the_palette_are_ignored_with_a_line(tmp_path):
+def test_colors_outside_the_palette_are_ignored_and_reported(tmp_path):
     colors = np.array([*PALETTE, (1, 2, 3)], np.uint8)
     mask = masks_of([0, 1, 2, 3], 1)[0]
     dataset = folder(write(tmp_path, [Image.fromarray(colors[mask])]), ["a", "b", "c"], palette=PALETTE)
@@ -64,7 +64,7 @@ def test_a_palette_in_another_order_of_colors_is_an_error(tmp_path):
     assert not error(tmp_path, ["a", "b"], palette=[(9, 9, 9), (8, 8, 8)]).endswith("exchanged")
 
 
-def test_an_ignored_background_of_color_images_needs_no_line(tmp_path):
+def test_an_ignored_background_of_color_images_is_not_reported(tmp_path):
     mask = masks_of([0, 1, 2], 1)[0]
     colors = np.array([(0, 0, 0), *PALETTE[:2]], np.uint8)
     dataset = folder(

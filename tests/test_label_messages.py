@@ -115,11 +115,11 @@ def test_colors_and_ids_outside_the_range_of_label_images_are_refused(tmp_path, 
         DATASETS.build(section, data_root=tmp_path)
 
 
-def test_files_without_any_labeled_pixel_get_a_line(tmp_path):
+def test_files_without_any_labeled_pixel_are_reported(tmp_path):
     dataset = folder(write(tmp_path, masks_of([255])), ["a", "b"])
     assert "no pixel has a class: 255 (100 % of the pixels" in dataset.health_report[0]
 
 
-def test_two_valued_masks_of_only_an_ignored_background_get_a_line(tmp_path):
+def test_two_valued_masks_of_only_an_ignored_background_are_reported(tmp_path):
     dataset = folder(write(tmp_path, masks_of([0, 255])), ["background"], background="ignored")
     assert "no pixel has a class" in dataset.health_report[0]

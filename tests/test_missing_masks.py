@@ -1,4 +1,4 @@
-"""With masks=True, objects without a usable mask teach their boxes, but no mask; they never become crowds."""
+"""With masks=True, objects without a usable mask are trained on with their boxes only; they do not become crowds."""
 
 import copy
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentatio
         open_set(root, masks=True)
 
 
-def test_masks_that_cannot_be_evaluated_are_found_before_training(root):
+def test_masks_that_cannot_be_evaluated_are_an_error_before_training(root):
     data = {"dataset": {"type": "CocoDataset", "annotations": "annotations.json", "images": "images"}}
     write_content(root, changed("annotations", 4, segmentation=[[5, 6, 14, 15]]))
     with pytest.raises(DataError, match="1 of 12 annotations have no segmentation"):
@@ -104,8 +104,8 @@ def test_only_known_masks_contribute_to_the_loss():
     assert loss == 0 and not head.masks.weight.grad.any()
 
 
-def test_unknown_masks_need_no_other_graph():
-    """One graph without data-dependent shapes, so a GPU never waits for the mask of an object."""
+def test_the_mask_loss_compiles_to_one_graph_with_unknown_masks():
+    """Without data-dependent shapes, unknown masks cause no host sync on a GPU."""
     rois, targets = scene()
     targets.has_mask = torch.zeros_like(targets.valid)
     targets.has_mask[0, 0] = True

@@ -299,7 +299,7 @@ def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -
 def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_built(
     transform: Any, tmp_path: Path
 ) -> None:
-    """Also if the transform leaves the first sample unchanged."""
+    """This also holds if the transform leaves the first sample unchanged."""
     write_panoptic(tmp_path)
     seldom = {"type": type(transform).__name__, "p": 0.0}
     semantic = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"]}

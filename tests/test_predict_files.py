@@ -1,4 +1,4 @@
-"""`chordate predict` on folders as they are, COCO results, and models of other numbers of channels."""
+"""`chordate predict` on folders with broken files, its COCO results, and models that do not have three channels."""
 
 import json
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_training_evaluation_and_prediction_read_the_models_number_of_channels(t
 
 
 @pytest.mark.parametrize(("model", "data"), [(3, 5), (4, 3), (6, 4)])
-def test_other_numbers_of_channels_are_one_line_before_training(tmp_path, capsys, model, data) -> None:
+def test_other_numbers_of_channels_are_a_one_line_error_before_training(tmp_path, capsys, model, data) -> None:
     write_data(tmp_path / "data", data)
     path = write_config(tmp_path / "bands.py", model)
     assert main(["train", path, "--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "run")]) == 2

@@ -146,7 +146,7 @@ def test_a_killed_worker_ends_the_run_with_one_line(config: Path, whole: Path, t
 
 
 def test_a_full_disk_ends_a_run_with_one_line_and_a_whole_checkpoint(config: Path, whole: Path, tmp_path: Path) -> None:
-    """On a small file system in memory, which is enlarged before the run is resumed."""
+    """The disk is a small file system in memory, which is enlarged before the run is resumed."""
     mount = tmp_path / "disk"
     mount.mkdir()
     messages = []

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP end training with a checkpoint and commands with one line, at once."""
+"""SIGINT, SIGTERM and SIGHUP end training with a checkpoint, and other commands immediately with a one-line error."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_signal_ends_a_command_with_one_line(
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_ends_an_evaluation_at_once_with_one_line(
+def test_a_signal_ends_an_evaluation_immediately_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """As a scheduler or Ctrl-C does, the signal reaches the command and its loading worker."""
@@ -139,7 +139,7 @@ end.append(time.monotonic())
 
 
 def test_a_loader_in_a_global_variable_ends_at_exit_within_seconds(tmp_path: Path) -> None:
-    """Both kinds of loaders, whose workers are in the middle of a slow sample."""
+    """Two loaders, with and without persistent workers, which are in the middle of a slow sample."""
     script = tmp_path / "script.py"
     script.write_text(GLOBAL_LOADER.format(tests=str(Path(__file__).parent)))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)

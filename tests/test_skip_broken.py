@@ -1,4 +1,4 @@
-"""Missing and broken images: found when the set is opened, or skipped and counted with `skip_broken=True`."""
+"""Missing and broken images: an error when the dataset is opened, or skipped and counted with `skip_broken=True`."""
 
 import json
 import logging

@@ -244,7 +244,7 @@ def test_summary_prints_only_the_notes_that_apply(name, notes, capsys):
     ],
 )
 def test_the_input_size_is_the_pipelines_or_is_marked_as_assumed(config, size, assumed, monkeypatch, capsys):
-    monkeypatch.setattr(summary, "multiply_adds", lambda *_: 0.0)  # a detector is run for them
+    monkeypatch.setattr(summary, "multiply_adds", lambda *_: 0.0)  # counting them runs the model
     lines = printed(capsys, config)
     (row,) = (line for line in lines if line.startswith(f"│ {config}"))
     assert row.split("│")[2].strip() == size

@@ -1,4 +1,4 @@
-"""Data files from strangers: limits on sizes and nesting, regular files only, and names that are printed as text."""
+"""Untrusted data files: limits on sizes and nesting, regular files only, and names that are printed as text."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_deep_nesting_is_an_error(tmp_path: Path, reader: str, depth: int) -> No
 
 
 def test_aliases_in_yaml_are_not_expanded(tmp_path: Path) -> None:
-    """Nine levels of nine aliases each would be a text of a gigabyte."""
+    """Expanding nine levels of nine aliases each would result in a text of a gigabyte."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "data.yaml").write_text("\n".join([*lines, "names: [*a9]"]))

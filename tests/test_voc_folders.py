@@ -8,7 +8,7 @@ from annotation_folders import CAT, HEIGHT, PNG, WIDTH, samples, voc, voc_xml, w
 from chordate.data import VocDataset
 from chordate.errors import ConfigError, DataError
 
-# Pascal VOC: the text is the text
+# Pascal VOC: text in XML
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_parts_of_an_object_are_not_objects(tmp_path: Path) -> None:
         (voc_xml().replace("<ymin>6</ymin>", ""), ".*<ymin> must be a number, got ''"),
     ],
 )  # fmt: skip
-def test_a_damaged_xml_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_xml_file_is_a_one_line_error(tmp_path: Path, text: str, message: str) -> None:
     root = voc(tmp_path, {"1.xml": text}, ["1.png"])
     with pytest.raises(DataError, match=rf"Annotations/1\.xml: {message}") as error:
         VocDataset(root)

@@ -59,7 +59,7 @@ def test_a_killed_training_leaves_no_lock_though_its_workers_live_on(tmp_path: P
     process.start()
     process.join(60)
     child = int((tmp_path / "child").read_text())
-    os.kill(child, 0)  # still there
+    os.kill(child, 0)  # raises if the child has ended
     with locked(tmp_path):
         pass
     os.kill(child, signal.SIGKILL)

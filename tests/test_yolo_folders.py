@@ -23,7 +23,7 @@ def test_nested_yolo_folders_are_paired_by_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [f"\ufeff{LINE}\r\n", f"{LINE}\r\r\n\n", f"  {LINE}\t\n", f"{LINE}".encode("utf-8-sig")]
 )
-def test_label_files_may_have_a_byte_order_mark_and_any_line_ends(tmp_path: Path, content) -> None:
+def test_label_files_may_have_a_byte_order_mark_and_any_line_endings(tmp_path: Path, content) -> None:
     root = yolo(tmp_path, {"1.txt": content}, ["1.png"])
     assert is_cat(samples(YoloDataset("images", "labels", "data.yaml", data_root=root))["1.png"])
 
@@ -53,7 +53,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
         ("names: !!python/object/apply:os.system ['false']", "no class names|it must be a list|unknown|range|class"),
     ],
 )  # fmt: skip
-def test_wrong_class_names_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_wrong_class_names_are_a_one_line_error(tmp_path: Path, content: str, message: str) -> None:
     root = yolo(tmp_path, {"1.txt": LINE.replace("0", "1", 1)}, ["1.png"], content)
     with pytest.raises(DataError, match=message) as error:
         YoloDataset("images", names="data.yaml", data_root=root)
@@ -68,13 +68,13 @@ def test_wrong_class_names_are_one_line(tmp_path: Path, content: str, message: s
         ("0 0.5 0.5 0.1 0_1", "not decimal numbers"), ("0 0,5 0,5 0,1 0,1", "could not convert"),
     ],
 )  # fmt: skip
-def test_a_yolo_box_in_other_units_is_one_line(tmp_path: Path, line: str, message: str) -> None:
+def test_a_yolo_box_in_other_units_is_a_one_line_error(tmp_path: Path, line: str, message: str) -> None:
     root = yolo(tmp_path, {"1.txt": line}, ["1.png"])
     with pytest.raises(DataError, match=rf"labels/1\.txt:1: {message}"):
         YoloDataset("images", names="data.yaml", data_root=root)
 
 
-def test_label_files_of_another_encoding_are_one_line(tmp_path: Path) -> None:
+def test_label_files_of_another_encoding_are_a_one_line_error(tmp_path: Path) -> None:
     root = yolo(tmp_path, {"1.txt": LINE.encode("utf-16")}, ["1.png"])
     with pytest.raises(DataError, match=r"1\.txt: not UTF-8 text"):
         YoloDataset("images", names="data.yaml", data_root=root)
@@ -129,7 +129,7 @@ def test_a_data_yaml_of_ultralytics_and_roboflow_is_read_as_it_is(tmp_path: Path
         ({"data": "dat.yaml", "split": "train"}, DataError, "did you mean data.yaml"),
     ],
 )
-def test_wrong_settings_of_a_data_yaml_are_one_line(tmp_path: Path, settings, error, message) -> None:
+def test_wrong_settings_of_a_data_yaml_are_a_one_line_error(tmp_path: Path, settings, error, message) -> None:
     root = yolo(tmp_path, {"1.txt": LINE}, ["1.png"], "train: images\ntest: photos\nnames: [cat]")
     write(root / "pose.yaml", "train: images\nkpt_shape: [17, 3]\nnames: [cat]")
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""Trainings and evaluations that test_distributed.py runs on two ranks to compare them with one process."""
+"""Trainings and evaluations that test_distributed.py runs on two ranks, whose results it compares with one process."""
 
 from __future__ import annotations
 

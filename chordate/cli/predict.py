@@ -80,7 +80,7 @@ def boxes_of(images: list[Path], file: Path, classes: Sequence[str]) -> list[Det
     by_file = read_predicted_boxes(file, classes)
     if by_file and not any(path.resolve() in by_file for path in images):
         other = next(iter(by_file))
-        raise DataError(f"{file}: it has boxes for {other}, not for {images[0]}; run the detector on the same images")
+        raise DataError(f"{file}: no boxes for {images[0]}, but some for {other}; run the detector on the same images")
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     return [by_file.get(path.resolve(), none) for path in images]
 

@@ -113,7 +113,7 @@ class WideImage(Gray):
 
 @DATASETS.register_module()
 class ScaledImage(Gray):
-    """Images of 0 … 1, the first of them black."""
+    """Images with values of 0 … 1; the first is black."""
 
     def read(self, index: int) -> Sample:
         sample = super().read(index)
