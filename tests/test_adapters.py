@@ -237,7 +237,7 @@ def test_a_timm_network_with_a_fixed_image_size_is_refused():
 
 
 def test_without_timm_only_timm_networks_are_refused(monkeypatch):
-    """test_packaging.py checks that all backbones are imported without timm."""
+    """test_packaging.py checks that all backbones can be imported without timm."""
     for module in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     chordate.build_backbone("resnet18")

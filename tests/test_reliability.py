@@ -81,7 +81,7 @@ def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(config: Pat
         work_dir = tmp_path / f"run_{runs}"
         for attempt in itertools.count():
             run = Run(config, work_dir)
-            if kills.total() < KILLS and (attempt == 0 or draw.random() < 0.5):  # otherwise the run may end
+            if kills.total() < KILLS and (attempt == 0 or draw.random() < 0.5):  # otherwise, let it end
                 target = PHASES[attempts % len(PHASES)]
                 attempts += 1
                 if target != "starting":

@@ -45,7 +45,7 @@ class EvalSpec:
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
     """Match detections with hotcoco over all images of the ground truth; returns the COCOeval after `evaluate`."""
-    # COCO's array format has only boxes and ids that are exact in float64; else one dict per detection is passed.
+    # COCO's array format holds only boxes, and ids that are exact in float64; otherwise, each detection is a dict.
     small = max(detections.image_ids.max(initial=0), *spec.category_ids) <= MAX_ID
     results = (
         detections.to_array(spec.category_ids)

@@ -76,5 +76,5 @@ def _to_nchw(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 
 def _in_nchw(tensor: Tensor) -> Tensor:
-    # `contiguous` would keep strides of NHWC that differ only in dimensions of size 1.
+    # `contiguous()` would keep NHWC strides if they differ from NCHW only in dimensions of size 1.
     return tensor.clone(memory_format=torch.contiguous_format)
