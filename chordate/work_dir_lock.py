@@ -54,7 +54,7 @@ def locked(work_dir: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> tuple[int | None, str | None]:
     """Lock a file. Returns its descriptor (None if locks are not supported), and who holds the lock instead of us."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link could lead to any file
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,7 @@
 """Shared test setup: threads, hypothesis without deadlines, and fixtures of real and generated data."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from hypothesis import settings
 
 
 def pytest_configure(config) -> None:
-    """Hide the GPU from all tests except those marked `gpu`: the others compare bitwise, which needs the CPU."""
+    """Hide the GPU from all tests except those marked `gpu`: the others compare bitwise, which needs the CPU. Undo
+    `nohup` and the shell's `&`, which make processes ignore signals that tests send."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # No deadlines, since timing on shared machines is unreliable; derandomized, so every run tests the same examples.

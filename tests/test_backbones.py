@@ -327,7 +327,7 @@ def test_an_output_stride_that_a_backbone_does_not_have_is_refused(name, output_
     ("options", "says"),
     [
         ({"out": ["c9"]}, '"c9"; did you mean "c'),
-        ({"out": "c5"}, 'out must be a list of strings .*got "c5"'),
+        ({"out": "c5"}, 'out must be "all" or a list of strings .*got "c5"'),
         ({"frozen_stages": 9}, "frozen_stages must be -1 .* got 9"),
     ],
     ids=str,

@@ -173,7 +173,7 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
         ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints that do not exist'),
         ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"has two keypoints with the same name"),
         ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); select'),
-        (PERSON, (1, 2, 2), r"annotation 1 has 3 numbers in `keypoints`; its category has 3 keypoints"),
+        (PERSON, (1, 2, 2), r"with visibility 0, 1 or 2: \[1, 2, 2\] for 3 keypoints \(id 1\)"),
     ],
 )
 def test_invalid_keypoints_are_a_one_line_error(tmp_path: Path, categories, points, message):

@@ -14,9 +14,9 @@ from raw_images import png, tiff
 import chordate
 from chordate import BACKBONES, Backbone, FeatureSpec
 from chordate.cli.main import main
-from chordate.cli.predict import coco_results
 from chordate.errors import ConfigError, DataError
-from chordate.structures import Classification, Detections
+from chordate.evaluation.packed_detections import coco_results
+from chordate.structures import Classification, Detections, ImageInfo
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 
@@ -122,11 +122,11 @@ def test_coco_results_have_masks_and_are_for_detections_only() -> None:
     masks = torch.zeros(1, 6, 8, dtype=torch.bool)
     masks[0, 2:4, 3:7] = True
     detections = Detections(torch.tensor([[3.0, 2, 7, 4]]), torch.tensor([0.5]), torch.tensor([1]), masks)
-    (result,) = coco_results(detections, 7, Path("a.png"), (6, 8), ("cat", "dog"))
+    (result,) = coco_results(detections, ImageInfo(7, "a.png", 6, 8), ("cat", "dog"))
     assert result["bbox"] == [3, 2, 4, 2] and result["segmentation"]["size"] == [6, 8]
     assert (result["image_id"], result["category_id"], result["category_name"]) == (7, 2, "dog")
     with pytest.raises(ConfigError, match="--predictions writes detections, but the model predicts Classification"):
-        coco_results(Classification(torch.ones(2)), 1, Path("a.png"), (6, 8), ("cat", "dog"))
+        coco_results(Classification(torch.ones(2)), ImageInfo(1, "a.png", 6, 8), ("cat", "dog"))
 
 
 # Channels

@@ -316,7 +316,7 @@ def test_a_thin_network_equals_the_full_one_with_the_additional_weights_at_zero(
         ({"depth": 50, "style": "tensorflow"}, 'style must be one of "pytorch", "caffe", got "tensorflow"'),
         ({"depth": 50, "shortcut": "E"}, "shortcut must be one of"),
         ({"depth": 50, "out": ["c6"]}, 'unknown ResNet-50 feature map "c6"'),
-        ({"depth": 50, "out": []}, "out must be a list of strings with at least 1 item"),
+        ({"depth": 50, "out": []}, 'out must be "all" or a list of strings with at least 1 item'),
         ({"depth": 50, "frozen_stages": 5}, "frozen_stages must be -1 .* got 5"),
         ({"depth": 50, "output_stride": 4}, "output_stride must be one of 8, 16, 32, got 4"),
         ({"depth": 50, "dilations": (2,)}, "dilations must be a list of 4 integers ≥ 1 or None"),

@@ -29,8 +29,10 @@ from chordate.data.detected_boxes import read_detected_boxes
 from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.label_files import read_label_image
+from chordate.data.object_boxes import read_predicted_boxes
 from chordate.data.panoptic_index import read_panoptic_json
 from chordate.data.rle import check_rle
+from chordate.data.voc_xml import read_voc_xml
 from chordate.errors import ChordateError, DataError
 from chordate.progress import ProgressBar
 from chordate.structures import Sample
@@ -45,6 +47,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "class names": lambda path: YoloDataset(path.parent, path.parent, path),
     "image list": lambda path: SemanticFolder(path.parent, path.parent, classes=["a"], files=path),
     "config": lambda path: load_config(path),
+    "XML": read_voc_xml,
+    "predicted boxes": lambda path: read_predicted_boxes(path, ["a"]),
 }
 
 
@@ -96,6 +100,28 @@ def jpeg(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def tiff(width: int, height: int) -> bytes:
+    """A TIFF of 5 channels that claims a size and has one byte of pixels (Adobe, TIFF 6.0, section 2)."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 5, 278: height, 279: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 10) + b"\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def npy(width: int, height: int) -> bytes:
+    """An array file that claims a size."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (height, width)})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("make", [tiff, npy])
+@pytest.mark.parametrize("side", [60_000, 2**31 - 1])
+def test_an_array_that_claims_billions_of_pixels_is_not_allocated(tmp_path: Path, make: Any, side: int) -> None:
+    file = tmp_path / "a.tif"
+    file.write_bytes(make(side, side))
+    assert f"{file}: " in message(read_image, file)
+
+
 @pytest.mark.parametrize("make", [png, bmp, jpeg])
 @pytest.mark.parametrize("reader", [read_image, read_label_image])
 def test_an_image_that_claims_billions_of_pixels_is_not_decoded(tmp_path: Path, make: Any, reader: Any) -> None:
@@ -118,7 +144,7 @@ def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path) -> None:
 
 WITH_A_LIMIT = """
 import importlib, os, sys
-from chordate.data import image_io
+from chordate.data import image_io, pixel_limit
 from chordate.errors import ChordateError, DataError
 
 for name in ("a.png", "b.bmp", "c.png"):
@@ -128,7 +154,7 @@ for name in ("a.png", "b.bmp", "c.png"):
         print(error)
 os.environ["CHORDATE_MAX_PIXELS"] = "many"
 try:
-    importlib.reload(image_io)
+    importlib.reload(pixel_limit)
 except ChordateError as error:
     print(error)
 """
@@ -170,7 +196,9 @@ def test_aliases_in_yaml_are_not_expanded(tmp_path: Path) -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "data.yaml").write_text("\n".join([*lines, "names: [*a9]"]))
     line = message(YoloDataset, tmp_path, tmp_path, tmp_path / "data.yaml")
-    assert 'data.yaml: needs a list "names" of class names' in line and len(line) < 500
+    (tmp_path / "split.yaml").write_text("\n".join([*lines, "names: [a]", "path: [*a9]", "train: x"]))
+    assert len(message(YoloDataset, data="split.yaml", split="train", data_root=tmp_path)) < 500
+    assert 'data.yaml: needs a list "names" of class names' in line
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".toml"])

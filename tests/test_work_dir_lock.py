@@ -64,3 +64,12 @@ def test_a_killed_training_leaves_no_lock_though_its_workers_live_on(tmp_path: P
         pass
     os.kill(child, signal.SIGKILL)
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """In a folder from a stranger, the link could lead to any file, which the lock would overwrite."""
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="lock"), locked(tmp_path):
+        pass
+    assert (tmp_path / "other").read_text() == "precious"

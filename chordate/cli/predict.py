@@ -94,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config
     from chordate.data.image_io import read_image
     from chordate.errors import ConfigError, DataError
+    from chordate.evaluation.packed_detections import coco_results
+    from chordate.structures import ImageInfo
     from chordate.visualization import draw, to_picture, write_image
 
     threshold = arguments.score_threshold
@@ -127,7 +129,8 @@ def run(arguments: argparse.Namespace) -> None:
         write_image(out / f"{name}_prediction.png", picture)
         records += [{"file": str(path), **record} for record in prediction.to_records(model.meta)]
         if arguments.predictions:
-            coco_records += coco_results(prediction, number + 1, path, tuple(image.shape[-2:]), model.classes)
+            info = ImageInfo(number + 1, str(path), *image.shape[-2:])
+            coco_records += coco_results(prediction, info, model.classes)
     read = len(paths) - len(broken)
     if read:
         (out / "predictions.json").write_text(json.dumps(records, indent=1) + "\n")
@@ -138,25 +141,3 @@ def run(arguments: argparse.Namespace) -> None:
     if broken:
         more = f"; and {len(broken) - 3} more unreadable images" if broken[3:] else ""
         raise DataError("; ".join(broken[:3]) + more)
-
-
-def coco_results(
-    prediction: Any, image_id: int, path: Path, size: tuple[int, ...], classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The detections of one image in COCO's results format, with `file_name` and `category_name` beside the ids.
-
-    Category ids are 1, 2, … in the order of the model's classes.
-
-    Raises:
-        ConfigError: the prediction is not Detections.
-    """
-    from chordate.errors import ConfigError
-    from chordate.evaluation.packed_detections import PackedDetections
-    from chordate.structures import Detections, ImageInfo
-
-    if not isinstance(prediction, Detections):
-        raise ConfigError(f"--predictions writes detections, but the model predicts {type(prediction).__name__}")
-    packed = PackedDetections.pack([ImageInfo(image_id, str(path), size[0], size[1])], [prediction], len(classes))
-    results = packed.to_results(range(1, len(classes) + 1), packed.iou_types(), digits=3)
-    names = {"file_name": str(path)}
-    return [result | names | {"category_name": classes[result["category_id"] - 1]} for result in results]

@@ -7,6 +7,7 @@ import numpy as np
 
 from chordate.data.coco_annotations import resolve_path
 from chordate.data.coco_panoptic import CocoPanoptic
+from chordate.data.panoptic_index import PanopticIndex
 from chordate.data.semantic_folder import SemanticFolder
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -91,7 +92,10 @@ class CityscapesPanoptic(CocoPanoptic):
                     f"python -m cityscapesscripts.preparation.createPanopticImgs --dataset-folder {root / 'gtFine'}"
                 )
         super().__init__(annotations, root / "leftImg8bit" / split, **settings)
+
+    def read_index(self) -> PanopticIndex:
+        index = super().read_index()
         # The JSON file names the images …_gtFine_leftImg8bit.png, without their folders; no such files exist.
-        ids = map(str, self.index.image_ids)
-        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in ids]
-        self.index.files = np.column_stack([names, self.index.files[:, 1]])
+        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in map(str, index.image_ids)]
+        index.files = np.column_stack([names, index.files[:, 1]])
+        return index

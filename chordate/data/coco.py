@@ -27,9 +27,10 @@ from chordate.data.coco_annotations import (
 )
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Health
-from chordate.data.image_io import MAX_PIXELS, read_image, too_many_pixels
+from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
+from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings

@@ -18,7 +18,7 @@ from chordate.data.dataset import Dataset
 from chordate.data.image_io import check_image_file, missing_file, read_image
 from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import find_missing, report_missing
-from chordate.data.panoptic_index import read_panoptic_json
+from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
 from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
@@ -79,7 +79,7 @@ class CocoPanoptic(Dataset):
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.segments = self.annotations.with_suffix("") if segments is None else resolve_path(data_root, segments)
-        self.index = read_panoptic_json(self.annotations)
+        self.index = self.read_index()
         for folder in (self.images, self.segments):
             if not folder.is_dir():
                 raise DataError(missing_file(folder, "data").replace("data file", "folder"))
@@ -99,6 +99,10 @@ class CocoPanoptic(Dataset):
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
+
+    def read_index(self) -> PanopticIndex:
+        """Read the annotation file. Subclasses override this method if their images are named differently."""
+        return read_panoptic_json(self.annotations)
 
     def __len__(self) -> int:
         return len(self.image_ids)

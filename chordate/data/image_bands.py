@@ -18,6 +18,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
+from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.errors import BrokenFile, DataError
 from chordate.text import pluralize
 
@@ -54,7 +55,7 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
     """Decode a file to `[H, W, C]` of the file's own type and number of channels, in RGB order."""
     head = data[:32].tobytes()
     if head.startswith(_NUMPY):
-        return _load_array(data, path)
+        return load_array(data, path)
     is_tiff = head.startswith((b"II", b"MM"))
     if is_tiff and (many := _load_many_bands(data, path, rotate)) is not None:
         return many
@@ -94,16 +95,20 @@ def undecodable(data: NDArray[np.uint8], path: Path) -> str:
     )
 
 
-def _load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
+def load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
     """Load a `.npy` file, `[H, W]` or `[H, W, C]`."""
     try:
-        array = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+        array: Any = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         raise BrokenFile(f"{path}: not a readable array, or truncated: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise BrokenFile(f"{path}: an archive of arrays (.npz); save one array as .npy")
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or not array.size:
         raise DataError(f"{path}: an image must be [H, W] or [H, W, C], got {list(array.shape)}")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise BrokenFile(too_many_pixels(path))
     return array
 
 
@@ -114,9 +119,12 @@ def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArr
             page: Any = file.pages[0]
             if page.samplesperpixel <= 4:
                 return None
+            pixels = page.imagelength * page.imagewidth
             orientation = int(page.tags[EXIF_ORIENTATION].value) if rotate and EXIF_ORIENTATION in page.tags else 1
     except Exception:  # a damaged header can raise anything; the other decoders report it
         return None
+    if pixels > MAX_PIXELS:
+        raise BrokenFile(too_many_pixels(path))
     try:
         bands = page.asarray()
     except Exception as error:

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import PIL.Image
 
-from chordate.data.image_bands import EXIF_ORIENTATION, UNDECODABLE, decode_native
-from chordate.data.image_io import SUFFIXES, missing_file, too_many_pixels
+from chordate.data.image_bands import EXIF_ORIENTATION, UNDECODABLE, decode_native, load_array
+from chordate.data.image_io import SUFFIXES, missing_file
+from chordate.data.pixel_limit import too_many_pixels
 from chordate.errors import BrokenFile
 
 EXIF_QUARTER_TURNS = (5, 6, 7, 8)
@@ -65,7 +66,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
         raise BrokenFile(missing_file(path, "image"))
     try:
         if path.suffix.lower() == ".npy":
-            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            height, width = load_array(np.fromfile(path, np.uint8), path).shape[:2]
             return height, width
         with PIL.Image.open(path) as image:
             width, height = image.size

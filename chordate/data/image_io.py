@@ -1,11 +1,6 @@
-"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels.
-
-An image may have at most `MAX_PIXELS` pixels, since a small file can claim a size that fills the memory. The
-environment variable CHORDATE_MAX_PIXELS sets another limit.
-"""
+"""Reads image files as tensors; a truncated file is an error, instead of an image with gray pixels."""
 
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chordate.data.image_bands import decode_bands, undecodable
-from chordate.errors import NOT_REGULAR, BrokenFile, ConfigError, DataError, near_names
+from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
+from chordate.errors import NOT_REGULAR, BrokenFile, DataError, near_names
 
 # The suffixes of the images in a folder. HEIC is listed so that such a file is reported, not left out.
 SUFFIXES = (
@@ -30,17 +26,6 @@ _ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 # JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
 _PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
 MAX_FILE_BYTES = 1 << 30  # of an image file, on disk or in a zip
-
-
-def _max_pixels() -> int:
-    text = os.environ.get("CHORDATE_MAX_PIXELS") or "178956970"  # Pillow's limit
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise ConfigError(f"CHORDATE_MAX_PIXELS must be a positive integer, got {text!r}")
-    return int(text)
-
-
-MAX_PIXELS = _max_pixels()
-PIL.Image.MAX_IMAGE_PIXELS = (MAX_PIXELS + 1) // 2  # Pillow warns above this number, and raises above twice this number
 
 
 def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
@@ -140,8 +125,3 @@ def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
         raise BrokenFile(too_many_pixels(path)) from error
     except Exception as error:  # damaged files raise many types of errors
         raise BrokenFile(f"{path}: broken or truncated ({error}); copy or download it again") from error
-
-
-def too_many_pixels(path: Path | str) -> str:
-    """Error message for an image with more than MAX_PIXELS pixels."""
-    return f"{path}: more than {MAX_PIXELS:,} pixels; set CHORDATE_MAX_PIXELS to allow larger images"

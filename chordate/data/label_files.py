@@ -9,7 +9,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file, too_many_pixels
+from chordate.data.image_io import missing_file
+from chordate.data.pixel_limit import too_many_pixels
 from chordate.errors import BrokenFile, DataError
 
 LabelPixels = NDArray[np.integer[Any]]  # ids [H, W], or colors [H, W, 3] uint8 RGB

@@ -134,7 +134,7 @@ def _stop_all() -> None:
 
 def stop(batches: Any) -> None:
     """End the workers of a DataLoader's iterator. Kills those that are still loading after `PATIENCE` seconds."""
-    if not getattr(batches, "_worker_pids_set", False):
+    if not vars(batches).get("_worker_pids_set"):
         return  # loads in this process, or the workers have ended
     # From here on, the end of a worker is no error; torch would raise one from its signal handler.
     signal_handling._remove_worker_pids(id(batches))

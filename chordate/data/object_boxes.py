@@ -41,10 +41,10 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     Raises:
         DataError: the file is missing or has another format, or no box has one of the classes.
     """
+    if not path.is_file():  # also for a pipe, which would block
+        raise DataError(missing_file(path, "predictions"))
     try:
         entries = TypeAdapter(list[PredictedBox]).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(missing_file(path, "predictions")) from error
     except ValidationError as error:
         problem = first_problem(error)
         raise DataError(f"{path}: not predictions of a detector ({problem}); write them by chordate predict") from error

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from chordate.data.image_io import missing_file
 from chordate.errors import DataError
 
 MAX_SIDE = 2**31  # larger values cannot be the size of an image
@@ -48,6 +49,8 @@ def read_voc_xml(file: Path) -> VocImage:
     Raises:
         DataError: the file is not XML, defines entities, or an object has no name or no box of four numbers.
     """
+    if not file.is_file():  # also for a pipe, which would block
+        raise DataError(missing_file(file, "XML"))
     try:
         root = fromstring(file.read_bytes())
     except OSError as error:

@@ -49,7 +49,7 @@ class YoloDataset(CocoDataset):
         settings: arguments of CocoDataset, except `annotations` and `images`.
     """
 
-    not_inherited = ("images",)
+    not_inherited = ("images", "annotations")
 
     def __init__(
         self,

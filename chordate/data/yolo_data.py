@@ -49,9 +49,12 @@ def split_images(file: Path, split: str) -> list[Path]:
     if split not in given:
         raise DataError(f"{file}: {unknown('split', split, given)}")
     entries = content[split] if isinstance(content[split], list) else [content[split]]
+    path = content.get("path", "")
+    if not all(isinstance(entry, str) for entry in (path, *entries)):
+        raise DataError(f"{file}: path and {split} must be paths, or {split} a list of paths")
     images: list[Path] = []
     for entry in entries:
-        where = _locate(str(entry), str(content.get("path", "")), file)
+        where = _locate(entry, path, file)
         if where.is_dir():
             images += [where / name for name in list_images(where)]
         else:

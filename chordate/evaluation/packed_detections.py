@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chordate.distributed import all_gather_object
-from chordate.errors import DataError, TrainingError
+from chordate.errors import ConfigError, DataError, TrainingError
 from chordate.structures import Detections, ImageInfo
 from chordate.text import pluralize
 
@@ -208,3 +208,19 @@ _EMPTY = PackedDetections(
     np.empty(0, np.float32),
     np.empty(0, np.int32),
 )
+
+
+def coco_results(prediction: Any, info: ImageInfo, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The detections of one image in COCO's results format, with `file_name` and `category_name` beside the ids.
+
+    Category ids are 1, 2, … in the order of the classes.
+
+    Raises:
+        ConfigError: the prediction is not Detections.
+    """
+    if not isinstance(prediction, Detections):
+        raise ConfigError(f"--predictions writes detections, but the model predicts {type(prediction).__name__}")
+    packed = PackedDetections.pack([info], [prediction], len(classes))
+    results = packed.to_results(range(1, len(classes) + 1), packed.iou_types(), digits=3)
+    names = {"file_name": info.path}
+    return [result | names | {"category_name": classes[result["category_id"] - 1]} for result in results]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -206,7 +207,9 @@ def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, t
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     try:
-        other = type(optimizer)([probe], **optimizer.defaults)
+        accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults have one more entry
+        settings = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+        other = type(optimizer)([probe], **settings)
         other.step()
     except Exception:
         return {}
