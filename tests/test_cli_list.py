@@ -58,13 +58,13 @@ def test_a_composed_model_name_is_listed(capsys):
         ("models", "*rcnn*resnext*", ["faster-rcnn_x101-32x8d_fpn_3x_coco", "mask-rcnn_x101-32x8d_fpn_3x_coco"]),
         (
             "models",
-            "deeplabv3_convnext_[ts]*camvid",
-            ["deeplabv3_convnext_small_camvid", "deeplabv3_convnext_tiny_camvid"],
+            "deeplabv3plus_convnext_[ts]*camvid",
+            ["deeplabv3plus_convnext_small_camvid", "deeplabv3plus_convnext_tiny_camvid"],
         ),
         (
             "models",
-            "deeplabv3_r101*camvid",
-            ["deeplabv3_r101-caffe_camvid", "deeplabv3_r101_camvid", "deeplabv3_r101c_camvid"],
+            "deeplabv3plus_r101*camvid",
+            ["deeplabv3plus_r101-caffe_camvid", "deeplabv3plus_r101_camvid", "deeplabv3plus_r101c_camvid"],
         ),
         ("backbones", "x101*", ["resnext101_32x4d", "resnext101_32x8d", "resnext101_64x4d"]),
         ("backbone", "se-r50", ["seresnet50"]),

@@ -216,7 +216,9 @@ def test_targets_of_detection_are_refused_by_a_panoptic_model(batch, build):
         build()(batch)
 
 
-@pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
+@pytest.mark.parametrize(  # test_panoptic_commands.py always trains a panoptic FPN
+    "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
+)
 def test_a_panoptic_model_learns_two_images(tmp_path, build):
     write_panoptic(tmp_path)
     pipeline = [{"type": "Resize", "size": [64, 80]}]
