@@ -77,6 +77,8 @@ class CocoDataset(Dataset):
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
+        check_whole: whether to check all annotations of very large files on opening, as an evaluation needs it;
+            otherwise those after the first images are checked when they are read. `build_dataset` sets it.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
             `skip_broken` they are left out, also as ground truth.
 
@@ -93,7 +95,6 @@ class CocoDataset(Dataset):
 
     target_type: type[Targets] | None = InstanceTargets
     default_metric = "CocoMetric"
-    check_whole = False  # whether to check all annotations of very large files when they are opened
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class CocoDataset(Dataset):
         health: Health = "error",
         masks: bool = False,
         keypoints: bool = False,
+        check_whole: bool = False,
         data_root: str | Path = ".",
         pipeline: Sequence[Any] = (),
         seed: int = 0,
@@ -114,7 +116,7 @@ class CocoDataset(Dataset):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
-        self.masks, self.keypoints, self.health = masks, keypoints, health
+        self.masks, self.keypoints, self.health, self.check_whole = masks, keypoints, health, check_whole
         opened = self._open_checked()
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
         self.keypoint_counts = keypoint_counts(self.coco)
@@ -238,11 +240,10 @@ class CocoDataset(Dataset):
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:
-            self.check_whole = True
-            opened = self._open_checked()
-            self.coco, self.checked = opened.coco, opened.checked
-            for line in opened.report:
-                log.warning(printable(line, None))
+            raise DataError(
+                f"{self.annotations}: only the annotations of its first images are checked; an evaluation needs all: "
+                f"set check_whole=True in {type(self).__name__}(…)"
+            )
         if self.count(crowd=False):
             return
         what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"

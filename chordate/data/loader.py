@@ -197,7 +197,8 @@ def build_dataset(
     if meta is not None:
         wiring["meta"] = meta
     try:
-        dataset: Dataset = DATASETS.build(placed_part(section, settings.dataset, "dataset"), **wiring)
+        spec = placed_part(section, settings.dataset, "dataset")
+        dataset: Dataset = DATASETS.build(spec, facts={"check_whole": not training}, **wiring)
     except UnknownClass as error:
         if meta is None:
             raise
