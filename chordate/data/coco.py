@@ -123,7 +123,7 @@ class CocoDataset(Dataset):
         self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         if masks:
-            self.health_report += missing_masks(opened.reader, self.category_ids, str(self.annotations))
+            self.health_report += missing_masks(opened, self.category_ids, str(self.annotations))
         if meta is None:
             self.meta = DatasetMeta(names)
         if keypoints:

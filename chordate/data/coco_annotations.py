@@ -171,23 +171,47 @@ def read_again(
     return kept
 
 
-def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source: str) -> list[str]:
+def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
     """Count the objects of the given categories without a usable mask. Returns one line; an empty list if all have one.
+
+    Of a very large file, the objects of the checked images are counted. If none of them has a usable mask, the other
+    objects are read until one has.
 
     Raises:
         DataError: no object has a usable mask.
     """
-    used = set(category_ids)
+    reader, used, images = opened.reader, set(category_ids), ""
     ids = [id for category, id in reader.without_mask if category in used]
     total = sum(reader.instances[category] for category in category_ids)
-    if ids and len(ids) == total:
+    none = len(ids) == total
+    if opened.checked < ALL:
+        images = f" of the first {CHECKED_IMAGES:,} images"
+        if none and not _has_later_mask(opened, category_ids):
+            ids = opened.coco.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)
+            total = len(ids)
+        else:
+            none = False
+    if ids and none:
         usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
         raise DataError(
             f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
             f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
         )
-    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they are trained on without one"
+    line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
+
+
+def _has_later_mask(opened: OpenedAnnotations, category_ids: Sequence[int]) -> bool:
+    """Whether an object of an image that was not checked has a usable mask."""
+    index, reader = opened.coco, AnnotationReader(opened.reader.keypoint_counts, Findings())
+    for annotation in _in_blocks(index.load_anns, index.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)):
+        if annotation["image_id"] > opened.checked:
+            image = index.load_imgs([annotation["image_id"]])[0]
+            size = image["height"], image["width"]
+            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+            if fields is not None and "segmentation" in fields:
+                return True
+    return False
 
 
 def choose_categories(
