@@ -24,6 +24,7 @@ from coco_mutants import (
     write_content,
     write_images,
 )
+from loading import open_loader
 from pycocotools import mask as rle
 
 from chordate.data import coco_annotations
@@ -329,7 +330,8 @@ def test_only_the_first_images_of_a_very_large_file_are_checked_at_once(root, la
         dataset[(0, 2)]
     with caplog.at_level(logging.WARNING):
         assert dataset[(0, 3)]["has_mask"].tolist() == [False, True, False]  # the last is a crowd
-    assert "polygon" in caplog.text and "(id 10)" in caplog.text
+    (line,) = dataset.read_report()
+    assert "polygon" in line and "(id 10)" in line and not caplog.text
     with pytest.raises(DataError, match="only the annotations of its first images are checked.*check_whole=True"):
         dataset.check_annotated(training=False)
     with pytest.raises(DataError, match=r"RLE .* does not fit its image: .*\(id 8\)"):
@@ -342,6 +344,29 @@ def test_only_the_first_images_of_a_very_large_file_are_checked_at_once(root, la
         evaluated = build_dataset(section(masks=True, health="warn"), data_root=root, training=False)
     assert "(id 8)" in caplog.text and "(id 10)" in caplog.text
     assert evaluated.coco.load_anns([8])[0].get("segmentation") is None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_flaws_that_are_found_when_a_very_large_file_is_read_are_reported_once_with_their_number(
+    tmp_path, large_files, caplog, workers
+):
+    """Over all epochs and loader processes, they are the lines that a check of the whole file reports."""
+    content = changed("annotations", slice(6, 12), area=-1)
+    content["annotations"][7]["iscrowd"] = 0
+    content["annotations"][8]["segmentation"] = {"size": [10**9, 10**9], "counts": [0, 5]}
+    root = write_content(write_images(tmp_path), content)
+    data = section(health="warn") | {"workers": workers, "batch_size": 1}
+    loader = open_loader(data, data_root=root, training=True)
+    assert (loader.dataset.checked, loader.dataset.health_report) == (2, [])
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        for epoch in range(3):
+            loader.start_epoch(epoch)
+            assert len(list(loader)) == IMAGES
+    loader.stop_workers()
+    lines = open_set(root, health="warn", check_whole=True).health_report
+    assert len(lines) == 2 and "(id 9)" in lines[0] and "(id 7, 8, 9, 10, 11, 12)" in lines[1]
+    assert [record.getMessage() for record in caplog.records] == lines
 
 
 def test_missing_images_of_a_very_large_file_are_not_ground_truth_of_an_evaluation(tmp_path, large_files, monkeypatch):

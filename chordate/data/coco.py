@@ -22,7 +22,6 @@ from chordate.data.coco_annotations import (
     keypoint_counts,
     missing_masks,
     open_index,
-    read_again,
     resolve_path,
 )
 from chordate.data.dataset import Dataset, model_classes
@@ -35,6 +34,7 @@ from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
+from chordate.data.unchecked_annotations import UncheckedAnnotations
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
@@ -119,7 +119,6 @@ class CocoDataset(Dataset):
         self.masks, self.keypoints, self.health, self.check_whole = masks, keypoints, health, check_whole
         opened = self._open_checked()
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
-        self.keypoint_counts = keypoint_counts(self.coco)
         self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         if masks:
@@ -152,6 +151,10 @@ class CocoDataset(Dataset):
             ]
             self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
             self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
+        if self.checked < ALL:
+            self.unchecked = UncheckedAnnotations(
+                self.image_ids, set(self.category_ids), keypoint_counts(self.coco), str(self.annotations), health
+            )
 
     def _open(self) -> hotcoco.COCO | None:
         """Open the annotation file; None if it must be normalized."""
@@ -228,7 +231,7 @@ class CocoDataset(Dataset):
         annotations = self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
         annotations = [annotation for annotation in annotations if annotation["category_id"] in self.labels]
         if image_id > self.checked:
-            annotations = read_again(annotations, size, self.keypoint_counts, str(self.annotations), self.health)
+            annotations = self.unchecked.check(annotations, image_id, size)
         annotations = [a for a in annotations if a.get("bbox") or a.get("segmentation")]
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
@@ -237,6 +240,9 @@ class CocoDataset(Dataset):
         corners = corners.clip(0, np.array([size[1], size[0], size[1], size[0]], np.float32))
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
+
+    def read_report(self) -> list[str]:
+        return super().read_report() + (self.unchecked.report(self.coco) if self.checked < ALL else [])
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:

@@ -7,7 +7,7 @@ A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a 
 import logging
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import missing_file
 from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, UnknownClass, unknown
-from chordate.text import pluralize, printable
+from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
@@ -141,34 +141,6 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
     for annotation in _in_blocks(index.load_anns, ids):
         reader.read(annotation, annotation["id"], annotation["category_id"], sizes[annotation["image_id"]])
     return reader, checked
-
-
-def read_again(
-    annotations: Sequence[dict[str, Any]],
-    size: tuple[int, int],
-    keypoint_counts: Mapping[int, int],
-    source: str,
-    health: Health,
-) -> list[dict[str, Any]]:
-    """Check the annotations of one image of a very large file, which were not checked when it was opened.
-
-    Args:
-        annotations: the annotations in the index.
-        size: height and width of the image.
-        keypoint_counts: see `AnnotationReader`.
-        source, health: see `Findings.lines`; repairs and records that are left out are logged.
-
-    Raises:
-        DataError: `health` is "error" and there are contradictions.
-    """
-    reader, kept = AnnotationReader(keypoint_counts, Findings()), []
-    for annotation in annotations:
-        fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-        if fields is not None:
-            kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
-    for line in reader.findings.lines(source, health):
-        log.warning(printable(line, None))
-    return kept
 
 
 def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
