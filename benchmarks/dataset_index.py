@@ -6,12 +6,14 @@ annotations, including polygons, of random images. A worker's memory is the size
 
     python benchmarks/dataset_index.py [--file instances.json] [--images 118287 --annotations 860001]
 
-`--file` keeps the generated file for another run; without it a temporary folder is used.
+`--file` keeps the generated file for another run; without it a temporary folder is used. The image files, which
+CocoDataset only lists, are empty; they are in the folder `images` next to the file.
 """
 
 import argparse
 import json
 import multiprocessing as mp
+import os
 import random
 import subprocess
 import sys
@@ -74,6 +76,13 @@ def generate(path: Path, images: int, annotations: int) -> None:
         file.write("]}")
 
 
+def make_images(folder: Path, images: int) -> None:
+    """Make the missing ones of the image files, empty."""
+    folder.mkdir(exist_ok=True)
+    for name in {f"{i:012}.jpg" for i in range(images)}.difference(os.listdir(folder)):
+        (folder / name).touch()
+
+
 def memory(*fields: str) -> float:
     """Memory of this process in MB: the sum of the given fields of `smaps_rollup`."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
@@ -84,7 +93,7 @@ def memory(*fields: str) -> float:
 def open_ours(file: Path) -> Callable[[int], Any]:
     from chordate.data import CocoDataset
 
-    coco = CocoDataset(file, file.parent).coco
+    coco = CocoDataset(file, file.parent / "images").coco
     return lambda image: coco.load_anns(coco.get_ann_ids(img_ids=image))
 
 
@@ -145,6 +154,7 @@ def main() -> None:
         file = options.file or Path(folder) / "instances.json"
         if not file.is_file():
             generate(file, options.images, options.annotations)
+        make_images(file.parent / "images", options.images)
         results = {}
         for side in SIDES:
             command = [sys.executable, __file__, "--side", side, "--file", str(file), "--images", str(options.images)]

@@ -9,6 +9,7 @@ from coco_mutants import HEIGHT, WIDTH, changed, clean_content, open_set, write_
 from detection_toys import feature_maps, pyramid
 from test_mask_head import CLASSES, scene
 
+from chordate.data import coco_annotations
 from chordate.data.loader import build_dataset
 from chordate.errors import DataError
 from chordate.evaluation import CocoMetric
@@ -61,6 +62,25 @@ def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentatio
     write_content(root, changed("annotations", segmentation=segmentation))
     assert len(open_set(root)) == 4
     with pytest.raises(DataError, match=r"annotation 1 has no .*segmentation; masks=True needs .* none of the 11 obj"):
+        open_set(root, masks=True)
+
+
+@pytest.mark.parametrize(("masks", "classes"), [(slice(6, 12), None), (slice(11, 12), None), (slice(8, 9), ["gamma"])])
+def test_masks_after_the_first_images_of_a_very_large_file_are_enough(root, monkeypatch, masks, classes):
+    """Only boxes in the images that are checked on opening, masks in others."""
+    monkeypatch.setattr(coco_annotations, "CHECKED_ANNOTATIONS", 5)
+    monkeypatch.setattr(coco_annotations, "CHECKED_IMAGES", 2)
+    content = changed("annotations", segmentation=None)
+    for annotation, clean in zip(content["annotations"][masks], clean_content()["annotations"][masks]):
+        annotation["segmentation"] = clean["segmentation"]
+    content["annotations"][-1]["iscrowd"] = 0
+    dataset = open_set(write_content(root, content), masks=True, classes=classes)
+    (line,) = dataset.health_report
+    count = 2 if classes else 6
+    assert f"{count} of {count} objects of the first 2 images have no usable mask" in line
+    assert any(dataset[(0, index)]["has_mask"].any() for index in (2, 3))
+    write_content(root, changed("annotations", segmentation=None))
+    with pytest.raises(DataError, match="annotation 1 has no segmentation; .* none of the 11 objects has a usable"):
         open_set(root, masks=True)
 
 

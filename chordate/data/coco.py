@@ -22,7 +22,6 @@ from chordate.data.coco_annotations import (
     keypoint_counts,
     missing_masks,
     open_index,
-    read_again,
     resolve_path,
 )
 from chordate.data.dataset import Dataset, model_classes
@@ -35,6 +34,7 @@ from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
 from chordate.data.transforms import SanitizeInstances
+from chordate.data.unchecked_annotations import UncheckedAnnotations
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample, Targets
@@ -77,6 +77,8 @@ class CocoDataset(Dataset):
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
+        check_whole: whether to check all annotations of very large files on opening, as an evaluation needs it;
+            otherwise those after the first images are checked when they are read. `build_dataset` sets it.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
             `skip_broken` they are left out, also as ground truth.
 
@@ -93,7 +95,6 @@ class CocoDataset(Dataset):
 
     target_type: type[Targets] | None = InstanceTargets
     default_metric = "CocoMetric"
-    check_whole = False  # whether to check all annotations of very large files when they are opened
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class CocoDataset(Dataset):
         health: Health = "error",
         masks: bool = False,
         keypoints: bool = False,
+        check_whole: bool = False,
         data_root: str | Path = ".",
         pipeline: Sequence[Any] = (),
         seed: int = 0,
@@ -114,14 +116,13 @@ class CocoDataset(Dataset):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
-        self.masks, self.keypoints, self.health = masks, keypoints, health
+        self.masks, self.keypoints, self.health, self.check_whole = masks, keypoints, health, check_whole
         opened = self._open_checked()
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
-        self.keypoint_counts = keypoint_counts(self.coco)
         self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
         if masks:
-            self.health_report += missing_masks(opened.reader, self.category_ids, str(self.annotations))
+            self.health_report += missing_masks(opened, self.category_ids, str(self.annotations))
         if meta is None:
             self.meta = DatasetMeta(names)
         if keypoints:
@@ -150,6 +151,10 @@ class CocoDataset(Dataset):
             ]
             self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
             self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
+        if self.checked < ALL:
+            self.unchecked = UncheckedAnnotations(
+                self.image_ids, set(self.category_ids), keypoint_counts(self.coco), str(self.annotations), health
+            )
 
     def _open(self) -> hotcoco.COCO | None:
         """Open the annotation file; None if it must be normalized."""
@@ -226,7 +231,7 @@ class CocoDataset(Dataset):
         annotations = self.coco.load_anns(self.coco.get_ann_ids(img_ids=image_id))
         annotations = [annotation for annotation in annotations if annotation["category_id"] in self.labels]
         if image_id > self.checked:
-            annotations = read_again(annotations, size, self.keypoint_counts, str(self.annotations), self.health)
+            annotations = self.unchecked.check(annotations, image_id, size)
         annotations = [a for a in annotations if a.get("bbox") or a.get("segmentation")]
         boxes = np.array(
             [a.get("bbox") or hotcoco.mask.to_bbox(self.coco.ann_to_rle(a)) for a in annotations], np.float64
@@ -236,13 +241,15 @@ class CocoDataset(Dataset):
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
+    def read_report(self) -> list[str]:
+        return super().read_report() + (self.unchecked.report(self.coco) if self.checked < ALL else [])
+
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:
-            self.check_whole = True
-            opened = self._open_checked()
-            self.coco, self.checked = opened.coco, opened.checked
-            for line in opened.report:
-                log.warning(printable(line, None))
+            raise DataError(
+                f"{self.annotations}: only the annotations of its first images are checked; an evaluation needs all: "
+                f"set check_whole=True in {type(self).__name__}(…)"
+            )
         if self.count(crowd=False):
             return
         what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"

@@ -7,7 +7,7 @@ A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a 
 import logging
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from chordate.data.findings import Findings, Health, with_ids
 from chordate.data.image_io import missing_file
 from chordate.data.zip_files import split_archive
 from chordate.errors import ConfigError, DataError, UnknownClass, unknown
-from chordate.text import pluralize, printable
+from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
@@ -143,51 +143,47 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
     return reader, checked
 
 
-def read_again(
-    annotations: Sequence[dict[str, Any]],
-    size: tuple[int, int],
-    keypoint_counts: Mapping[int, int],
-    source: str,
-    health: Health,
-) -> list[dict[str, Any]]:
-    """Check the annotations of one image of a very large file, which were not checked when it was opened.
-
-    Args:
-        annotations: the annotations in the index.
-        size: height and width of the image.
-        keypoint_counts: see `AnnotationReader`.
-        source, health: see `Findings.lines`; repairs and records that are left out are logged.
-
-    Raises:
-        DataError: `health` is "error" and there are contradictions.
-    """
-    reader, kept = AnnotationReader(keypoint_counts, Findings()), []
-    for annotation in annotations:
-        fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-        if fields is not None:
-            kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
-    for line in reader.findings.lines(source, health):
-        log.warning(printable(line, None))
-    return kept
-
-
-def missing_masks(reader: AnnotationReader, category_ids: Sequence[int], source: str) -> list[str]:
+def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
     """Count the objects of the given categories without a usable mask. Returns one line; an empty list if all have one.
+
+    Of a very large file, the objects of the checked images are counted. If none of them has a usable mask, the other
+    objects are read until one has.
 
     Raises:
         DataError: no object has a usable mask.
     """
-    used = set(category_ids)
+    reader, used, images = opened.reader, set(category_ids), ""
     ids = [id for category, id in reader.without_mask if category in used]
     total = sum(reader.instances[category] for category in category_ids)
-    if ids and len(ids) == total:
+    none = len(ids) == total
+    if opened.checked < ALL:
+        images = f" of the first {CHECKED_IMAGES:,} images"
+        if none and not _has_later_mask(opened, category_ids):
+            ids = opened.coco.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)
+            total = len(ids)
+        else:
+            none = False
+    if ids and none:
         usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
         raise DataError(
             f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
             f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
         )
-    line = f"{source}: {len(ids)} of {total} objects have no usable mask, so they are trained on without one"
+    line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
+
+
+def _has_later_mask(opened: OpenedAnnotations, category_ids: Sequence[int]) -> bool:
+    """Whether an object of an image that was not checked has a usable mask."""
+    index, reader = opened.coco, AnnotationReader(opened.reader.keypoint_counts, Findings())
+    for annotation in _in_blocks(index.load_anns, index.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)):
+        if annotation["image_id"] > opened.checked:
+            image = index.load_imgs([annotation["image_id"]])[0]
+            size = image["height"], image["width"]
+            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+            if fields is not None and "segmentation" in fields:
+                return True
+    return False
 
 
 def choose_categories(

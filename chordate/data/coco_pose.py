@@ -56,7 +56,6 @@ class CocoPoseDataset(CocoDataset):
 
     target_type = PoseTargets
     default_metric = "PoseMetric"
-    check_whole = True  # opening reads all annotations anyway
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class CocoPoseDataset(CocoDataset):
         skip_broken: bool = False,
     ):
         super().__init__(
-            annotations, images, classes=classes, health=health, keypoints=True,
+            annotations, images, classes=classes, health=health, keypoints=True, check_whole=True,
             data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken,
         )  # fmt: skip
         self.sizes = None  # all crops have the same size

@@ -114,16 +114,19 @@ class Dataset(torch.utils.data.Dataset[Sample]):
                 reason = error
         raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
 
-    def broken_report(self) -> str | None:
-        """One line with the number of broken samples skipped so far, and the first of them; None if there are none."""
+    def read_report(self) -> list[str]:
+        """Problems of the samples read so far, one line each: the number of broken samples, and the first of them.
+
+        The loader logs them after each epoch.
+        """
         broken = [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()
         if not broken:
-            return None
+            return []
         try:
             reason = f"{self.read(broken[0])['info'].path} could not be read"
         except DataError as error:
             reason = str(error)
-        return f"{len(broken):,} of {pluralize(len(self), 'sample')} are broken and were skipped, the first: {reason}"
+        return [f"{len(broken):,} of {pluralize(len(self), 'sample')} are broken and were skipped, the first: {reason}"]
 
     def _partner(self) -> Sample:
         """Read a random sample without applying the transforms, for transforms that mix several images."""

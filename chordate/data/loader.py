@@ -120,8 +120,8 @@ class Loader(DataLoader[Any]):
             last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
         finally:  # also if the last batch of an epoch is taken without asking for another
-            if isinstance(self.dataset, Dataset) and (report := self.dataset.broken_report()):
-                log.warning(printable(report, None))
+            for line in self.dataset.read_report() if isinstance(self.dataset, Dataset) else ():
+                log.warning(printable(line, None))
 
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()  # torch's iterators whose workers may still run
@@ -197,7 +197,8 @@ def build_dataset(
     if meta is not None:
         wiring["meta"] = meta
     try:
-        dataset: Dataset = DATASETS.build(placed_part(section, settings.dataset, "dataset"), **wiring)
+        spec = placed_part(section, settings.dataset, "dataset")
+        dataset: Dataset = DATASETS.build(spec, facts={"check_whole": not training}, **wiring)
     except UnknownClass as error:
         if meta is None:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,6 +32,7 @@ from chordate.structures import Batch, Detections
 from chordate.text import printable
 
 PERSON_SIGMAS = tuple(hotcoco.Params("keypoints").kpt_oks_sigmas)  # 17 keypoints, cocodataset.org/#keypoints-eval
+log = logging.getLogger("chordate")
 MAX_KEYPOINT_DETECTIONS = 20  # detections per image and class, as in COCO
 
 
@@ -69,6 +71,7 @@ class CocoMetric(Metric):
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
         self._engine = engine
+        self._limit_logged = False  # whether `max_dets` was logged to be too low
         self._pending: list[PackedDetections] = []
         self._detections = PackedDetections.concatenate([])
         self._specs: dict[IouType, EvalSpec] = {}
@@ -92,10 +95,9 @@ class CocoMetric(Metric):
         """Warn if images have more objects than the model can detect."""
         limit = model.detections_per_image
         if limit is not None and is_main_process() and self.truth.most_per_image > limit:
-            warnings.warn(
+            log.warning(
                 f"CocoMetric: an image has {self.truth.most_per_image} objects, but the model returns at most {limit} "
-                f"detections per image, so the others count as missed; raise detections_per_image of its head",
-                stacklevel=2,
+                f"detections per image, so the others count as missed; raise detections_per_image of its head"
             )
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
@@ -203,9 +205,10 @@ class CocoMetric(Metric):
         elif not len(self._detections.scores):
             warnings.warn("CocoMetric: the model has no detections in any image; AP is 0", stacklevel=3)
         most, limit = (self.truth.most_per_class, self._detections.most_per_class()), self.max_dets[-1]
-        if max(most) > limit and set(self._specs) - {"keypoints"}:
+        if max(most) > limit and set(self._specs) - {"keypoints"} and not self._limit_logged:
+            self._limit_logged = True
             text = f"an image has {most[0]} objects and {most[1]} detections of a class, but only {limit} detections"
-            warnings.warn(f"CocoMetric: {text} are evaluated (metric.max_dets)", stacklevel=3)
+            log.warning(f"CocoMetric: {text} are evaluated (metric.max_dets)")
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]
