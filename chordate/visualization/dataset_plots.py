@@ -31,9 +31,9 @@ def plot_class_counts(names: Sequence[str], counts: NDArray[np.int64]) -> Figure
 def plot_sizes(sizes: NDArray[np.int64]) -> Figure:
     """Histograms of the width and the height of the images, from their `sizes` `[images, 2]` (height, width)."""
     figure = new_figure(6, 3.2)
-    axis, edges = figure.subplots(), np.histogram_bin_edges(sizes, bins=40).tolist()
-    for column, name, color in ((1, "width", FIRST), (0, "height", OTHERS[0])):
-        axis.hist(sizes[:, column], bins=edges, histtype="step", color=color, lw=1.6, label=name)
+    axis, edges = figure.subplots(), np.linspace(0, sizes.max() + 1, 41).tolist()
+    for column, name, color, line in ((1, "width", FIRST, "-"), (0, "height", OTHERS[0], "--")):
+        axis.hist(sizes[:, column], bins=edges, histtype="step", color=color, lw=1.6, ls=line, label=name)
     axis.set(xlabel="pixels", ylabel="images")
     axis.legend(frameon=False, fontsize=8)
     tidy(axis)
