@@ -9,6 +9,7 @@ import torch
 from tiny_coco import CATEGORIES, annotation, write_coco
 
 from chordate.cli.main import main
+from chordate.data.coco import CocoDataset
 from chordate.structures import ClassTargets, InstanceTargets
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -86,6 +87,28 @@ def test_what_the_config_skips_is_reported_and_is_no_problem(broken: Path, tmp_p
     output = capsys.readouterr()
     assert output.err == "" and "left out" in output.out
     assert "images/2.png" in page(tmp_path) and "images/3.png" in page(tmp_path)
+
+
+def test_data_that_cannot_be_opened_are_a_problem(tmp_path: Path, capsys) -> None:
+    assert check(CONFIG, "--data-root", tmp_path / "nowhere", "--out", tmp_path) == 1
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("chordate check: ") and "nowhere: no such data folder" in line
+    assert table_row(output.out, "train_data")[1:] == ["–"] * 5
+
+
+def test_an_exception_of_a_dataset_does_not_end_the_reading(tmp_path: Path, monkeypatch, capsys) -> None:
+    root = write_coco(tmp_path / "data", [annotation(n, n, BOX) for n in (1, 2, 3, 4)], sizes=((60, 80),) * 4)
+    read = CocoDataset.read
+
+    def read_or_fail(self: CocoDataset, index: int) -> dict:
+        return read(self, index) if index != 1 else {}["no such key"]
+
+    monkeypatch.setattr(CocoDataset, "read", read_or_fail)
+    assert check(own_config(tmp_path), "--data-root", root, "--out", tmp_path) == 1
+    output = capsys.readouterr()
+    assert "1 image cannot be read, the first: sample 1: KeyError: 'no such key'" in output.err
+    assert table_row(output.out, "train_data")[1:4] == ["4", "1", "3"]
 
 
 def test_class_names_with_markup_are_text_on_the_page_and_on_the_terminal(tmp_path: Path, capsys) -> None:

@@ -36,13 +36,16 @@ class DataReport:
     suspicious: dict[str, list[int]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, str]:
-        return {
+        """The columns of the table; dashes for what is not known."""
+        suspicious = set().union(*self.suspicious.values())
+        known = {
             "images": f"{len(self.sizes) + len(self.unreadable):,}",
             "unreadable": f"{len(self.unreadable):,}",
             "instances": "–" if self.counts is None else f"{self.counts.sum():,}",
             "classes": "–" if self.counts is None else f"{(self.counts > 0).sum()} of {len(self.counts)}",
-            "suspicious": f"{len(set().union(*self.suspicious.values())):,}",
+            "suspicious": f"{len(suspicious):,}",
         }
+        return known if self.dataset is not None else dict.fromkeys(known, "–")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(report.name, *report.numbers().values())
         note = ", ".join(f"{name}: {value}" for name, value in report.numbers().items())
         groups.append(Group(report.name, note, plots(report, out), [*report.problems, *report.notes]))
+        if report.dataset is None:
+            continue
         groups.append(Group(f"{report.name}: unreadable images", "", [], report.unreadable or ["none"]))
         groups.append(
             Group(
@@ -81,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(table)
     for line in [f"{report.name}: {note}" for report in reports for note in report.notes]:
         console.print(printable(line, None), markup=False, highlight=False, soft_wrap=True)
-    problems = [problem for report in reports for problem in report.problems]
+    problems = dict.fromkeys(problem for report in reports for problem in report.problems)
     verdict = "Training would fail." if problems else "Training would start."
     (out / "index.html").write_text(contact_sheet(Path(cfg.filename).stem, verdict, groups), encoding="utf-8")
     print(f"{verdict} {out / 'index.html'}", flush=True)

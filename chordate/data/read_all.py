@@ -14,6 +14,7 @@ import torch
 from chordate.data.dataset import Dataset
 from chordate.data.loader import Loader, start_worker
 from chordate.data.samplers import EvaluationBatches, Key
+from chordate.errors import ChordateError
 from chordate.structures import Batch
 
 SAMPLES = 16  # samples that a worker reads at once
@@ -43,8 +44,11 @@ class _Readings(torch.utils.data.Dataset[Reading]):
             reading = Reading(key[1], lines)
             try:
                 batch = read_original(self.dataset, key[1])
+            except ChordateError as error:
+                reading.error = str(error)
+                return reading
             except Exception as error:  # a bug in a custom dataset must not end the reading either
-                reading.error = f"{' '.join(str(error).split()) or type(error).__name__} (sample {key[1]})"
+                reading.error = f"sample {key[1]}: {type(error).__name__}: {' '.join(str(error).split())}"
                 return reading
         reading.size = batch.infos[0].height, batch.infos[0].width
         if batch.targets is not None:
