@@ -120,6 +120,12 @@ def test_browse_shows_the_training_samples(trained, tmp_path):
         assert "up to 10.0 m" in page
 
 
+def test_check_reads_the_samples(trained, tmp_path):
+    _name, _folder, config, _checkpoint = trained
+    assert main(["check", str(config), "--out", str(tmp_path)]) == 0
+    assert "Training would start." in (tmp_path / "index.html").read_text()
+
+
 def test_summary_counts_the_model(trained, capsys):
     _name, _folder, config, checkpoint = trained
     assert main(["summary", str(config)]) == 0

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import chordate
-from chordate.cli import browse, features, predict, summary, test, train
+from chordate.cli import browse, check, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
@@ -21,6 +21,7 @@ from chordate.text import PrintableFormatter, printable
 
 COMMANDS = {
     "browse": browse,
+    "check": check,
     "train": train,
     "test": test,
     "predict": predict,
@@ -76,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 2 for an error that the user can fix (reported in one line), 128 + n when ended
-        by signal n (130 for Ctrl-C).
+        Exit status: 0 for success, 1 if `check` finds that training would fail, 2 for an error that the user can fix
+        (reported in one line), 128 + n when ended by signal n (130 for Ctrl-C).
     """
     top = parser()
     arguments = top.parse_args(argv)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.lastResort.setFormatter(PrintableFormatter())
     try:
         with ended_by_signals(), explain_failures():
-            COMMANDS[arguments.command].run(arguments)
+            status: int | None = COMMANDS[arguments.command].run(arguments)
     except ChordateError as error:
         print(f"chordate {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -105,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     finally:
         warnings.formatwarning = plain
-    return 0
+    return status or 0

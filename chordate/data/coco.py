@@ -149,6 +149,8 @@ class CocoDataset(Dataset):
                 *self.health_report,
                 report_missing(files, missing, self.images, data_root, skip_broken),
             ]
+            absent = [name for name, is_missing in zip(files, missing) if is_missing]
+            self.left_out = [*self.left_out, *(f"{self.images / name}: no such image file" for name in absent)]
             self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
             self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
         if self.checked < ALL:

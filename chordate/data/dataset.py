@@ -43,6 +43,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         sizes: `[len, 2]`, height and width of each image, so that images of similar aspect ratio can share a batch;
             None disables this grouping.
         health_report: problems found when the dataset was opened, one line each.
+        left_out: images that are missing or broken and were left out when the dataset was opened, one line each.
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
             defaults here.
@@ -53,6 +54,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     default_metric: str | Mapping[str, Any] | None = None
     sizes: NDArray[np.int64] | None = None
     health_report: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     channels: int = 3
     skip_broken: bool = False
     not_inherited: Sequence[str] = ()

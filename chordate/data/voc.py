@@ -98,6 +98,7 @@ class VocDataset(CocoDataset):
                         "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
                     }
                 )  # fmt: skip
+        self.left_out = broken
         self.notes += describe_broken(broken)
         categories = [{"id": number, "name": name} for name, number in category_ids.items()]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})

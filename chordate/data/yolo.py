@@ -101,6 +101,7 @@ class YoloDataset(CocoDataset):
                     if text.strip():
                         annotation = _annotation(text, width, height, len(self.names), f"{labels}:{line}")
                         annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+        self.left_out = broken
         self.notes += describe_broken(broken)
         self._note_unused({labels for _, labels in pairs})
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]

@@ -74,6 +74,18 @@ class Targets(TensorStruct):
         """
         return None
 
+    def class_counts(self, classes: int) -> Tensor | None:
+        """Number of objects of each class in the batch, `[classes]` int64, for `chordate check`.
+
+        By default, counts the images by their `image_labels`; None without them.
+        """
+        labels = self.image_labels()
+        return None if labels is None else torch.bincount(labels[labels >= 0], minlength=classes)
+
+    def suspicions(self, index: int) -> tuple[str, ...]:
+        """What may be wrong with the ground truth of one image, in a few fixed phrases, for `chordate check`."""
+        return ()
+
 
 class Prediction(TensorStruct):
     """Base class of a model's output for one image. A subclass is a dataclass of tensors."""

@@ -22,6 +22,7 @@ from chordate.structures.metadata import DatasetMeta
 BITMAP_SIZE = 112  # height and width in pixels of an instance's bitmap mask, which covers only the instance's box
 # The number of targets is padded to these sizes, above 64 to multiples of 128: few distinct shapes avoid recompilation.
 SLOTS = (8, 16, 32, 64)
+TINY, THIN = 4, 20  # boxes with a shorter side in pixels, or a larger aspect ratio, may be annotation errors
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks", "has_mask")
 
 
@@ -75,6 +76,19 @@ class InstanceTargets(Targets):
 
     def class_labels(self) -> Tensor:
         return self.labels
+
+    def class_counts(self, classes: int) -> Tensor:
+        return torch.bincount(self.labels[self.valid & ~self.crowd], minlength=classes)
+
+    def suspicions(self, index: int) -> tuple[str, ...]:
+        boxes = self.boxes[index][self.valid[index] & ~self.crowd[index]]
+        short, long = (boxes[:, 2:] - boxes[:, :2]).aminmax(dim=1) if len(boxes) else (torch.zeros(0),) * 2
+        found = {
+            "no instances": not self.valid[index].any(),
+            f"boxes under {TINY} px": (short < TINY).any(),
+            f"boxes over {THIN}:1": (long > THIN * short).any(),
+        }
+        return tuple(phrase for phrase, is_found in found.items() if is_found)
 
     def describe(self, index: int) -> str:
         crowds = int((self.valid & self.crowd)[index].sum())

@@ -37,11 +37,12 @@ class Thumbnail:
 
 @dataclass
 class Group:
-    """Pictures under one heading, with a note."""
+    """Pictures under one heading, with a note and a list of further lines."""
 
     name: str
     note: str
     thumbnails: Sequence[Thumbnail]
+    lines: Sequence[str] = ()
 
 
 def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
@@ -57,7 +58,8 @@ def contact_sheet(title: str, note: str, groups: Sequence[Group]) -> str:
 def _section(group: Group) -> str:
     figures = "".join(map(_figure, group.thumbnails))
     heading = f"<h2>{escape(group.name)} <small>{escape(group.note)}</small></h2>"
-    return f"<section>\n{heading}\n<div>\n{figures}</div>\n</section>\n"
+    lines = "".join(f"<li>{escape(printable(line, None))}</li>\n" for line in group.lines)
+    return f"<section>\n{heading}\n{lines and f'<ul>{lines}</ul>'}\n<div>\n{figures}</div>\n</section>\n"
 
 
 def _figure(thumbnail: Thumbnail) -> str:
