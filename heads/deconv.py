@@ -60,6 +60,7 @@ class DeconvHead(nn.Module):
             )
         self.stride = spec.stride // 2**deconvs
         self.sigma, self.decoder = sigma, decoder
+        self.aligned = aligned
         self.offset = self.stride / 2 if aligned else 0.5  # position of the first cell's center, in pixels
         self.deconvs = nn.Sequential()
         width = spec.channels

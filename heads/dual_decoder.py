@@ -183,14 +183,18 @@ class CenterOffsetHead(nn.Module):
         return heatmap[:, 0], torch.stack([y * strides[0], x * strides[1]], dim=1)
 
     def loss(self, outputs: tuple[Tensor, Tensor], targets: PanopticTargets) -> dict[str, Tensor]:
-        """Compute the losses `center` and `offset`. Crowds and pixels without a class contribute to neither loss."""
+        """Compute the losses `center` and `offset`.
+
+        Neither loss counts crowds and pixels without a class, as in Detectron2's project.
+        """
         things = targets.instances
         truth = center_targets(targets.slots, things.valid & ~things.crowd, self.sigma)
         heatmap, offsets = self.resize(outputs, (targets.slots.shape[1], targets.slots.shape[2]))
+        is_crowd = (targets.slots != IGNORED) & ~truth.inside
         squares = (heatmap - truth.heatmap) ** 2
         distances = (offsets - truth.offsets).abs().sum(1)
         return {
-            "center": self.center_loss_weight * masked_mean(squares, targets.labels != IGNORED),
+            "center": self.center_loss_weight * masked_mean(squares, (targets.labels != IGNORED) & ~is_crowd),
             "offset": self.offset_loss_weight * masked_mean(distances, truth.inside),
         }
 

@@ -55,8 +55,8 @@ def test_images_have_text_ids_and_the_segments_of_the_instance_ids(root: Path) -
         photo = cv2.imread(str(root / f"leftImg8bit/train/{name.split('_')[0]}/{name}_leftImg8bit.png"))[..., ::-1]
         assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), photo)
         ids = instance_ids(index)
-        # The group of people (24) is a crowd, and the ego vehicle (1) has no class.
-        expected = {23: label[23], 7: label[7], 26000: label[26], 26001: label[26], 24: IGNORED, 1: IGNORED}
+        # The group of people (24) is a crowd with a class, and the ego vehicle (1) has no class.
+        expected = {23: label[23], 7: label[7], 26000: label[26], 26001: label[26], 24: label[24], 1: IGNORED}
         assert np.array_equal(batch.targets.labels[0].numpy(), np.vectorize(expected.get)(ids))
         instances = batch.targets.instances
         assert instances.labels[0, instances.valid[0]].tolist() == [label[24], label[26], label[26]]

@@ -11,7 +11,9 @@ import pytest
 from doc_commands import folder, run_page
 from doc_pages import with_options
 
+import chordate
 from chordate.cli.main import main
+from chordate.config import load_config
 from chordate.data import SemanticFolder
 from chordate.data.shapes import CLASSES
 from chordate.data.shapes_colors import BACKGROUNDS
@@ -91,6 +93,37 @@ def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
     (record,) = json.loads((tmp_path / "drawn/predictions.json").read_text())
     assert {segment["isthing"] for segment in record["segments_info"]} <= {0, 1} and record["file"].endswith("1.jpg")
     assert cv2.imread(str(tmp_path / "drawn/000001_prediction.png")) is not None
+
+
+def test_predicting_keeps_every_segment_that_the_model_returns_unless_a_threshold_is_given(trained, tmp_path):
+    """The scores of Panoptic-DeepLab's things are heatmap values, mostly below 0.5, and PQ counts all of them."""
+    config, root, checkpoint = trained
+    thing, stuff = (
+        ("center_threshold", "stuff_area")
+        if config.stem == "deeplab"
+        else ("merge.score_threshold", "merge.stuff_area")
+    )
+    options = {f"model.{thing}": 0.0, f"model.{stuff}": 0}
+    image = str(root / "val/000001.jpg")
+    command = [
+        "predict",
+        str(config),
+        str(checkpoint),
+        image,
+        "--cfg-options",
+        *(f"{key}={value}" for key, value in options.items()),
+        "--precision",
+        "fp32",
+    ]
+    model = chordate.build_model(load_config(config, options), checkpoint=checkpoint)
+    (expected,) = chordate.predict(model, image, precision="fp32")
+    assert (expected.scores < 0.5).any()
+    for threshold, count in ((None, len(expected)), (0.5, int((expected.scores >= 0.5).sum()))):
+        given = [] if threshold is None else ["--score-threshold", str(threshold)]
+        out = tmp_path / f"drawn{threshold}"
+        assert main([*command, "--out", str(out), *given]) == 0
+        (record,) = json.loads((out / "predictions.json").read_text())
+        assert len(record["segments_info"]) == count
 
 
 def test_panoptic_samples_can_be_browsed_and_models_summarized(trained, tmp_path, capsys):

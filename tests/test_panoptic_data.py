@@ -97,7 +97,7 @@ def test_targets_are_the_segments_of_the_png(tmp_path):
     for place, (*_, rows, columns) in enumerate(SEGMENTS):
         owner[rows, columns] = place
     # Segments by ascending id are 5 cat, 6 crowd of cats, 300 grass, 70,000 sky and 16,000,001 dog.
-    label = {-1: IGNORED, 0: 2, 1: 3, 2: 0, 3: 1, 4: IGNORED}
+    label = {-1: IGNORED, 0: 2, 1: 3, 2: 0, 3: 1, 4: 0}  # a crowd keeps its class
     assert np.array_equal(targets.labels[0].numpy(), np.vectorize(label.get)(owner))
     slot = {-1: IGNORED, 0: IGNORED, 1: IGNORED, 2: 0, 3: 2, 4: 1}
     assert np.array_equal(targets.slots[0].numpy(), np.vectorize(slot.get)(owner))
@@ -159,8 +159,7 @@ def test_under_every_transform_boxes_masks_and_classes_belong_together(tmp_path,
                 y, x = own.nonzero(as_tuple=True)
                 box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
                 assert instances.boxes[n, slot].tolist() == box
-                expected = IGNORED if instances.crowd[n, slot] else instances.labels[n, slot]
-                assert (targets.labels[n][own] == expected).all()
+                assert (targets.labels[n][own] == instances.labels[n, slot]).all()
                 share = own.sum() / ((box[2] - box[0]) * (box[3] - box[1]))
                 assert instances.masks[n, slot].float().mean() == pytest.approx(share.item(), abs=0.03)
 
@@ -289,6 +288,17 @@ def test_class_images_lists_the_images_of_each_class(tmp_path):
     assert [images.tolist() for images in reader(tmp_path).class_images()] == [[0, 1], [0, 1], [0, 1], [0, 1]]
     edit(tmp_path, lambda c: c["annotations"][1]["segments_info"][4].update(category_id=12))
     assert [images.tolist() for images in reader(tmp_path).class_images()] == [[1], [0, 1], [0, 1], [0, 1]]
+
+
+def test_crowds_alone_are_something_to_train_on_but_no_segments_are_not(tmp_path):
+    write_panoptic(tmp_path)
+    edit(tmp_path, lambda c: [s.update(iscrowd=1) for a in c["annotations"] for s in a["segments_info"]])
+    dataset = reader(tmp_path)
+    dataset.check_annotated(training=True)
+    assert set(dataset.original(0).targets.labels.unique().tolist()) == {IGNORED, 0, 1, 2, 3}
+    edit(tmp_path, lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
+    with pytest.raises(DataError, match="no segments, so there is nothing to train on"):
+        reader(tmp_path).check_annotated(training=True)
 
 
 def prediction() -> PanopticMap:

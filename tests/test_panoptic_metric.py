@@ -187,6 +187,26 @@ def test_saved_predictions_open_as_a_panoptic_dataset(sample_images, tmp_path):
         metric.save_predictions(tmp_path / "found")
 
 
+def test_saved_predictions_of_images_with_equal_names_stay_apart(tmp_path):
+    paths = ["x/a/1.jpg", "x/b/1.jpg", "x/1.jpg", "x/1.png", "x/1_1.jpg"]
+    numbers, dataset = torch.ones(6, 8, dtype=torch.int16), Truth([])
+    dataset.images = [(numbers, torch.tensor([0]), torch.tensor([False]))] * len(paths)
+    dataset.id_in_file = lambda image_id: image_id
+    metric = PanopticMetric(dataset)
+    for number, path in enumerate(paths):
+        ids = torch.zeros(6, 8)
+        ids[: number + 1] = 1
+        batch = Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, 2), [ImageInfo(number, path, 6, 8)])
+        metric.update([panoptic_map(ids, [0])], batch)
+    metric.compute()
+    metric.save_predictions(tmp_path / "found.json")
+    rows = json.loads((tmp_path / "found.json").read_text())["annotations"]
+    assert [row["file_name"] for row in rows] == ["a/1.png", "b/1.png", "1.png", "1_2.png", "1_1.png"]
+    for row in rows:
+        pixels = np.array(PILImage.open(tmp_path / "found" / row["file_name"]))[..., 0]
+        assert (pixels == 1).sum() == 8 * (row["image_id"] + 1)
+
+
 def test_predictions_of_another_task_or_size_are_refused():
     numbers = torch.ones(6, 8, dtype=torch.int16)
     metric = PanopticMetric(dataset=Truth([(numbers, torch.tensor([0]), torch.tensor([False]))]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import chordate
+from chordate.config import load_config
 from chordate.data.coco_classes import COCO_SKELETON
 from chordate.errors import ChordateError, ConfigError, DataError
 from chordate.models.pose_estimator import PoseEstimator
@@ -147,13 +149,51 @@ def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
     if library == "mmpose":
         state = {as_mmpose(name): tensor for name, tensor in state.items()}
     ours = chordate.build_model("pose_r50_256x192_coco", pretrained=False).double()
-    report = chordate.load_checkpoint(ours, {"state_dict": state})
+    with pytest.warns(UserWarning, match="trained with other settings"):
+        report = chordate.load_checkpoint(ours, {"state_dict": state})
     assert report.format == "Simple Baselines" and not report.missing and not report.skipped
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected, found = theirs(images), ours.head(ours.backbone(images))
     assert expected.abs().max() > 1e-3 and torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
     assert report.meta.skeleton.names == COCO_SKELETON.names
+
+
+@pytest.mark.parametrize(
+    ("library", "options"),
+    [
+        ("authors", ["model.head.aligned=False", "model.flip_shift=True", "model.preprocess.bgr=True"]),
+        ("mmpose", ["model.head.aligned=False", "model.flip_shift=True"]),
+    ],
+)
+def test_loading_weights_names_the_settings_that_they_need(library, options):
+    """With the settings that the warning names, loading does not warn, and the pixels are normalized as there: the
+    authors divide the channels by ImageNet's statistics of R, G, B in the order B, G, R, and MMPose in the order R, G,
+    B."""
+    state = PoseResNet().state_dict()
+    if library == "mmpose":
+        state = {as_mmpose(name): tensor for name, tensor in state.items()}
+    model = chordate.build_model("pose_r50_256x192_coco", pretrained=False)
+    with pytest.warns(UserWarning) as caught:
+        chordate.load_checkpoint(model, {"state_dict": state})
+    (message,) = (str(one.message) for one in caught)
+    named = message.split("--cfg-options ")[1].split()
+    assert named == options and "\n" not in message
+    model = chordate.build_model(
+        load_config(
+            "pose_r50_256x192_coco", {key: value == "True" for key, value in (one.split("=") for one in named)}
+        ),
+        pretrained=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chordate.load_checkpoint(model, {"state_dict": state})
+    assert model.head.offset == 0.5 and model.flip_shift
+    color = torch.tensor([10.0, 100, 200])[None, :, None, None]
+    mean, std = (torch.tensor(x) for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    pixel = [200, 100, 10] if library == "authors" else [10, 100, 200]
+    expected = (torch.tensor(pixel) / 255 - mean) / std
+    torch.testing.assert_close(model.preprocess(color, torch.tensor([[1, 1]])).flatten(), expected)
 
 
 # The loss

@@ -89,6 +89,35 @@ def test_a_folder_is_predicted_past_broken_images_and_nothing_is_left_out_silent
     assert {file.name for file in (tmp_path / "out").glob("*.png")} == {f"{stem}_prediction.png" for stem in stems}
 
 
+def test_images_of_equal_names_and_in_subfolders_all_have_their_pictures(tmp_path, rgb, capsys) -> None:
+    """The pictures of an earlier prediction, in a folder among the images, are not predicted."""
+    folder = tmp_path / "photos"
+    values = {"1.jpg": 0, "1.png": 60, "1_1.jpg": 120, "a/1.jpg": 180, "b/1.jpg": 240}
+    for name, value in values.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (80, 60), (value, value, value)).save(folder / name)
+    (folder / "a/notes.txt").write_text("no image")
+    expected = {"1": 0, "1_2": 60, "1_1": 120, "a/1": 180, "b/1": 240}
+    for _ in range(2):
+        out = folder / "drawn"
+        assert main(["predict", *rgb, str(folder), "--out", str(out), "--score-threshold", "1"]) == 0
+        printed = capsys.readouterr().out
+        assert "1 file left out, no image: a/notes.txt" in printed and "on 5 images:" in printed
+        pictures = {path.relative_to(out).as_posix(): path for path in out.rglob("*.png")}
+        assert sorted(pictures) == sorted(f"{name}_prediction.png" for name in expected)
+        for name, value in expected.items():
+            mean = np.asarray(PIL.Image.open(pictures[f"{name}_prediction.png"])).mean()
+            assert mean == pytest.approx(value, abs=2)
+
+
+def test_a_folder_within_the_output_folder_is_predicted(tmp_path, rgb) -> None:
+    folder = tmp_path / "out/photos"
+    folder.mkdir(parents=True)
+    PIL.Image.new("RGB", (80, 60)).save(folder / "1.png")
+    assert main(["predict", *rgb, str(folder), "--out", str(tmp_path / "out"), "--score-threshold", "1"]) == 0
+    assert (tmp_path / "out/1_prediction.png").is_file()
+
+
 def test_predictions_are_also_written_as_coco_results(tmp_path, rgb) -> None:
     files = []
     for number in range(2):

@@ -23,6 +23,7 @@ from chordate.structures import (
     Detections,
     ImageInfo,
     InstanceTargets,
+    PanopticMap,
     Prediction,
     Skeleton,
     Targets,
@@ -253,6 +254,22 @@ def test_a_sheet_of_classifications_shows_the_true_class_and_the_predicted_one()
     top, left, gap = 7 + 30, 14, 4
     frames = [sheet[top : top + 100, x : x + 160] for x in (left, left + 160 + gap)]
     assert [tuple(frame[50, 0]) for frame in frames] == [color_of(1), color_of(0)]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_a_sheet_shows_segments_of_low_scores_and_detections_only_above_the_threshold(threshold):
+    """By default, a thing of a panoptic prediction is drawn whatever its score is: the metric counts it."""
+    ids = torch.ones(100, 160, dtype=torch.int32)
+    one = torch.tensor([0]), torch.tensor([True]), torch.tensor([0.2]), torch.tensor([16000])
+    box = torch.tensor([[20.0, 20, 140, 80]])
+    left, top, gap = 14, 7 + 30, 4
+    for prediction, drawn in (
+        (PanopticMap(ids, *one), threshold is None),
+        (Detections(box, torch.tensor([0.2]), torch.tensor([0])), False),
+    ):
+        sheet = side_by_side([GRAY], [""], [prediction], [None], TWO, panel=160, score_threshold=threshold)
+        right = sheet[top : top + 100, left + 160 + gap : left + 2 * 160 + gap]
+        assert (right != GRAY).any() == drawn
 
 
 def test_images_larger_than_their_panel_are_shrunk():

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument(
         "images", nargs="*", default=[], metavar="IMAGE",
-        help="image files, or folders of them (default: the config's validation data)",
+        help="image files, or folders (subfolders are included; default: the config's validation data)",
     )  # fmt: skip
     parser.add_argument("--data", choices=["train", "val"], default="val", help="dataset of the config (default: val)")
     parser.add_argument(
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
     check_features_file(out)
-    paths = image_files(arguments.images)
+    paths = image_files(arguments.images, out)
     model: Any = load_trained(cfg, arguments.checkpoint)
     rows: list[Any] = []
     labels: list[Any] = []

@@ -20,14 +20,15 @@ EXAMPLE = "chordate predict faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt street.j
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
     parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders (subfolders are included)")
     parser.add_argument("--out", type=nonempty, default="predictions", help="folder for pictures and predictions.json")
     parser.add_argument(
         "--predictions", metavar="JSON", help="also write the detections as COCO results, with file_name beside the ids"
     )
     parser.add_argument(
-        "--score-threshold", type=float, default=0.5, help="drop lower-scoring detections (default: 0.5)"
-    )
+        "--score-threshold", type=float,
+        help="drop lower-scoring objects (default: 0.5; for panoptic segmentation none, as in the evaluation)",
+    )  # fmt: skip
     parser.add_argument(
         "--boxes", type=nonempty, metavar="JSON",
         help="predictions.json of a detector on the same images: the objects of a top-down pose estimator",
@@ -36,13 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def image_files(names: list[str]) -> list[Path]:
+def image_files(names: list[str], out: Path) -> list[Path]:
     """Expand the command's arguments, files and folders of images, to a list of image files.
+
+    Images in subfolders are included, except those in `out`, which are the pictures of an earlier prediction.
 
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
     """
-    from chordate.data.image_files import is_hidden, list_images
+    from chordate.data.image_files import list_files, list_images
     from chordate.data.image_io import SUFFIXES, missing_file
     from chordate.errors import DataError
 
@@ -53,16 +56,20 @@ def image_files(names: list[str]) -> list[Path]:
     for path in map(Path, names):
         if not path.exists():
             raise DataError(missing_file(path, "image"))
-        inside = [path / name for name in list_images(path) if "/" not in name] if path.is_dir() else [path]
+        inside = [path / name for name in list_images(path)] if path.is_dir() else [path]
+        beside = [path / name for name in list_files(path, "")] if path.is_dir() else []
+        if path.resolve() in out.resolve().parents:
+            inside, beside = ([file for file in part if not _lies_in(file, out)] for part in (inside, beside))
         if not inside:
             raise DataError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
         files += inside
-        entries = path.iterdir() if path.is_dir() else ()
-        if others := sorted(
-            {p.name for p in entries if p.is_file() and not is_hidden(p.name)} - {p.name for p in inside}
-        ):
+        if others := sorted(str(other.relative_to(path)) for other in set(beside).difference(inside)):
             print(f"{path}: {pluralize(len(others), 'file')} left out, no image: {first_names(others)}")
     return files
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return folder.resolve() in file.resolve().parents
 
 
 def boxes_of(images: list[Path], file: Path, classes: Sequence[str]) -> list[Detections]:
@@ -95,14 +102,15 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.data.image_io import read_image
     from chordate.errors import ConfigError, DataError
     from chordate.evaluation.packed_detections import coco_results
+    from chordate.output_names import output_names
     from chordate.structures import ImageInfo
     from chordate.visualization import draw, to_picture, write_image
 
     threshold = arguments.score_threshold
-    validate_value(Fraction, threshold, "--score-threshold")
+    validate_value(Fraction | None, threshold, "--score-threshold")
     cfg = load_config(arguments.config, arguments.cfg_options)
-    paths = image_files(arguments.images)
     out, results = Path(arguments.out), Path(arguments.predictions or "")
+    paths = image_files(arguments.images, out)
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is not a folder; name a folder for the pictures and predictions.json")
     if arguments.predictions and results.is_dir():
@@ -114,19 +122,22 @@ def run(arguments: argparse.Namespace) -> None:
     records: list[dict[str, Any]] = []
     coco_records: list[dict[str, Any]] = []
     broken: list[str] = []
-    stems: set[str] = set()
-    for number, path in enumerate(track(paths, description="predict")):
+    pairs = list(zip(paths, output_names(paths)))
+    for number, (path, name) in enumerate(track(pairs, description="predict")):
         try:
             image = read_image(path, channels=model.input_shape(*model.example_size)[0])
             own = None if boxes is None else boxes[number]
-            (prediction,) = predict(model, image, boxes=own, score_threshold=threshold, precision=arguments.precision)
+            (prediction,) = predict(model, image, boxes=own, precision=arguments.precision)
         except DataError as error:  # continue with the other images, and report the error at the end
             broken.append(str(error))
             continue
-        name = f"{path.stem}_{number}" if path.stem in stems else path.stem
-        stems.add(path.stem)
+        if arguments.score_threshold is None:
+            threshold = prediction.display_threshold
+        prediction = prediction.above(threshold)
         picture = draw(prediction, to_picture(image), model.meta)
-        write_image(out / f"{name}_prediction.png", picture)
+        file = out / f"{name}_prediction.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(file, picture)
         records += [{"file": str(path), **record} for record in prediction.to_records(model.meta)]
         if arguments.predictions:
             info = ImageInfo(number + 1, str(path), *image.shape[-2:])

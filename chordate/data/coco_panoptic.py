@@ -42,8 +42,8 @@ class CocoPanoptic(Dataset):
     - `slots`: LabelMap `[H, W]`, the index in `boxes` of the thing at each pixel;
     - `info`: ImageInfo.
 
-    Crowd segments (`iscrowd`) are not trained on: crowd things are marked in `crowd`, and pixels of crowds have the
-    ignored label in `semantic`.
+    Crowd segments (`iscrowd`) have their class in `semantic`, as in Detectron2; crowd things are marked in `crowd`, so
+    that the losses of instances ignore them.
 
     Args:
         annotations: the JSON file, relative to `data_root` or absolute.
@@ -131,7 +131,7 @@ class CocoPanoptic(Dataset):
         boxes = segment_boxes(numbers, len(labels))
         rows = torch.from_numpy(self.is_thing)[labels] & (boxes[:, 2] > boxes[:, 0])  # visible things
         slots = torch.cat([rows.new_zeros(1, dtype=torch.int16), (rows.cumsum(0) * rows).short()])
-        classes = torch.cat([labels.new_zeros(1), torch.where(crowd, 0, labels + 1)]).short()
+        classes = torch.cat([labels.new_zeros(1), labels + 1]).short()
         return {
             **sample,
             "boxes": boxes[rows].float(),
@@ -181,7 +181,7 @@ class CocoPanoptic(Dataset):
         return torch.from_numpy(np.searchsorted(known, present).astype(np.int16)[inverse.reshape(ids.shape)])
 
     def check_annotated(self, training: bool) -> None:
-        if training and self.index.crowd.all():
+        if training and not len(self.index.crowd):
             raise DataError(f"{self.annotations}: no segments, so there is nothing to train on; annotate some images")
 
     def class_images(self) -> list[NDArray[np.int64]]:

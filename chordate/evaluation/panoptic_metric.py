@@ -23,6 +23,7 @@ from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.evaluation.panoptic_report import PanopticReport
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.model_contracts import Metric
+from chordate.output_names import output_names
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, PanopticMap
 from chordate.structures.detection import encode_masks
@@ -36,11 +37,11 @@ Segment = dict[str, Any]  # category_id, iscrowd, area and segmentation (RLE), a
 
 
 class EvaluatedImage(NamedTuple):
-    """The segments of one image; `name` is the image's file name without suffix, `size` its height and width, `scores`
-    has the score of each predicted segment."""
+    """The segments of one image; `path` is the image's file, `size` its height and width, `scores` has the score of
+    each predicted segment."""
 
     image_id: int
-    name: str
+    path: str
     size: tuple[int, ...]
     truth: list[Segment]
     predicted: list[Segment]
@@ -119,9 +120,10 @@ class PanopticMetric(Metric):
                 )
             truth = self._segments(numbers, labels.tolist(), crowd.tolist())
             predicted = self._segments(prediction.ids.cpu(), prediction.labels.tolist(), [False] * len(prediction))
-            name = Path(info.path).stem
             scores = prediction.scores.tolist()
-            self._pending.append(EvaluatedImage(info.image_id, name, tuple(numbers.shape), truth, predicted, scores))
+            self._pending.append(
+                EvaluatedImage(info.image_id, info.path, tuple(numbers.shape), truth, predicted, scores)
+            )
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
         """COCO annotations of the segments 1 … `S` in `numbers` `[H, W]`, without ids."""
@@ -217,25 +219,26 @@ class PanopticMetric(Metric):
 
     def save_predictions(self, path: str | Path) -> None:
         """Write the last predictions in COCO's panoptic format: the JSON file `path`, and one PNG of segment ids per
-        image in a folder, named like `path` without the suffix."""
+        image in a folder, named like `path` without the suffix. The PNGs keep the subfolders of the images."""
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:
             raise ConfigError(
                 f"--predictions {path}: name a .json file; the PNGs go to a folder of the same name without the suffix"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         annotations = []
-        for one in self._last:
+        for one, name in zip(self._last, output_names([one.path for one in self._last])):
+            file = folder / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
             ids = one.predicted_ids()
             colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-            Image.fromarray(colors).save(folder / f"{one.name}.png")
+            Image.fromarray(colors).save(file)
             listed = [
                 {"id": number, "category_id": segment["category_id"], "area": segment["area"]}
                 for number, segment in enumerate(one.predicted, 1)
             ]
             number = self.dataset.id_in_file(one.image_id)
-            annotations.append({"image_id": number, "file_name": f"{one.name}.png", "segments_info": listed})
+            annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": listed})
         path.write_text(json.dumps({"annotations": annotations}))
 
 

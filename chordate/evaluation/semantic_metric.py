@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,6 +23,7 @@ from chordate.evaluation.boundary_iou import BoundaryIoU
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.evaluation.semantic_report import SemanticReport
 from chordate.model_contracts import Metric
+from chordate.output_names import output_names
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
@@ -168,17 +168,16 @@ class SemanticMetric(Metric):
     def save_predictions(self, path: str | Path) -> None:
         """Write the predictions of the last `compute` to the folder `path`, if `keep_predictions` was called before.
 
-        There is one PNG per image, whose pixels have the ids of the label images (as benchmark servers expect). Its
-        path is that of the image relative to the deepest folder that contains all images.
+        There is one PNG per image, whose pixels have the ids of the label images (as benchmark servers expect). The
+        PNGs keep the subfolders of the images, see `output_names`.
 
         Raises:
             ConfigError: `keep_predictions` was not called before the evaluation.
         """
         if not self._saved:
             raise ConfigError("SemanticMetric: call keep_predictions before the evaluation to save its predictions")
-        root = os.path.commonpath([Path(image).parent for image in self._saved])
-        for image, png in self._saved.items():
-            file = (Path(path) / os.path.relpath(image, root)).with_suffix(".png")
+        for name, png in zip(output_names(list(self._saved)), self._saved.values()):
+            file = Path(path) / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png)
 

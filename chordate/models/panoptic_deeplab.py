@@ -24,7 +24,7 @@ from chordate.ops.instance_centers import (
 )
 from chordate.ops.panoptic_merge import Segments, add_stuff
 from chordate.pixel_contracts import PixelHead, WeightedPixelHead, check_pixel_head
-from chordate.registry import BACKBONES, HEADS, MODELS
+from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
 
 
@@ -48,7 +48,7 @@ class CenterHead(Protocol):
 
 @MODELS.register_module()
 class PanopticDeepLab(Model):
-    """A backbone, a semantic head for all classes, and a head for instance centers and offsets.
+    """A backbone, an optional neck, a semantic head for all classes, and a head for instance centers and offsets.
 
     Each pixel of a thing class is assigned to the center nearest to the pixel plus its predicted offset. The class of
     an instance is the most frequent class of its pixels (section 3.3). In the semantic loss, pixels of small instances
@@ -56,7 +56,8 @@ class PanopticDeepLab(Model):
 
     Args:
         meta: metadata of the dataset; `meta.stuff` has the names of the stuff classes.
-        backbone: a variant's name, a dict with `type` and the part's own arguments, or a built module.
+        backbone, neck: a variant's name, a dict with `type` and the part's own arguments, or a built module. Without a
+            neck, the heads read the backbone's feature maps.
         semantic: a `WeightedPixelHead`; with a `small_instance_weight` of 1, any `PixelHead`.
         center: a `CenterHead`.
         center_threshold: minimum heatmap value of a center.
@@ -80,6 +81,7 @@ class PanopticDeepLab(Model):
         backbone: Part,
         semantic: Part,
         center: Part,
+        neck: Part | None = None,
         center_threshold: Fraction = 0.1,
         nms_kernel: PositiveInt = 7,
         topk: PositiveInt = 200,
@@ -102,7 +104,8 @@ class PanopticDeepLab(Model):
         is_weighted = small_instance_weight != 1
         self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)
-        check_outputs(self.backbone, in_channels=len(self.preprocess.mean))
+        self.neck = None if neck is None else NECKS.build(neck, in_features=offered(self.backbone))
+        check_outputs(self.backbone, in_channels=len(self.preprocess.mean), neck=self.neck)
         features = self.feature_specs()
         contract = WeightedPixelHead if is_weighted else PixelHead
         self.semantic: WeightedPixelHead = HEADS.build(
@@ -120,16 +123,21 @@ class PanopticDeepLab(Model):
         self.register_buffer("is_thing", is_thing, persistent=False)
 
     def feature_specs(self) -> FeatureSpecs:
-        return offered(self.backbone)
+        return offered(self.backbone if self.neck is None else self.neck)
 
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
         return self.backbone(self.preprocess(batch.images, batch.sizes))
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """The feature maps `[N, C, H, W]` that the heads read, keyed by name."""
+        maps = self.backbone_features(batch)
+        return maps if self.neck is None else self.neck(maps)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         targets = batch.targets
         if not isinstance(targets, PanopticTargets):
             raise wrong_targets(self, targets, PanopticTargets)
-        maps = self.backbone_features(batch)
+        maps = self.features(batch)
         logits = self.semantic(maps)
         if self.small_instance_weight == 1:
             losses = self.semantic.loss(logits, targets.labels)
@@ -142,7 +150,7 @@ class PanopticDeepLab(Model):
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[PanopticMap]:
         check_batch(self, batch)
-        maps, size = self.backbone_features(batch), (batch.images.shape[-2], batch.images.shape[-1])
+        maps, size = self.features(batch), (batch.images.shape[-2], batch.images.shape[-1])
         logits = self.semantic(maps)
         cells = logits.shape[-2], logits.shape[-1]
         labels = torch.stack([argmax_resize(own, size, cells) for own in logits])

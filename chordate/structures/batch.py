@@ -88,7 +88,13 @@ class Targets(TensorStruct):
 
 
 class Prediction(TensorStruct):
-    """Base class of a model's output for one image. A subclass is a dataclass of tensors."""
+    """Base class of a model's output for one image. A subclass is a dataclass of tensors.
+
+    Attributes:
+        display_threshold: minimum score of the objects that are drawn and that `chordate predict` writes, by default.
+    """
+
+    display_threshold: ClassVar[float] = 0.5
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:
         """Transform the prediction to pixels of the original image. By default, returns it unchanged.

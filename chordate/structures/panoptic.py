@@ -22,7 +22,7 @@ class PanopticTargets(Targets):
 
     Attributes:
         instances: the things; labels are indices into all classes of the dataset, things and stuff.
-        labels: `[N, H, W]` int16, the class of each pixel; `IGNORED` for crowds, pixels without a segment and padding.
+        labels: `[N, H, W]` int16, the class of each pixel; `IGNORED` for pixels without a segment and padding.
         slots: `[N, H, W]` int16, the index in `instances` of the thing (or crowd) at each pixel; `IGNORED` for all
             other pixels.
     """
@@ -67,6 +67,8 @@ class PanopticMap(Prediction):
     is_thing: Tensor
     scores: Tensor
     areas: Tensor
+
+    display_threshold: ClassVar[float] = 0.0  # the model has already chosen the segments, and PQ counts all of them
 
     def __len__(self) -> int:
         return len(self.labels)

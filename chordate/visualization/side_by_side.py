@@ -24,7 +24,7 @@ def side_by_side(
     predictions: Sequence[Prediction],
     targets: Sequence[Any],
     meta: DatasetMeta,
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     columns: int = 2,
     panel: int = 360,
 ) -> Picture:
@@ -36,7 +36,7 @@ def side_by_side(
         predictions: one per image, in pixels of the image.
         targets: Targets per image, each for a batch of one image, in pixels of the image; None for no targets.
         meta: class names, skeleton and palette.
-        score_threshold: objects with lower scores are not drawn.
+        score_threshold: objects with lower scores are not drawn; None for the predictions' `display_threshold`.
         columns: number of images per row.
         panel: longer side of each picture in pixels.
 
@@ -51,10 +51,11 @@ def side_by_side(
         if number % columns == 0:
             rows.append([])
         left = draw_targets(truth, 0, image, meta, long_side=panel)
-        right = draw(prediction, image, meta, score_threshold=score_threshold, long_side=panel)
+        threshold = prediction.display_threshold if score_threshold is None else score_threshold
+        right = draw(prediction, image, meta, score_threshold=threshold, long_side=panel)
         rows[-1] += [
             (_fit(left, panel), _caption(name, "" if truth is None else truth.describe(0))),
-            (_fit(right, panel), _caption("prediction", _describe(prediction, score_threshold))),
+            (_fit(right, panel), _caption("prediction", _describe(prediction, threshold))),
         ]
     return _compose(rows, panel)
 
@@ -77,7 +78,8 @@ def _caption(name: str, description: str) -> str:
 def _describe(prediction: Prediction, score_threshold: float) -> str:
     """Describe the objects that are drawn, and the score threshold if it applies to the prediction."""
     drawn = prediction.above(score_threshold)
-    return drawn.describe() if drawn is prediction else f"{drawn.describe()}, score ≥ {score_threshold:g}"
+    applies = score_threshold and drawn is not prediction
+    return f"{drawn.describe()}, score ≥ {score_threshold:g}" if applies else drawn.describe()
 
 
 def _fit(picture: Picture, panel: int) -> Picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -35,6 +36,7 @@ class Candidate:
         meta: classes and keypoints of the outputs, if known.
         left_out: the checkpoint's names of tensors that are not in `state`.
         conversion: the format that the state dict was converted from; None if it had the model's names.
+        settings: settings that the weights were trained with, see `Format.settings`.
     """
 
     format: str
@@ -42,6 +44,7 @@ class Candidate:
     meta: DatasetMeta | None = None
     left_out: list[str] = field(default_factory=list)
     conversion: Format | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
@@ -76,7 +79,8 @@ def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
 def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
     try:
         meta = weights.meta or format.meta(state, model)
-        return Candidate(format.library, format.convert(state, model), meta, conversion=format)
+        converted = format.convert(state, model)
+        return Candidate(format.library, converted, meta, conversion=format, settings=format.settings(state))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise CheckpointError(

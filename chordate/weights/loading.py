@@ -22,7 +22,7 @@ from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.class_rows import has_names
 from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.load_report import LoadReport, abbreviate
-from chordate.weights.numerics import warn_about_normalization, warn_about_stride
+from chordate.weights.numerics import warn_about_normalization, warn_about_settings, warn_about_stride
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
 
 
@@ -61,6 +61,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
         model.meta = weights.meta
     warn_about_stride(model, candidate.conversion)
+    warn_about_settings(model, weights.source, candidate.settings)
     warn_about_normalization(model, weights.source)
     return LoadReport(
         source=weights.source,

@@ -1,6 +1,9 @@
-"""Warns if a model's settings (stride, normalization) differ from those its weights were trained with."""
+"""Warns if a model's settings (stride, colors, …) differ from those its weights were trained with."""
 
 import warnings
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +32,24 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
         isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
         for name, part in backbone.named_modules()
     )
+
+
+def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
+    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides."""
+    differing = []
+    for name, value in settings.items():
+        try:
+            ours = attrgetter(name)(model)
+        except AttributeError:  # the model has no such part
+            continue
+        if ours != value:
+            differing.append(f"model.{name}={value}")
+    if differing:
+        warnings.warn(
+            f"{source} was trained with other settings; it is loaded, but predictions are wrong unless "
+            f"--cfg-options {' '.join(differing)}",
+            stacklevel=3,
+        )
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:

@@ -53,6 +53,13 @@ class Format:
         """
         raise NotImplementedError
 
+    def settings(self, state: State) -> dict[str, Any]:
+        """The settings that the weights were trained with, keyed by attribute of the model: `{"preprocess.bgr": True}`.
+
+        Loading warns if the model has other values. Attributes that the model does not have are skipped.
+        """
+        return {}
+
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         """The classes of the converted state dict's outputs, in order; None if unknown."""
         return None

@@ -20,8 +20,12 @@ _NAMES: Names = (
 class SimpleBaselines(Format):
     """Checkpoints of Simple Baselines: deconvolutions on a ResNet.
 
-    The weights need `model.head.aligned=False` and `model.flip_shift=True`. The authors' networks with "caffe" in their
-    names need a backbone such as `resnet50_caffe`.
+    The weights need `model.head.aligned=False` and `model.flip_shift=True`: the authors' code and MMPose's MSRAHeatmap
+    place the center of a cell half a pixel from its corner, and shift the heatmaps of flipped images by one cell. The
+    authors' weights also need `model.preprocess.bgr=True`: their code reads images with OpenCV and normalizes the
+    channels B, G, R by ImageNet's statistics of R, G, B. MMPose converts images to RGB.
+
+    The authors' networks with "caffe" in their names need a backbone such as `resnet50_caffe`.
     """
 
     library = "Simple Baselines"
@@ -33,6 +37,10 @@ class SimpleBaselines(Format):
 
     def convert(self, state: State, model: Any) -> State:
         return rename_all(state, _NAMES)
+
+    def settings(self, state: State) -> dict[str, Any]:
+        is_mmpose = any(name.startswith("backbone.") for name in state)
+        return {"head.aligned": False, "flip_shift": True, "preprocess.bgr": not is_mmpose}
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         keypoints = len(rename_all(state, _NAMES)["head.heatmaps.weight"])
