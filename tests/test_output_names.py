@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from chordate.output_names import output_names
+from chordate.evaluation.output_names import output_names
 
 
 @pytest.mark.parametrize(

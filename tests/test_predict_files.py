@@ -110,6 +110,16 @@ def test_images_of_equal_names_and_in_subfolders_all_have_their_pictures(tmp_pat
             assert mean == pytest.approx(value, abs=2)
 
 
+def test_images_that_are_named_one_by_one_have_pictures_by_file_name(tmp_path, rgb) -> None:
+    files = [tmp_path / "a/1.png", tmp_path / "b/c/1.png", tmp_path / "b/2.png"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (80, 60)).save(file)
+    out = tmp_path / "out"
+    assert main(["predict", *rgb, *map(str, files), "--out", str(out), "--score-threshold", "1"]) == 0
+    assert {path.name for path in out.glob("*.png")} == {f"{name}_prediction.png" for name in ("1", "1_1", "2")}
+
+
 def test_a_folder_within_the_output_folder_is_predicted(tmp_path, rgb) -> None:
     folder = tmp_path / "out/photos"
     folder.mkdir(parents=True)

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     cfg, out = load_config(arguments.config, arguments.cfg_options), Path(arguments.out)
     check_features_file(out)
-    paths = image_files(arguments.images, out)
+    paths = [path for path, _ in image_files(arguments.images, out)]
     model: Any = load_trained(cfg, arguments.checkpoint)
     rows: list[Any] = []
     labels: list[Any] = []

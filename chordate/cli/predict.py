@@ -37,10 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def image_files(names: list[str], out: Path) -> list[Path]:
+def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
     """Expand the command's arguments, files and folders of images, to a list of image files.
 
     Images in subfolders are included, except those in `out`, which are the pictures of an earlier prediction.
+
+    Returns:
+        Each image file, and its path in the folder that was named; of a file that was named, its file name.
 
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
@@ -49,21 +52,22 @@ def image_files(names: list[str], out: Path) -> list[Path]:
     from chordate.data.image_io import SUFFIXES, missing_file
     from chordate.errors import DataError
 
-    files: list[Path] = []
+    files: list[tuple[Path, str]] = []
     urls = [name for name in names if "://" in name]
     if urls:
         raise DataError(f"{urls[0]}: URLs are not supported; download the file first")
     for path in map(Path, names):
         if not path.exists():
             raise DataError(missing_file(path, "image"))
-        inside = [path / name for name in list_images(path)] if path.is_dir() else [path]
-        beside = [path / name for name in list_files(path, "")] if path.is_dir() else []
+        folder = path if path.is_dir() else path.parent
+        inside = list_images(path) if path.is_dir() else [path.name]
+        beside = list_files(path, "") if path.is_dir() else []
         if path.resolve() in out.resolve().parents:
-            inside, beside = ([file for file in part if not _lies_in(file, out)] for part in (inside, beside))
+            inside, beside = ([name for name in part if not _lies_in(path / name, out)] for part in (inside, beside))
         if not inside:
             raise DataError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
-        files += inside
-        if others := sorted(str(other.relative_to(path)) for other in set(beside).difference(inside)):
+        files += [(folder / name, name) for name in inside]
+        if others := sorted(set(beside).difference(inside)):
             print(f"{path}: {pluralize(len(others), 'file')} left out, no image: {first_names(others)}")
     return files
 
@@ -101,16 +105,18 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config
     from chordate.data.image_io import read_image
     from chordate.errors import ConfigError, DataError
+    from chordate.evaluation.output_names import distinct_names
     from chordate.evaluation.packed_detections import coco_results
-    from chordate.output_names import output_names
     from chordate.structures import ImageInfo
     from chordate.visualization import draw, to_picture, write_image
 
     threshold = arguments.score_threshold
-    validate_value(Fraction | None, threshold, "--score-threshold")
+    if threshold is not None:
+        validate_value(Fraction, threshold, "--score-threshold")
     cfg = load_config(arguments.config, arguments.cfg_options)
     out, results = Path(arguments.out), Path(arguments.predictions or "")
-    paths = image_files(arguments.images, out)
+    files = image_files(arguments.images, out)
+    paths, names = [path for path, _ in files], distinct_names([name for _, name in files])
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is not a folder; name a folder for the pictures and predictions.json")
     if arguments.predictions and results.is_dir():
@@ -122,8 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     records: list[dict[str, Any]] = []
     coco_records: list[dict[str, Any]] = []
     broken: list[str] = []
-    pairs = list(zip(paths, output_names(paths)))
-    for number, (path, name) in enumerate(track(pairs, description="predict")):
+    for number, path in enumerate(track(paths, description="predict")):
         try:
             image = read_image(path, channels=model.input_shape(*model.example_size)[0])
             own = None if boxes is None else boxes[number]
@@ -135,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
             threshold = prediction.display_threshold
         prediction = prediction.above(threshold)
         picture = draw(prediction, to_picture(image), model.meta)
-        file = out / f"{name}_prediction.png"
+        file = out / f"{names[number]}_prediction.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_image(file, picture)
         records += [{"file": str(path), **record} for record in prediction.to_records(model.meta)]

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
+from chordate.evaluation.output_names import output_names
 from chordate.evaluation.panoptic_report import PanopticReport
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.model_contracts import Metric
-from chordate.output_names import output_names
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta, PanopticMap
 from chordate.structures.detection import encode_masks

@@ -20,10 +20,10 @@ from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
+from chordate.evaluation.output_names import output_names
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.evaluation.semantic_report import SemanticReport
 from chordate.model_contracts import Metric
-from chordate.output_names import output_names
 from chordate.registry import METRICS
 from chordate.structures import Batch, DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticMap
