@@ -41,10 +41,8 @@ def describe_failure(error: BaseException) -> str | None:
         return f"{where}{cause.strerror or cause}{'; free some space' if cause.errno in FULL_DISK else ''}"
     # torch may raise "exited unexpectedly" after the error that names the signal.
     ended = [match for cause in causes(error) if (match := ENDED_WORKER.match(str(cause)))]
-    # A tensor of a killed process cannot be fetched. Errors in a process's own code begin with "Caught".
-    unreachable = isinstance(error, ConnectionError) and not str(error).startswith("Caught")
-    if ended or unreachable:
-        name = (ended[-1][1] or "").strip() if ended else ""
+    if ended:
+        name = (ended[-1][1] or "").strip()
         how = f"was killed (signal: {name})" if name else "ended unexpectedly"
         if name == "Bus error":
             return f"a loader process {how}, because /dev/shm is full; enlarge it, or set workers=0"

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,11 @@ class Loader(DataLoader[Any]):
             # torch re-raises a worker's error with its traceback as the message; our message is the last line.
             last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+        except ConnectionError:  # the tensors of a killed worker cannot be fetched; torch raises which signal killed it
+            for _ in range(20):
+                signal_handling._error_if_any_worker_fails()
+                time.sleep(0.05)
+            raise
         finally:  # also if the last batch of an epoch is taken without asking for another
             for line in self.dataset.read_report() if isinstance(self.dataset, Dataset) else ():
                 log.warning(printable(line, None))
