@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from chordate.errors import MachineError
+from chordate.errors import ChordateError, MachineError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch's messages about a loader process that has ended, and about a rank that no longer answers (gloo and NCCL).
@@ -26,7 +26,9 @@ def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except ChordateError:
+        raise
+    except Exception as error:  # of any type: torch raises the end of a worker in whatever code runs at that moment
         reason = describe_failure(error)
         if reason is None:
             raise
