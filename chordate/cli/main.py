@@ -99,11 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = signal.Signals(interrupt.args[0] if interrupt.args else signal.SIGINT)
         print(f"chordate {arguments.command}: interrupted by {number.name}", file=sys.stderr)
         return 128 + number
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(one_line(arguments.command, f"{error.filename}: {error.strerror}"), file=sys.stderr)
-        return 2
     finally:
         warnings.formatwarning = plain
     return status or 0
