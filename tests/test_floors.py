@@ -8,7 +8,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     [
-        *("text", "literals", "errors", "allowed_values", "composition", "signatures", "arguments", "registry"),
+        *(
+            "text",
+            "literals",
+            "errors",
+            "allowed_values",
+            "composition",
+            "signatures",
+            "arguments",
+            "plugins",
+            "registry",
+        ),
         *(
             "published",
             "config_templates",
