@@ -159,7 +159,7 @@ model = dict(
 def test_a_config_of_mmengine_builds_a_detector_on_our_backbone(registry):
     config = Config.fromstring(CONFIG.format(type="ResNet"), file_format=".py")
     model = registry.build(config.model).train()
-    assert isinstance(model.backbone, mm.MMBackbone)
+    assert isinstance(model.backbone, mm.TupleBackbone)
     outputs = model(torch.randn(2, 3, 64, 96))
     assert [tuple(x.shape) for x in outputs] == [(2, 4, 8, 12), (2, 4, 2, 3)]
     sum(x.square().mean() for x in outputs).backward()

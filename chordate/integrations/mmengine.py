@@ -14,7 +14,7 @@ from chordate.registry import BACKBONES
 from chordate.weights.loading import load_pretrained
 
 
-class MMBackbone(nn.Module):
+class TupleBackbone(nn.Module):
     """A Chordate backbone with the contract of OpenMMLab's: `forward` returns a tuple of feature maps, fine to coarse.
 
     Args:
@@ -43,7 +43,7 @@ class _Backbones(Registry):
 
     def get(self, key: str) -> Any:
         BACKBONES.expand(key)  # raises an error with similar names if there is no such backbone
-        return partial(MMBackbone, type=key)
+        return partial(TupleBackbone, type=key)
 
 
 _Backbones("chordate backbone", scope="chordate", parent=MODELS)

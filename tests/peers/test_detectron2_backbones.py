@@ -29,6 +29,7 @@ import chordate.integrations.detectron2 as integration
 from chordate import BACKBONES, FeatureSpec
 from chordate.contracts import Backbone
 from chordate.errors import ConfigError
+from chordate.weights.loading import load_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Detectron2 uses deprecated functions of torch
 RGB = {
@@ -230,3 +231,59 @@ def test_a_custom_backbone_without_settings_can_be_used(unfrozen):
     )  # fmt: skip
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, integration.ShapeSpec(channels=3))
     assert backbone(torch.ones(1, 3, 8, 12))["res2"].shape == (1, 8, 2, 3)
+
+
+RESNET = {"type": "Detectron2Backbone", "model": "build_resnet_backbone"}
+
+
+@pytest.mark.parametrize(
+    ("config", "theirs"),
+    [
+        (RESNET, {"c2": "res2", "c3": "res3", "c4": "res4", "c5": "res5"}),
+        ({**RESNET, "out": ["c5"], "output_stride": 16}, {"c5": "res5"}),
+        (
+            {"type": "Detectron2Backbone", "model": "build_resnet_fpn_backbone", "out": ["c2", "c6"]},
+            {"c2": "p2", "c6": "p6"},
+        ),
+    ],
+)
+@torch.no_grad()
+def test_a_backbone_of_detectron2_gives_its_feature_maps_in_chordate(config, theirs):
+    torch.manual_seed(0)
+    ours = BACKBONES.build({**config, "options": {"MODEL.RESNETS.NORM": "BN"}}).eval()
+    network = ours.net.network
+    images = torch.randn(1, 3, 64, 96)
+    maps, expected = ours(images), network(images)
+    assert list(maps) == list(theirs)
+    for name, x in maps.items():
+        assert torch.equal(x, expected[theirs[name]])
+        shape = network.output_shape()[theirs[name]]
+        assert (x.shape[1], 64 // x.shape[2]) == (shape.channels, shape.stride)
+    odd = ours(torch.randn(1, 3, 65, 97))
+    assert all(
+        odd[name].shape[-2:] == (-(-65 // s.stride), -(-97 // s.stride)) for name, s in ours.out_features.items()
+    )
+
+
+def test_a_backbone_of_detectron2_loads_its_weights_and_can_be_frozen(tmp_path):
+    ours = BACKBONES.build({**RESNET, "options": {"MODEL.RESNETS.NORM": "BN"}, "frozen_stages": 1})
+    state = {name: torch.randn_like(value) if value.is_floating_point() else value
+             for name, value in ours.net.network.state_dict().items()}  # fmt: skip
+    assert not load_checkpoint(ours, state).missing
+    assert torch.equal(ours.net.network.res3[0].conv1.weight, state["res3.0.conv1.weight"])
+    frozen = {name.split(".")[0] for name, p in ours.net.network.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem", "res2"} and not ours.net.network.res2.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "build_resnet_bakcbone"}, 'unknown Detectron2 backbone "build_resnet_bakcbone"; did you mean'),
+        ({"options": {"MODEL.RESNETS.DETPH": 50}}, "detectron2's build_resnet_backbone: .*DETPH"),
+        ({"output_stride": 8}, "cannot be dilated to output_stride 8 .its coarsest stride stays 16"),
+    ],
+)
+def test_a_wrong_setting_of_a_detectron2_backbone_is_a_one_line_error(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        BACKBONES.build({**RESNET, **settings})
+    assert "\n" not in str(caught.value)
