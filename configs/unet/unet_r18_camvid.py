@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid; small enough for a CPU.
+"""U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid.
 
 Skip connections come from all feature maps of the backbone: c1 … c5 of a ResNet, c2 … c5 of a ConvNeXt.
 """
