@@ -26,6 +26,7 @@ from chordate.training.schedule import schedule_settings
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
+from chordate.work_dir_lock import locked
 
 
 def train(
@@ -65,7 +66,8 @@ def train(
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
-    with run_log(work_dir), naming_files(cfg):
+    # Locked before the newest checkpoint is chosen: a run that is still being stopped may save a newer one.
+    with run_log(work_dir), locked(work_dir), naming_files(cfg):
         data = section(cfg, "train_data")
         check_settings(cfg, settings)
         callbacks = [CALLBACKS.build(callback) for callback in (*list_section(cfg, "callbacks"), *callbacks)]
@@ -118,7 +120,7 @@ def train(
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
             metrics = trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
             check_monitored(trainer, metrics)
-        trainer.train()
+        trainer.train(is_locked=True)
     return trainer
 
 
