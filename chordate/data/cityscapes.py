@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.panoptic_index import PanopticIndex
+from chordate.data.paths import resolve_path
 from chordate.data.semantic_folder import SemanticFolder
 from chordate.errors import DataError
 from chordate.registry import DATASETS

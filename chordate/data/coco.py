@@ -22,13 +22,14 @@ from chordate.data.coco_annotations import (
     keypoint_counts,
     missing_masks,
     open_index,
-    resolve_path,
 )
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.findings import Health
-from chordate.data.image_io import read_image
+from chordate.data.image_headers import check_image
+from chordate.data.image_io import decode_image, read_bytes, read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
+from chordate.data.paths import resolve_path
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
@@ -195,7 +196,7 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
+        image = Image(decode_image(read_bytes(path), path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
@@ -214,6 +215,11 @@ class CocoDataset(Dataset):
         if self.keypoints and self.meta.skeleton is not None:
             sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
         return sample
+
+    def check_files(self, index: int) -> None:
+        record = self.coco.load_imgs([int(self.image_ids[index])])[0]
+        size = record["height"], record["width"]
+        check_image(self.images / record["file_name"], size, lambda path: read_image(path, size, self.channels))
 
     def finish(self, sample: Sample) -> Sample:
         sample = SANITIZE(sample)

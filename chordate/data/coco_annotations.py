@@ -19,8 +19,7 @@ from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
 from chordate.data.findings import Findings, Health, with_ids
-from chordate.data.image_io import missing_file
-from chordate.data.zip_files import split_archive
+from chordate.data.paths import missing_file
 from chordate.errors import ConfigError, DataError, UnknownClass, unknown
 from chordate.text import pluralize
 
@@ -264,15 +263,3 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
         if ids
     ]
     return ", ".join(parts)
-
-
-def resolve_path(data_root: str | Path, path: str | Path) -> Path:
-    """Join the data root (a folder, a zip, or a folder in a zip) and `path`; an absolute `path` is unchanged.
-
-    Raises:
-        DataError: `path` is relative, and the data root does not exist.
-    """
-    path, root = Path(path), Path(data_root)
-    if not path.is_absolute() and not root.is_dir() and split_archive(root)[0] is None:
-        raise DataError(f"{root}: no such data folder; set it with --data-root or CHORDATE_DATA")
-    return root / path

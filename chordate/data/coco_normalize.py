@@ -7,7 +7,7 @@ from typing import Any
 from chordate.data.annotation_reader import AnnotationReader, quote
 from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS, parse_id, parse_side
 from chordate.data.findings import Findings
-from chordate.data.image_files import displayed_size
+from chordate.data.image_headers import displayed_size
 from chordate.errors import BrokenFile, DataError
 
 FILE_ID = "chordate_file_id"  # field of images and categories: the file's own id, if it is not the record's `id`

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset
-from chordate.data.image_io import check_image_file, missing_file, read_image
+from chordate.data.image_bands import decode_unchanged, undecodable
+from chordate.data.image_headers import check_image
+from chordate.data.image_io import check_image_file, read_bytes, read_image
 from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import find_missing, report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
+from chordate.data.paths import missing_folder, resolve_path
 from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
@@ -82,7 +83,7 @@ class CocoPanoptic(Dataset):
         self.index = self.read_index()
         for folder in (self.images, self.segments):
             if not folder.is_dir():
-                raise DataError(missing_file(folder, "data").replace("data file", "folder"))
+                raise DataError(missing_folder(folder))
         files = self.index.files[:, 0].tolist()
         missing = find_missing(files, self.images)
         if missing.any() and not skip_broken:  # else they are skipped when they are read
@@ -124,6 +125,12 @@ class CocoPanoptic(Dataset):
             "segment_crowd": torch.from_numpy(self.index.crowd[own]),
             "info": ImageInfo(int(self.image_ids[index]), str(path), *image.shape[-2:]),
         }
+
+    def check_files(self, index: int) -> None:
+        (height, width), (image, segments) = self.index.sizes[index].tolist(), self.index.files[index]
+        size = height, width
+        check_image(self.images / image, size, lambda path: read_image(path, size, self.channels))
+        check_image(self.segments / segments, size, _read_ids)
 
     def finish(self, sample: Sample) -> Sample:
         numbers = sample.pop("segments").as_subclass(Tensor).long()
@@ -214,13 +221,11 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
 
 def _read_ids(path: Path) -> NDArray[np.int64]:
     """The segment ids `[H, W]` of a PNG."""
-    if not path.is_file():
-        raise BrokenFile(missing_file(path, "panoptic"))
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = read_bytes(path, "panoptic")
     check_image_file(path, data)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    image = decode_unchanged(data, path)
     if image is None:
-        raise BrokenFile(f"{path}: not a readable image, or truncated; copy or download it again")
+        raise BrokenFile(undecodable(data, path))
     if image.ndim != 3 or image.dtype != np.uint8:
         raise DataError(f"{path}: not an RGB PNG; a segment's id must be its color, R + 256 G + 65536 B")
     return image[..., :3].astype(np.int64) @ np.array([65536, 256, 1])  # OpenCV's order is B, G, R

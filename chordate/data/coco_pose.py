@@ -14,11 +14,11 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Fraction, Names
 from chordate.data.coco import MIN_SIDE, CocoDataset
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.detected_boxes import DetectedBoxes, ids_by_file_id, read_detected_boxes
 from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints
+from chordate.data.paths import resolve_path
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, Sample
@@ -114,6 +114,11 @@ class CocoPoseDataset(CocoDataset):
             "keypoints": read_keypoints([annotation], self.meta.skeleton, size, str(self.annotations)),
             "info": info,
         }
+
+    def check_files(self, index: int) -> None:
+        image_id = self.crop_image_ids[index]
+        if not index or self.crop_image_ids[index - 1] != image_id:  # once per image
+            super().check_files(int(np.searchsorted(self.image_ids, image_id)))
 
     def finish(self, sample: Sample) -> Sample:
         return {**sample, "keypoints": sample["keypoints"].as_subclass(Tensor)}

@@ -15,7 +15,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from chordate.data.coco import MIN_SIDE
 from chordate.data.coco_geometry import parse_id
 from chordate.data.coco_normalize import FILE_ID
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 

@@ -11,7 +11,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import first_names, pluralize
 

@@ -10,11 +10,11 @@ import hotcoco
 
 from chordate.arguments import OpenFraction
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.held_out import held_out_part
-from chordate.data.image_files import displayed_size, image_stem, list_files, list_images
-from chordate.data.image_io import missing_file
+from chordate.data.image_files import image_stem, list_files, list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.missing_images import describe_broken
+from chordate.data.paths import missing_file, resolve_path
 from chordate.data.text_lists import read_lines
 from chordate.data.voc_matching import ImageMatcher, last_part, read_image_list
 from chordate.data.voc_xml import VocImage, read_voc_xml

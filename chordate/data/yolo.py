@@ -15,9 +15,10 @@ from typing import Any
 import hotcoco
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_files import displayed_size, list_files, list_images
+from chordate.data.image_files import list_files, list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.missing_images import describe_broken
+from chordate.data.paths import resolve_path
 from chordate.data.text_lists import read_text
 from chordate.data.yolo_data import label_file, read_names, split_images
 from chordate.errors import BrokenFile, ConfigError, DataError

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from chordate import launch
 from chordate.arguments import validate_arguments
 from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
+from chordate.data.check_files import check_all_files
 from chordate.data.loader import build_dataset, build_loader, check_data_section
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
@@ -94,6 +95,7 @@ def train(
                 "channels": channels,
             }
             val_set = build_dataset(val_data, training=False, **same)
+            check_all_files(val_set, "val_data")
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
             metric.check_model(model)
