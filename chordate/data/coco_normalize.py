@@ -124,7 +124,7 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
     """Remove the categories without a name, and those with the name of another category."""
     names: set[str] = set()
     for key, record in list(categories.items()):
-        name = _text(record.get("name"))
+        name = parse_text(record.get("name"))
         if not name:
             findings.error("category without a name", record["id"], quote(record.get("name")))
         elif name in names:
@@ -136,11 +136,11 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
 
 def _category(record: Record, findings: Findings) -> dict[str, Any]:
     """Name, and keypoint names and bones if the category has usable ones."""
-    category: dict[str, Any] = {"name": _text(record["name"])}
+    category: dict[str, Any] = {"name": parse_text(record["name"])}
     names = record.get("keypoints")
-    if not names or not isinstance(names, list) or not all(map(_text, names)):
+    if not names or not isinstance(names, list) or not all(map(parse_text, names)):
         return category
-    category["keypoints"] = [_text(name) for name in names]
+    category["keypoints"] = [parse_text(name) for name in names]
     numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}
     try:
         bones = [[end if type(end) is int else numbers[end] for end in bone] for bone in record.get("skeleton") or ()]
@@ -155,7 +155,7 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
 def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] | None:
     """File name and size of an image; None if the image cannot be used."""
     value = record.get("file_name")
-    name = _text(value)
+    name = parse_text(value)
     if (not name and value not in (None, "")) or not is_file_name(name):
         findings.error("file_name is not the name of a file", record["id"], quote(value))
         return None
@@ -205,7 +205,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _text(value: Any) -> str:
+def parse_text(value: Any) -> str:
     """A name as text; "" if it is neither text nor an integer, or has a lone UTF-16 surrogate."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""

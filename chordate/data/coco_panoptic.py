@@ -55,7 +55,7 @@ class CocoPanoptic(Dataset):
 
     Attributes:
         category_ids: the category id in the file of each label.
-        image_ids: `[len]` int64, the image ids in ascending order; for text ids, 0, 1, …
+        image_ids: `[len]` int64, see `PanopticIndex`.
 
     Raises:
         DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
@@ -84,22 +84,28 @@ class CocoPanoptic(Dataset):
         for folder in (self.images, self.segments):
             if not folder.is_dir():
                 raise DataError(missing_folder(folder))
-        files = self.index.files[:, 0].tolist()
-        missing = find_missing(files, self.images)
-        if missing.any() and not skip_broken:  # else they are skipped when they are read
-            report_missing(files, missing, self.images, data_root, skip_broken)
+        self._leave_out_missing(data_root)
         own = self.index.meta()
         if meta is None:
             self.meta = own
         _check_same_classes(self.annotations, own, self.meta)
         by_name = {name: number for number, name in self.index.names.items()}
         self.category_ids = [by_name[name] for name in self.meta.classes]
-        ids = self.index.image_ids
-        self.image_ids = ids if ids.dtype == np.int64 else np.arange(len(ids))
-        self.sizes = self.index.sizes
+        self.image_ids, self.sizes = self.index.image_ids, self.index.sizes
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
+
+    def _leave_out_missing(self, data_root: str | Path) -> None:
+        """Leave out the images without a file or a PNG, and report their number, if `skip_broken`."""
+        for column, folder, kind in ((0, self.images, "image"), (1, self.segments, "panoptic")):
+            files = self.index.files[:, column].tolist()
+            missing = find_missing(files, folder)
+            if missing.any():
+                line = report_missing(files, missing, folder, data_root, self.skip_broken, kind)
+                absent = [f"{folder / file}: no such {kind} file" for file in self.index.files[missing, column]]
+                self.health_report, self.left_out = [*self.health_report, line], [*self.left_out, *absent]
+                self.index = self.index.select(~missing)
 
     def read_index(self) -> PanopticIndex:
         """Read the annotation file. Subclasses override this method if their images are named differently."""
@@ -155,8 +161,7 @@ class CocoPanoptic(Dataset):
 
     def id_in_file(self, image_id: int) -> int | str:
         """The id of an image as in the JSON file, an integer or text."""
-        number: int | str = self.index.image_ids[self.index_of(image_id)].item()
-        return number
+        return self.index.file_ids[self.index_of(image_id)]
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size.
