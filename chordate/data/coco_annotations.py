@@ -179,8 +179,8 @@ def _has_later_mask(opened: OpenedAnnotations, category_ids: Sequence[int]) -> b
         if annotation["image_id"] > opened.checked:
             image = index.load_imgs([annotation["image_id"]])[0]
             size = image["height"], image["width"]
-            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-            if fields is not None and "segmentation" in fields:
+            reader.read(annotation, annotation["id"], annotation["category_id"], size)
+            if sum(reader.instances.values()) > len(reader.without_mask):
                 return True
     return False
 

@@ -7,6 +7,7 @@ of a size that a file claims.
 import math
 import re
 from collections.abc import Mapping
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
 MAX_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
+MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
 MAX_ID = 2**53  # larger integers are not exact in float64
 DECIMAL = re.compile(r"-?[0-9]{1,400}")
 FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0 and 1.0
@@ -105,6 +107,43 @@ def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[s
     if not runs[1::2].any():
         return None, ""
     return {"size": [height, width], "counts": counts if isinstance(counts, str) else runs.tolist()}, ""
+
+
+def has_mask_in_box(segmentation: Any, x1: float, y1: float, x2: float, y2: float) -> bool:
+    """Whether a mask has an area and its bounds overlap a box, as `Polygons.overlap`.
+
+    Args:
+        segmentation: usable polygons, or a usable RLE.
+        x1, y1, x2, y2: the box in pixels.
+    """
+    if isinstance(segmentation, Mapping):
+        left, top, right, bottom = _rle_bounds(segmentation)
+    else:
+        area = abs(sum(map(_twice_area, segmentation))) / 2
+        if area < MIN_MASK_AREA:
+            return False
+        xs, ys = [[v for ring in segmentation for v in ring[axis::2]] for axis in (0, 1)]
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    return right > x1 and left < x2 and bottom > y1 and top < y2
+
+
+def _twice_area(ring: list[float]) -> float:
+    """Twice the area of a polygon x1, y1, x2, y2, … (shoelace formula)."""
+    xs, ys = ring[::2], ring[1::2]
+    return abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1])))
+
+
+def _rle_bounds(encoding: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom border of the pixels of a usable RLE, whose runs go down the columns."""
+    height, counts = encoding["size"][0], encoding["counts"]
+    runs = decompress(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    assert runs is not None  # the encoding is usable
+    ends = runs.cumsum()
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of the mask
+    starts, ends = starts[ends > starts], ends[ends > starts] - 1
+    is_crossing = (starts // height < ends // height).any()  # a run that reaches the next column
+    top, bottom = (0, height) if is_crossing else (int((starts % height).min()), int((ends % height).max()) + 1)
+    return int(starts[0]) // height, top, int(ends[-1]) // height + 1, bottom
 
 
 def _runs(counts: Any) -> NDArray[np.int64] | None:
