@@ -23,7 +23,9 @@ from chordate.data.coco_annotations import (
     missing_masks,
     open_index,
 )
+from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.file_ids import id_in_file
 from chordate.data.findings import Health
 from chordate.data.image_headers import check_image
 from chordate.data.image_io import decode_image, read_bytes, read_image
@@ -134,13 +136,14 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
         sizes, files = [], []
-        for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
+        for record in load_images(self.coco, self.image_ids.tolist()):
             if not record.get("file_name"):
-                raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
             if record["height"] * record["width"] > MAX_PIXELS:
-                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
+                raise DataError(
+                    f"{self.annotations}: image {id_in_file(record)}, {too_many_pixels(record['file_name'])}"
+                )
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
         self.sizes = np.array(sizes)
@@ -279,9 +282,8 @@ class CocoDataset(Dataset):
         """Ids of the images with an instance of the used classes (and a labeled keypoint, if `keypoints`)."""
         used: set[int] = set()
         if self.keypoints:
-            for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
-                ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
-                used.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
+            used.update(a["image_id"] for a in load_annotations(self.coco, ids) if has_keypoints(a))
             return self.image_ids[np.isin(self.image_ids, list(used))]
         for category in self.category_ids:
             used.update(self.coco.get_img_ids(cat_ids=[category]))

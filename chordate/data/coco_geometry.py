@@ -5,7 +5,6 @@ of a size that a file claims.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from operator import mul
 from typing import Any
@@ -14,21 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
-MAX_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
+MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
 MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
-MAX_ID = 2**53  # larger integers are not exact in float64
-DECIMAL = re.compile(r"-?[0-9]{1,400}")
 FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0 and 1.0
-
-
-def parse_id(value: Any) -> int | str | None:
-    """Normalize an id, so that `7`, `7.0` and `"7"` are the same; None if the value cannot be an id."""
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if DECIMAL.fullmatch(text) and str(int(text)) == text else text or None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def parse_number(value: Any) -> float | None:
@@ -175,17 +162,17 @@ def decompress(text: str) -> NDArray[np.int64] | None:
     values -= np.where(negative, 1 << (5 * (last - first + 1)), 0)
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()
-    return values if values.min() >= 0 and values.max() <= MAX_PIXELS else None
+    return values if values.min() >= 0 and values.max() <= MAX_RLE_PIXELS else None
 
 
-def parse_keypoints(value: list[Any], count: int | None) -> list[float] | None:
+def parse_keypoints(value: list[Any], count: int) -> list[float] | None:
     """Keypoints x1, y1, v1, …; None unless all numbers are finite and every visibility v is 0, 1 or 2.
 
     Args:
         value: the annotation's list.
-        count: number of keypoints of its category; None if unknown.
+        count: number of keypoints of its category.
     """
     numbers = [number for entry in value if (number := parse_number(entry)) is not None]
-    if len(numbers) < len(value) or len(numbers) % 3 or (count is not None and len(numbers) != 3 * count):
+    if len(numbers) < len(value) or len(numbers) != 3 * count:
         return None
     return numbers if set(numbers[2::3]) <= {0.0, 1.0, 2.0} else None

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chordate.data.annotation_reader import quote
-from chordate.data.coco_geometry import parse_flag, parse_id, parse_side
+from chordate.data.coco_geometry import parse_flag, parse_side
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import is_file_name, parse_text
+from chordate.data.file_ids import parse_id
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta

@@ -10,6 +10,7 @@ import hotcoco
 
 from chordate.arguments import OpenFraction
 from chordate.data.coco import CocoDataset
+from chordate.data.file_ids import PLACE
 from chordate.data.held_out import held_out_part
 from chordate.data.image_files import image_stem, list_files, list_images
 from chordate.data.image_headers import displayed_size
@@ -89,13 +90,14 @@ class VocDataset(CocoDataset):
                 broken.append(str(error))
                 continue
             images.append({"id": len(images) + 1, "file_name": image, "width": width, "height": height})
-            for item in content.objects:
+            for number, item in enumerate(content.objects, 1):
                 x, y = item.corners[0] - 1, item.corners[1] - 1
                 w, h = item.corners[2] - x, item.corners[3] - y
                 annotations.append(
                     {
                         "id": len(annotations) + 1, "image_id": len(images), "category_id": category_ids[item.name],
                         "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
+                        PLACE: f"{stem}.xml: object {number}",
                     }
                 )  # fmt: skip
         self.left_out = broken
