@@ -2,6 +2,7 @@
 
 import fcntl
 import pickle
+import sys
 from pathlib import Path
 
 import cv2
@@ -205,3 +206,14 @@ def test_a_broken_checkpoint_is_a_one_line_error_and_status_2(tmp_path, capsys, 
     assert status == 2
     assert path in error_line(capsys, command.split()[0])
     assert not (tmp_path / "harmed").exists()
+
+
+def test_more_objects_than_are_evaluated_are_logged_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", [one for one in SETTINGS if one != "val_data=None"])
+    boxes = [annotation(number, 2, [number, 5, 30, 30]) for number in range(1, 7)]
+    settings = ["train.epochs=2", "train.eval_every=1", "metric.type=CocoMetric", "metric.max_dets=[1,2,3]"]
+    assert train(write_coco(tmp_path, boxes), *settings) == 0
+    log = next((tmp_path / "run").glob("*/train.log")).read_text()
+    assert log.count("evaluation after epoch") == 2
+    assert log.count("metric.max_dets") == 1
+    assert "an image has 6 objects and" in log and "but only 3 detections are evaluated (metric.max_dets)" in log
