@@ -1,10 +1,10 @@
-"""Read all training and validation data of a config, and report what is missing, broken or suspicious."""
+"""Read all data of a config or of a folder, and report what is missing, broken or suspicious."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,48 +13,145 @@ from chordate.text import printable
 
 if TYPE_CHECKING:
     from chordate.data.data_report import DataReport
+    from chordate.data.recognition import FoundSet
 
 # Settings to open a dataset that does not open as configured, to report its other problems too.
 TOLERANT: tuple[dict[str, Any], ...] = ({"skip_broken": True, "health": "warn"}, {"skip_broken": True})
+WORKERS = 16  # loader processes that read bare data, at most one per core
 EXAMPLE = "chordate check faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<config's name>/check)")
+    add_config_arguments(
+        parser,
+        "a packaged config's name, a config file, or data: a folder, a zip, a COCO .json or a YOLO data.yaml, whose "
+        "format is recognized",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<name>/check)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status: 0 if training would start and can read all samples, else 1."""
+    from chordate.visualization.check_page import write_page
+
+    if is_data(arguments):
+        path = Path(arguments.config).resolve()
+        name, out = path.stem if path.is_file() else path.name, out_folder(arguments, path.stem)
+        source, reports = read_data(Path(arguments.config))
+    else:
+        name, reports = read_config(arguments)
+        source, out = f"the data of {name}", out_folder(arguments, name)
+    print_reports(reports)
+    problems = dict.fromkeys(problem for report in reports for problem in report.problems)
+    verdict = "Training would fail." if problems else "Training would start."
+    page = write_page(reports, name, source, verdict, not problems, out)
+    print(f"{verdict} {page}", flush=True)
+    for problem in problems:
+        print(printable(f"chordate check: {problem}", None), file=sys.stderr)
+    return 1 if problems else 0
+
+
+def out_folder(arguments: argparse.Namespace, name: str) -> Path:
+    out = Path(arguments.out or Path("work_dirs") / name / "check")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def print_reports(reports: Sequence[DataReport]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from chordate.config import load_config, naming_files, section
-    from chordate.training.run import check_settings
-    from chordate.training.settings import TrainSettings
-    from chordate.visualization.check_page import write_page
-
-    cfg = load_config(arguments.config, arguments.cfg_options)
-    name = Path(cfg.filename).stem
-    out = Path(arguments.out or Path("work_dirs") / name / "check")
-    out.mkdir(parents=True, exist_ok=True)
-    with naming_files(cfg):
-        settings = TrainSettings.from_config(section(cfg, "train"))
-        check_settings(cfg, settings)
-        reports = read_sets(cfg, data_root(arguments), settings.seed)
-    console, table = Console(), Table(*reports[0].header())
+    console, table = Console(), Table()
+    for name in reports[0].header():
+        table.add_column(name, overflow="fold")
     for report in reports:
         table.add_row(*map(printable, report.row()))
     console.print(table)
     for line in [f"{report.name}: {line}" for report in reports for line in report.lines()]:
         console.print(printable(line, None), markup=False, highlight=False, soft_wrap=True)
-    problems = dict.fromkeys(problem for report in reports for problem in report.problems)
-    verdict = "Training would fail." if problems else "Training would start."
-    page = write_page(reports, f"{name}: data", verdict, not problems, out)
-    print(f"{verdict} {page}", flush=True)
-    for problem in problems:
-        print(printable(f"chordate check: {problem}", None), file=sys.stderr)
-    return 1 if problems else 0
+
+
+def is_data(arguments: argparse.Namespace) -> bool:
+    """Whether the argument is data instead of a config.
+
+    Raises:
+        ConfigError: it is data, and options for configs are given.
+    """
+    from chordate.config import packaged_configs
+    from chordate.data.recognize_annotations import is_annotation_file
+    from chordate.errors import ConfigError
+
+    path = Path(arguments.config)
+    if arguments.config in packaged_configs():
+        return False
+    found = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
+    for option, value in (("--data-root", arguments.data_root), ("--cfg-options", arguments.cfg_options)):
+        if found and value:
+            raise ConfigError(f"{option} belongs to a config, but {path} is data; leave it out, or name a config")
+    return found
+
+
+def read_data(path: Path) -> tuple[str, list[DataReport]]:
+    """Recognize the format of the data, open each set that is found as training would, and read all samples.
+
+    Returns:
+        What the data were taken for, and a report of each set.
+    """
+    from chordate.data.data_report import read_set
+    from chordate.data.recognition import is_training, recognize
+    from chordate.data.recognize_folders import RECOGNIZERS
+
+    recognition = recognize(path, RECOGNIZERS)
+    source = printable(f"{path}: taken for {recognition.describe()}", None)
+    print(source, flush=True)
+    reports: list[DataReport] = []
+    first: dict[tuple[str, ...], DataReport] = {}  # by the type of the dataset and the optional settings
+    for found in recognition.sets:
+        training = is_training(found.name, len(recognition.sets) == 1)
+        wiring: dict[str, Any] = {"data_root": recognition.root, "training": training}
+        report = open_found(found, **wiring)
+        earlier = first.setdefault((str(found.settings["type"]), *found.optional), report)
+        if report.dataset is not None and earlier.dataset is not None and earlier is not report:
+            same = open_set(found.name, section_of(found.settings), **wiring, **meta_of(earlier))
+            report.problems += same.problems
+        reports.append(report)
+        if report.dataset is not None:
+            read_set(report, section_of(found.settings), training=training)
+    return source, reports
+
+
+def open_found(found: FoundSet, **wiring: Any) -> DataReport:
+    """Open a set with masks and keypoints if the files have them; if that fails, without them, with a note."""
+    report = open_set(found.name, section_of({**found.settings, **found.optional}), **wiring)
+    if not report.problems or not found.optional:
+        return report
+    plain = open_set(found.name, section_of(found.settings), **wiring)
+    if not plain.problems:
+        options = ", ".join(f"{name}=True" for name in found.optional)
+        plain.notes |= {f"cannot be opened with {options}: {problem}": None for problem in report.problems}
+    return plain if report.dataset is None or not plain.problems else report
+
+
+def section_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dataset": dict(dataset), "workers": WORKERS}
+
+
+def meta_of(report: DataReport) -> dict[str, Any]:
+    """The arguments of `build_dataset` for the other sets of the same data, whose classes must be the same."""
+    return {} if report.dataset is None else {"meta": report.dataset.meta, "meta_of": f"the set {report.name}"}
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[str, list[DataReport]]:
+    """The config's name, and a report of each of its datasets."""
+    from chordate.config import load_config, naming_files, section
+    from chordate.training.run import check_settings
+    from chordate.training.settings import TrainSettings
+
+    cfg = load_config(arguments.config, arguments.cfg_options)
+    with naming_files(cfg):
+        settings = TrainSettings.from_config(section(cfg, "train"))
+        check_settings(cfg, settings)
+        return Path(cfg.filename).stem, read_sets(cfg, data_root(arguments), settings.seed)
 
 
 def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
@@ -69,7 +166,7 @@ def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
     reports = [open_set("train_data", section(cfg, "train_data"), training=True, seed=seed, **wiring)]
     train = reports[0].dataset
     if cfg.get("val_data"):
-        same = {} if train is None else {"meta": train.meta, "meta_of": "the training data"}
+        same = meta_of(reports[0]) | ({} if train is None else {"meta_of": "the training data"})
         reports.append(open_set("val_data", section(cfg, "val_data"), training=False, **same, **wiring))
     try:
         model = None if train is None else build_model(cfg, meta=train.meta, pretrained=False)
@@ -104,8 +201,9 @@ def open_set(name: str, data: Any, **wiring: Any) -> DataReport:
 
 
 def describe(part: Any) -> str:
-    """The settings of a dataset in one line: its type, and the settings that are paths or words."""
+    """The settings of a dataset in one line: its type, and its settings that are paths or words."""
     if not isinstance(part, Mapping):
         return part if isinstance(part, str) else type(part).__name__
-    words = [f"{name}={value}" for name, value in part.items() if name != "type" and isinstance(value, str)]
+    plain = {name: value for name, value in part.items() if name != "type" and isinstance(value, str | bool)}
+    words = [f"{name}={value}" for name, value in plain.items()]
     return f"{part.get('type', '')}: {', '.join(words)}" if words else str(part.get("type", ""))

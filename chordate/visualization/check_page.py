@@ -25,12 +25,13 @@ WIDE = 800  # pixels; wider plots take a whole row
 CAPTION = 8  # classes in the caption of their plot
 
 
-def write_page(reports: Sequence[DataReport], title: str, verdict: str, good: bool, out: Path) -> Path:
+def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: str, good: bool, out: Path) -> Path:
     """Write the page and its pictures.
 
     Args:
         reports: one per dataset; the first one decides what the overview counts.
         title: heading of the page.
+        source: where the data come from, in one line.
         verdict: whether training would start, in one sentence.
         good: whether it would.
         out: the folder to write to.
@@ -39,7 +40,7 @@ def write_page(reports: Sequence[DataReport], title: str, verdict: str, good: bo
         The path of the page.
     """
     overview = Table("", reports[0].header(), [report.row() for report in reports])
-    groups = [Group("Overview", "", tables=[overview])]
+    groups = [Group("Overview", source, tables=[overview])]
     for report in reports:
         tables = [] if report.dataset is None else _tables(report)
         pictures = _plots(report, out)
