@@ -138,7 +138,10 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
     """Name, and keypoint names and bones if the category has usable ones."""
     category: dict[str, Any] = {"name": parse_text(record["name"])}
     names = record.get("keypoints")
-    if not names or not isinstance(names, list) or not all(map(parse_text, names)):
+    if not names:
+        return category
+    if not isinstance(names, list) or not all(map(parse_text, names)):
+        findings.repair("keypoint names that are not a list of texts, which are ignored", record["id"])
         return category
     category["keypoints"] = [parse_text(name) for name in names]
     numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}

@@ -22,8 +22,9 @@ from chordate.data.instance_keypoints import has_keypoints, read_keypoints
 from chordate.data.paths import resolve_path
 from chordate.errors import DataError
 from chordate.registry import DATASETS
-from chordate.structures import DatasetMeta, Sample
+from chordate.structures import DatasetMeta, Sample, Statistic
 from chordate.structures.pose import CropInfo, PoseTargets
+from chordate.structures.statistics import count_value
 
 NO_ANNOTATION = -1  # annotation id of detected boxes, which have no annotation
 
@@ -133,6 +134,11 @@ class CocoPoseDataset(CocoDataset):
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class, the indices of the samples of that class, for class-balanced sampling."""
         return [np.flatnonzero(self.box_categories == category) for category in self.category_ids]
+
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """The number of objects in the image, with the first object of each image."""
+        first, end = np.searchsorted(self.crop_image_ids, self.crop_image_ids[index] + np.arange(2))
+        return {"objects per image": count_value(int(end - first))} if index == first else {}
 
     def _annotated_boxes(self) -> tuple[DetectedBoxes, NDArray[np.int64]]:
         """The boxes of all objects with a labeled keypoint, clipped to the images, and the annotation ids."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
@@ -15,11 +16,11 @@ from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_headers import check_image, image_sizes
 from chordate.data.image_io import read_image
 from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding, LabelId
-from chordate.data.label_files import LabelPixels, read_label_image
+from chordate.data.label_files import LabelPixels, format_color, pack_colors, read_label_image
 from chordate.data.label_map import LabelMap
-from chordate.data.label_survey import check_encoding, survey_labels, wrong_label_size
+from chordate.data.label_survey import LabelSurvey, check_encoding, survey_labels, wrong_label_size
 from chordate.errors import BrokenFile, DataError
-from chordate.structures import DatasetMeta, ImageInfo, Sample
+from chordate.structures import Counts, DatasetMeta, ImageInfo, Sample, Statistic
 from chordate.structures.semantic import SemanticTargets
 
 
@@ -113,6 +114,19 @@ class SemanticDataset(Dataset):
             size = height, width
         if size not in sizes:
             raise DataError(wrong_label_size(label_path, size, path, sizes[0]))
+
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """The pixels of each value in the label file, with the class that the value means."""
+        path = self.pairs[index][1]
+        survey = LabelSurvey()
+        survey.add(path, self.read_pixels(path))
+        rows = {f"{value} ({self._meaning(self.encoding.ids, value)})": (n,) for value, n in survey.ids.items()}
+        palette = pack_colors(np.array(self.encoding.palette or [(0, 0, 0)], np.uint8)).tolist()
+        rows |= {f"{format_color(v)} ({self._meaning(palette, v)})": (n,) for v, n in survey.colors.items()}
+        return {"values in the label files": Counts(("pixels",), rows)}
+
+    def _meaning(self, values: Sequence[int], value: int) -> str:
+        return self.classes[values.index(value)] if value in values else "ignored"
 
     def labels_of(self, index: int) -> Tensor:
         """The labels `[H, W]` int16 of an image at its original size; ignored pixels have the label `IGNORED`."""
