@@ -6,7 +6,7 @@ shown with its traceback.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chordate.text import printable
 
@@ -39,16 +39,17 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line.
+        message: the message, one line; or a function that returns it, if that takes long and errors may be skipped.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
-    def __init__(self, message: str, *, located: bool = False):
+    def __init__(self, message: str | Callable[[], str], *, located: bool = False):
         super().__init__(message)
-        self.located = located
+        self.message, self.located = message, located
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().splitlines()), None)
+        message = self.message() if callable(self.message) else self.message
+        return printable(" ".join(message.splitlines()), None)
 
 
 class ConfigError(ChordateError):

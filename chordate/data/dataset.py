@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chordate.data.seeding import seeded
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.errors import BrokenFile, DataError, UnknownClass
-from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
+from chordate.structures import Batch, DatasetMeta, Sample, Statistic, Targets, collate_images
 from chordate.text import pluralize
 
 MAX_SKIPPED = 100  # more broken samples in a row are an error, since single files are not the cause
@@ -88,6 +88,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
+    def check_files(self, index: int) -> None:
+        """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
+        Called from several threads. By default, checks nothing.
+
+        Raises:
+            BrokenFile: a file is missing or broken.
+            DataError: a file does not fit the annotations.
+        """
+
     def finish(self, sample: Sample) -> Sample:
         """Complete a transformed sample, e.g. convert polygons to masks. By default, returns it unchanged."""
         return sample
@@ -141,6 +150,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
         """Collate samples into a batch; images are padded to multiples of `size_divisor` pixels."""
         return collate_images(samples, self.target_type, size_divisor)
+
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """Statistics of a sample that its targets do not have, by title, for `chordate check`."""
+        return {}
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class, the indices of the images that contain the class, for class-balanced sampling.

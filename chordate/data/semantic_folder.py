@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_files import list_images
-from chordate.data.image_io import SUFFIXES, missing_file
+from chordate.data.image_io import SUFFIXES
+from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
@@ -101,8 +101,3 @@ def check_label_files(pairs: Sequence[tuple[Path, Path]], folder: Path) -> None:
     without = [label for _, label in pairs if not label.is_file()]
     if without:
         raise DataError(f"{missing_file(without[0], 'label')} ({len(without)} of {len(pairs)} images have none)")
-
-
-def missing_folder(folder: Path) -> str:
-    """Error message for a missing folder."""
-    return missing_file(folder, "data").replace("data file", "folder")
