@@ -73,12 +73,10 @@ class PlugRegistry(Registry):
         """
         owner = self._modules.get(name)
         if owner and (name in self.module_dict or name in self.variants) and not force:
-            owners = f"{describe_module(owner)} and {describe_module(module)}"
-            message = (
-                f"{self.name} {repr_name(name)} is registered by both {owners}; rename one, or uninstall its package"
-            )
-            if was_plugin(owner):
-                self._clashes[name] = message
+            owners = describe_module(owner) + ("" if owner == module else f" and {describe_module(module)}")
+            message = f"{self.name} {repr_name(name)} is registered twice, by {owners}; rename one"
+            if was_plugin(owner) and owner != module:
+                message = self._clashes[name] = f"{message}, or uninstall its package"
             raise ConfigError(message)
         self._modules[name] = module
 

@@ -73,7 +73,7 @@ def test_a_name_of_two_plugins_is_an_error_that_names_both_packages(site, tmp_pa
     done = command("train", EXAMPLE / "disks.py", *options, cwd=tmp_path, sites=[site, other])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f'backbone "{name}" is registered by both ' in line and "Traceback" not in line
+    assert f'backbone "{name}" is registered twice, by ' in line and "Traceback" not in line
     assert "chordate-disks 0.1.0 (chordate_disks.backbone)" in line and "zz-patches 2.0 (zz_patches)" in line
 
 
@@ -90,5 +90,7 @@ def test_a_plugin_cannot_replace_a_name_of_chordate(tmp_path):
     code += "print(len(chordate.build_backbone('resnet18').layer3))"
     environment = {**os.environ, "PYTHONPATH": str(other)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert 'backbone "resnet18" is registered by both chordate.backbones.resnet_variants and zz-patches' in done.stderr
+    assert (
+        'backbone "resnet18" is registered twice, by chordate.backbones.resnet_variants and zz-patches' in done.stderr
+    )
     assert done.stdout.strip() == "2", done.stderr  # ResNet-18 has 2 blocks in c4, ResNet-34 has 6
