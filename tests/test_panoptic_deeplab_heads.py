@@ -105,7 +105,7 @@ def heads() -> dict[str, nn.Module]:
 
 
 def test_initial_weights_are_detectron2s(heads):
-    """Xavier's filler for plain convolutions, He's for separable ones, and a standard deviation of 0.001 for outputs."""
+    """Xavier's filler for plain convolutions, He's for separable ones, a standard deviation of 0.001 for outputs."""
     decoder = heads["semantic"].decoder
     plain = [decoder.aspp.branches[0], decoder.aspp.pooled, decoder.aspp.project, *decoder.reduce]
     for weight in (layer[0].weight.detach() for layer in plain):
