@@ -10,8 +10,11 @@ import hotcoco
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chordate.data import CocoPanoptic
+from chordate.data.coco_panoptic import segment_numbers
 from chordate.data.polygons import Polygons
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -266,6 +269,18 @@ def test_a_mistake_in_panoptic_data_is_one_line_with_both_sides(tmp_path, spoil,
     with pytest.raises(DataError, match=message) as caught:
         reader(tmp_path).read(1)
     assert "\n" not in str(caught.value)
+
+
+@given(st.data())
+def test_segment_numbers_equal_a_lookup_pixel_by_pixel(data):
+    limit = 2**24 - 1
+    known = sorted({0, *data.draw(st.lists(st.integers(1, limit), max_size=6))})
+    choices = st.sampled_from(known) | st.sampled_from([1, 256, limit])
+    rows = data.draw(st.lists(st.lists(choices, min_size=3, max_size=3), min_size=1, max_size=5))
+    numbers, unknown = segment_numbers(np.array(rows, np.int32), np.array(known, np.int64))
+    assert unknown.tolist() == sorted({number for row in rows for number in row} - {*known})
+    for row, own in zip(rows, numbers.tolist(), strict=True):
+        assert all(known[number] == value for value, number in zip(row, own, strict=True) if value in known)
 
 
 @pytest.mark.parametrize(
