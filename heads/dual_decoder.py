@@ -68,9 +68,12 @@ class DeepLabDecoder(nn.Module):
         specs = select(in_features, low_levels, owner)
         if len(low_channels) != len(specs):
             named = ", ".join(specs) or "none"
+            remedy = (
+                "" if len(specs) >= len(low_channels) else ', or output more maps (backbone: out=["c2", "c3", "c5"])'
+            )
             raise ConfigError(
                 f"{owner}: low_channels has {len(low_channels)} entries for {len(specs)} finer feature maps ({named}); "
-                f"give one per map"
+                f"give one per map{remedy}"
             )
         self.low_levels = list(low_levels)
         self.aspp = ASPP(coarse, rates, aspp_channels, True, norm, dropout)

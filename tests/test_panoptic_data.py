@@ -243,6 +243,13 @@ MISTAKES = [
     (set_segment("id", 5), r"two segments of 0\.png have the same id"),
     (lambda root: edit(root, lambda c: c["images"].pop(0)), r"0\.png belongs to image_id 50, which is not in images"),
     (lambda root: edit(root, lambda c: c["annotations"].pop(0)), r"image 0\.jpg \(id 50\) has no entry in annotations"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][1].update(isthing="yes")),
+        r"category cat has isthing 'yes'; set it to 1 for things, and to 0 for stuff",
+    ),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(name="sky")), "two categories have the name sky"),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(id=9)), "two categories have the id 9; it must be"),
+    (lambda root: edit(root, lambda c: c["categories"].clear()), "categories is empty; list the categories of the"),
     (lambda root: edit(root, lambda c: c["categories"][1].pop("isthing")), r"category cat has no isthing; set it to 1"),
     (lambda root: edit(root, lambda c: c.pop("categories")), r"not COCO's panoptic format: 'categories' is missing"),
     (lambda root: edit(root, lambda c: c["images"].clear() or c["annotations"].clear()), "no images"),

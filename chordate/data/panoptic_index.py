@@ -94,13 +94,19 @@ def _categories(
                 f"(RGB), or leave it out"
             )
     names = {record["id"]: record["name"] for record in records}
-    if not names or len(names) < len(records) or len(set(names.values())) < len(names):
-        raise DataError(f"{path}: categories must be a list with distinct ids and names")
+    if not names:
+        raise DataError(f"{path}: categories is empty; list the categories of the segments")
+    for field in ("id", "name"):
+        values = [record[field] for record in records]
+        if repeated := [value for value in values if values.count(value) > 1]:
+            raise DataError(
+                f"{path}: two categories have the {field} {printable(str(repeated[0]))}; it must be distinct"
+            )
     for record in records:
         if record.get("isthing") not in (0, 1):
+            got = f"isthing {printable(repr(record['isthing']))}" if "isthing" in record else "no isthing"
             raise DataError(
-                f"{path}: category {printable(record['name'])} has no isthing; set it to 1 for things, and to 0 for "
-                f"stuff"
+                f"{path}: category {printable(record['name'])} has {got}; set it to 1 for things, and to 0 for stuff"
             )
     things = {record["id"] for record in records if record["isthing"]}
     return names, things, {record["id"]: tuple(record["color"]) for record in records if record.get("color")}
