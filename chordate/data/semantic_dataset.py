@@ -46,8 +46,8 @@ class SemanticDataset(Dataset):
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
-        DataError: the settings contradict each other, or the label images have values that are neither a class nor
-            ignored.
+        ConfigError: the settings contradict each other.
+        DataError: the label images have values that are neither a class nor ignored.
     """
 
     target_type = SemanticTargets
