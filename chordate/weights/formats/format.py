@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 
 State = dict[str, Tensor]
@@ -52,6 +53,21 @@ class Format:
         Tensors without a counterpart in the model keep their names; the report lists them as skipped or unexpected.
         """
         raise NotImplementedError
+
+    def restore(self, state: State, model: Any) -> State:
+        """The inverse of `convert`: convert the state dict of `model` to the library's names and layout.
+
+        `convert(restore(state, model), model)` returns `state`, bit for bit. A library with several architectures has
+        several formats; `chordate convert --to` uses the one whose result it recognizes and converts back to `state`.
+
+        Args:
+            state: tensors, keyed by the names of `model`.
+            model: a whole model or a backbone.
+
+        Raises:
+            CheckpointError: the library has no counterpart of this model, or the format only reads.
+        """
+        raise CheckpointError(f"{type(model).__name__} cannot be written as {self.library} ({type(self).__name__})")
 
     def settings(self, state: State) -> dict[str, Any]:
         """The settings that the weights were trained with, keyed by attribute of the model: `{"preprocess.bgr": True}`.
