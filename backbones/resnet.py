@@ -51,6 +51,7 @@ class ResNet(StagedBackbone):
             2019, section 4.2); "deep-strided" for three 3×3 convolutions, and a strided 3×3 convolution instead of the
             max-pool (ResNet-RS, Bello et al. 2021, section 4.1).
         base_channels: width of the stem and of the blocks in c2, 64 in the paper; the width doubles with each stage.
+        stem_channels: width of the stem, if it differs from `base_channels`: 128 in Detectron2's DeepLab.
         groups, group_width: arguments of `Bottleneck`; 32 and 4 for ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
@@ -77,6 +78,7 @@ class ResNet(StagedBackbone):
         shortcut: Shortcut = "B",
         stem: Stem = "7x7",
         base_channels: PositiveInt = 64,
+        stem_channels: PositiveInt | None = None,
         groups: PositiveInt = 1,
         group_width: PositiveInt = 64,
         se: PositiveFloat | None = None,
@@ -108,10 +110,11 @@ class ResNet(StagedBackbone):
                 f"{name}: multi_grid must be {counts[-1]} numbers, one per block of c5, got {list(multi_grid)}"
             )
         strides, implied = STRIDES_AND_DILATIONS[output_stride]
-        self._add_stem(stem, base_channels, norm)
+        stem_channels = stem_channels or base_channels
+        self._add_stem(stem, stem_channels, norm)
         self.add_stages(
             block,
-            base_channels,
+            stem_channels,
             [base_channels * factor for factor in (1, 2, 4, 8)],
             strides,
             counts,
