@@ -121,7 +121,7 @@ class _DType:
 
     def numpy(self) -> np.dtype[Any]:
         if self.name not in _DTYPES or self.order not in ("<", "|", "="):
-            raise ValueError(f"arrays of {self.name!r:.40} are not tensors of numbers")
+            raise ValueError(f"arrays of {f'{self.order}{self.name}'!r:.40} are not tensors of numbers")
         return np.dtype(f"{self.order}{self.name}")
 
 

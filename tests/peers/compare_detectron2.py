@@ -34,16 +34,17 @@ TORCHVISION = [
     *("INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", False),
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
 CROP = (256, 384)  # height and width in pixels of the images for semantic segmentation
 POOLING = (8, 12)  # cells of the windows that ASPP averages: those of crops of half the size, at stride 16
 CROPPED = ["INPUT.CROP.SIZE", [128, 192]]
 # Name in the table: Detectron2's config, and options.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
-    "Faster R-CNN C4": ("COCO-Detection/faster_rcnn_R_50_C4_1x", []),
+    "Faster R-CNN C4": ("COCO-Detection/faster_rcnn_R_50_C4_1x", FEWER),
     "Faster R-CNN DC5": ("COCO-Detection/faster_rcnn_R_50_DC5_1x", []),
     "Mask R-CNN FPN": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", []),
-    "Mask R-CNN C4": ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x", []),
+    "Mask R-CNN C4": ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x", FEWER),
     "Mask R-CNN DC5": ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x", []),
     "Mask R-CNN FPN, GroupNorm": ("Misc/mask_rcnn_R_50_FPN_3x_gn", []),
     "Cascade Mask R-CNN FPN": ("Misc/cascade_mask_rcnn_R_50_FPN_1x", []),
@@ -91,7 +92,7 @@ def compare(name: str, images: list[Path]) -> Difference:
     with tempfile.TemporaryDirectory() as folder:
         ours = converted(theirs, Path(folder))
     if isinstance(ours, TwoStageDetector):
-        ours.rpn.post_nms_topk = (PROPOSALS, PROPOSALS)
+        ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     elif isinstance(ours, SemanticSegmenter):
         assert ours.head.aspp.pooling_size == (32, 64)  # of Detectron2's models, which were trained on larger crops
         ours.head.aspp.pooling_size = POOLING

@@ -135,6 +135,7 @@ class Detectron2RetinaNet(Detectron2Format):
             "size_divisor": FPN_DIVISOR,
             "head.anchors.rounded": False,
             "head.anchors.stride_from_grid": False,
+            "head.clip_before_nms": False,
         }
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
