@@ -14,7 +14,8 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save the weights
+# Keys under which training scripts save the weights; "blobs" in Caffe2.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "blobs")
 _MAX_WRAPPERS = 4  # limit on nested wrappers: an untrusted file may nest without end
 
 
