@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chordate.contracts import Backbone
 from chordate.libraries import timm_for
@@ -36,20 +36,38 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
     """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides."""
-    differing = []
-    for name, value in settings.items():
-        try:
-            ours = attrgetter(name)(model)
-        except AttributeError:  # the model has no such part
-            continue
-        if ours != value:
-            differing.append(f"model.{name}={value}")
+    differing = settings_overrides(model, settings)
     if differing:
         warnings.warn(
             f"{source} was trained with other settings; it is loaded, but predictions are wrong unless "
             f"--cfg-options {' '.join(differing)}",
             stacklevel=3,
         )
+
+
+def settings_overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
+    """The overrides of a config, `model.preprocess.bgr=True`, of the settings in which a model differs from `settings`.
+
+    Settings that the model does not have are skipped. If the model is a backbone, only `backbone.…` is compared.
+    """
+    differing = []
+    for name, value in settings.items():
+        try:
+            ours = attrgetter(name.removeprefix("backbone.") if isinstance(model, Backbone) else name)(model)
+        except AttributeError:  # the model has no such part
+            continue
+        if not _equal(ours, value):
+            text = f"[{','.join(f'{number:g}' for number in value)}]" if isinstance(value, tuple | list) else value
+            differing.append(f"model.{name}={text}")
+    return differing
+
+
+def _equal(ours: Any, value: Any) -> bool:
+    """Whether a setting has the value; tensors such as the mean color may differ by rounding, half a gray level."""
+    if isinstance(ours, Tensor):
+        ours, wanted = ours.flatten().cpu(), torch.tensor(value)
+        return ours.shape == wanted.shape and torch.allclose(ours, wanted.to(ours), rtol=0, atol=0.5)
+    return list(ours) == list(value) if isinstance(ours, tuple | list) else bool(ours == value)
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
