@@ -1,6 +1,7 @@
 """Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import (
+    cifar,
     detectron2,
     detectron2_imagenet,
     detectron2_segmentation,
@@ -11,6 +12,7 @@ from chordate.weights.formats import (
 )
 
 __all__ = [
+    "cifar",
     "detectron2",
     "detectron2_imagenet",
     "detectron2_segmentation",

@@ -20,7 +20,7 @@ class TorchvisionResNet(Format):
     stride_in_3x3 = True
 
     def recognizes(self, state: State) -> bool:
-        wanted = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"}
+        wanted = {"conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight", "fc.weight"}
         return wanted <= state.keys() and "layer1.0.se.fc1.weight" not in state
 
     def convert(self, state: State, model: Any) -> State:
