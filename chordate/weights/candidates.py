@@ -119,8 +119,9 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 
 def _without_prefix(state: State, model: nn.Module) -> State:
-    """Remove the prefix that a wrapper added to every name, unless the model's own names start with it."""
-    ours = model.state_dict()
+    """Remove the prefix that a wrapper added to every name, unless names of the model or its library start with it."""
+    library = model.library if isinstance(model, Backbone) else None
+    ours = [*model.state_dict(), *(library.tensors if library else ())]
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in ours):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
