@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec
 from chordate.heads.semantic_head import Losses, SemanticHead, select_level
-from chordate.ops.convolutions import conv_tower
+from chordate.ops.convolutions import conv_norm_relu, conv_tower
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
@@ -22,6 +23,9 @@ class FCNHead(SemanticHead):
         level: name of the input feature map; None for the coarsest.
         convs: number of 3×3 convolutions.
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
+        dilation: dilation of the 3×3 convolutions.
+        concat_input: whether another 3×3 convolution combines the feature map with the output of the convolutions, as
+            in MMSegmentation's FCN.
         norm: norm after each 3×3 convolution, see `make_norm`.
         dropout, losses: see `SemanticHead`.
     """
@@ -33,6 +37,8 @@ class FCNHead(SemanticHead):
         level: str | None = None,
         convs: NonNegativeInt = 1,
         channels: PositiveInt | None = None,
+        dilation: PositiveInt = 1,
+        concat_input: bool = False,
         norm: Norm = "BN",
         dropout: ProperFraction = 0.1,
         losses: Losses | None = None,
@@ -41,7 +47,10 @@ class FCNHead(SemanticHead):
         width = channels or max(1, spec.channels // 4)
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen
-        self.convs = conv_tower(spec.channels, width, convs, norm)
+        self.convs = conv_tower(spec.channels, width, convs, norm, dilation=dilation)
+        combine = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3) if concat_input else None
+        self.combine = combine
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
-        return self.convs(maps[self.level])
+        x = self.convs(maps[self.level])
+        return x if self.combine is None else self.combine(torch.cat([maps[self.level], x], dim=1))
