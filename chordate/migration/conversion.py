@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from chordate.allowed_values import format_value
+from chordate.errors import ConfigError
 from chordate.text import printable
 
 # What differs from the other framework: the predictions of the same weights, the training, the data that are read, or
@@ -105,8 +107,14 @@ class Keys:
         return self.values.get(key, self.defaults.get(key, default))
 
     def part(self, key: str) -> Keys:
-        """The settings in the dict `key`; no settings if it is missing."""
+        """The settings in the dict `key`; no settings if it is missing.
+
+        Raises:
+            ConfigError: the setting is not a dict.
+        """
         self._read.add(key)
+        if not isinstance(self.values.get(key), dict | None):
+            raise ConfigError(f"{self._name(key)} must be a dict, got {format_value(self.values[key])}")
         if key not in self._parts:
             defaults = self.defaults.get(key)
             defaults = defaults if isinstance(defaults, Mapping) else None

@@ -58,7 +58,7 @@ def find_nearest(config: Mapping[str, Any]) -> Nearest:
         base = _load(name)
         if base is not None and base["model"]["type"] == target["model"]["type"]:
             difference = differences(target, base)
-            found.append((_count(difference), len(name), Nearest(name, difference)))
+            found.append((_count(difference), len(name), Nearest(name, _short_norms(difference))))
     if not found:
         raise ConfigError(f"no packaged config has a {target['model']['type']}")
     return min(found, key=lambda row: row[:2])[2]
@@ -106,6 +106,15 @@ def _nested(key: str, target: Mapping[str, Any], base: Mapping[str, Any], path: 
     if "type" in inner and key != "backbone" and _count(replaced) <= _count(inner) + 1:
         return {key: replaced}
     return {key: inner} if inner else {}
+
+
+def _short_norms(value: Any) -> Any:
+    """Copy settings with the names of norms in place of dicts that have only a `type`."""
+    if not isinstance(value, Mapping):
+        return value
+    items = {key: _short_norms(item) for key, item in value.items()}
+    norm = items.get("norm")
+    return {**items, "norm": norm["type"]} if isinstance(norm, Mapping) and set(norm) == {"type"} else items
 
 
 def _count(value: Any) -> int:
