@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec
@@ -23,10 +23,10 @@ class FCNHead(SemanticHead):
         level: name of the input feature map; None for the coarsest.
         convs: number of 3×3 convolutions.
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
-        dilation: dilation of the 3×3 convolutions.
-        concat_input: whether another 3×3 convolution combines the feature map with the output of the convolutions, as
-            in MMSegmentation's FCN.
+        dilation: dilation of these 3×3 convolutions.
         norm: norm after each 3×3 convolution, see `make_norm`.
+        concatenate: whether a further 3×3 convolution follows, of the feature map concatenated with the others' output,
+            as in MMSegmentation's FCN.
         dropout, losses: see `SemanticHead`.
     """
 
@@ -38,8 +38,8 @@ class FCNHead(SemanticHead):
         convs: NonNegativeInt = 1,
         channels: PositiveInt | None = None,
         dilation: PositiveInt = 1,
-        concat_input: bool = False,
         norm: Norm = "BN",
+        concatenate: bool = False,
         dropout: ProperFraction = 0.1,
         losses: Losses | None = None,
     ):
@@ -48,9 +48,11 @@ class FCNHead(SemanticHead):
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen
         self.convs = conv_tower(spec.channels, width, convs, norm, dilation=dilation)
-        combine = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3) if concat_input else None
-        self.combine = combine
+        self.concatenated: nn.Module | None = None
+        if concatenate:
+            self.concatenated = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3)
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
-        x = self.convs(maps[self.level])
-        return x if self.combine is None else self.combine(torch.cat([maps[self.level], x], dim=1))
+        x = maps[self.level]
+        y = self.convs(x)
+        return y if self.concatenated is None else self.concatenated(torch.cat([x, y], dim=1))

@@ -278,9 +278,9 @@ def test_an_fcn_concatenates_its_input(tmp_path):
     rest = "num_convs=2, concat_input=True, dilation=6, num_classes=19, norm_cfg=_base_.norm_cfg"
     changes = f"model = dict(decode_head={head.replace('_base_.model.decode_head, ', '')}, {rest}))\n"
     model = converted(tmp_path, SEGMENTER, changes).build()
-    assert model.head.combine[0].in_channels == 2048 + 512
+    assert model.head.concatenated[0].in_channels == 2048 + 512
     assert [conv[0].dilation for conv in model.head.convs] == [(6, 6), (6, 6)]
-    assert model.head.combine[0].dilation == (1, 1)
+    assert model.head.concatenated[0].dilation == (1, 1)
 
 
 def test_large_scale_jitter(tmp_path):
@@ -290,7 +290,11 @@ train_dataloader = dict(dataset=dict(pipeline=[
     dict(type='RandomCrop', crop_type='absolute_range', crop_size=(1024, 1024), allow_negative_crop=True)]))
 """
     (jitter,) = converted(tmp_path, RETINANET, changes).config.train_data.pipeline
-    assert (jitter.type, jitter.get("size", 1024), jitter.get("scale", [0.1, 2.0])) == ("LargeScaleJitter", 1024, [0.1, 2.0])
+    assert (jitter.type, jitter.get("size", 1024), jitter.get("scale", [0.1, 2.0])) == (
+        "LargeScaleJitter",
+        1024,
+        [0.1, 2.0],
+    )
 
 
 @pytest.mark.parametrize(

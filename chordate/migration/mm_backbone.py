@@ -82,7 +82,8 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
 
 
 def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
-    """FrozenBN if the norms use their running statistics in training, else the norm itself."""
+    """FrozenBN if the norms use their running statistics in training, else the norm itself. Its weight and bias are
+    trained unless `requires_grad=False`."""
     in_eval = cfg.get("norm_eval", norm_eval)
     norm = norm_setting(cfg, default="BN")
     kind = norm["type"] if isinstance(norm, dict) else norm
@@ -93,9 +94,8 @@ def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
         if not trained:
             cfg.part("norm_cfg").lose("requires_grad", "BatchNorm's weights are trained", "training")
         return norm
-    if trained:
-        cfg.lose("norm_eval", "FrozenBN: BatchNorm's weight and bias are not trained", "training")
-    return {**norm, "type": "FrozenBN"} if isinstance(norm, dict) else "FrozenBN"
+    frozen = {**(norm if isinstance(norm, dict) else {}), "type": "FrozenBN"}
+    return frozen | {"trainable": True} if trained else frozen
 
 
 def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:

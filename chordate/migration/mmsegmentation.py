@@ -78,7 +78,7 @@ def _head(head: Keys, maps: list[str]) -> dict[str, Any]:
         head.expect("kernel_size", 3, reason="3×3 convolutions")
         head.ignore("in_channels")
         convs = head.get("num_convs", 2)
-        own = {"convs": convs, "dilation": head.get("dilation", 1), "concat_input": head.get("concat_input", True)}
+        own = {"convs": convs, "dilation": head.get("dilation", 1), "concatenate": head.get("concat_input", True)}
         width = {} if convs and channels * 4 == head.get("in_channels") else {"channels": channels}
         return {"type": "FCNHead", **reads, **own, **width, **shared}
     if kind == "PSPHead":

@@ -4,12 +4,13 @@
 
 For each folder it counts the configs, those that are converted and whose model can be built, those with the same
 predictions (for the same weights), and those with the same training as well. `--reasons` lists what is not carried
-over, and why configs are refused. Base files (Base-….yaml) are not counted.
+over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -34,7 +35,8 @@ def count_folder(folder: Path, suffix: str, reasons: Counter[str]) -> Counter[st
     """Convert and build all configs of a folder; adds to `reasons` what is not carried over."""
     counts: Counter[str] = Counter()
     for path in sorted(folder.glob(f"*{suffix}")):
-        if path.name.startswith(("Base-", "metafile")):
+        whole = suffix != ".py" or re.search(r"^(model|_base_)\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if path.name.startswith(("Base-", "metafile")) or not whole:
             continue
         counts["configs"] += 1
         try:
