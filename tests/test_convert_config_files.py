@@ -80,7 +80,7 @@ def test_a_hostile_file_is_one_line_of_error(tmp_path, monkeypatch, capsys, suff
     assert main(["convert-config", path.name, "out.py"]) == 2
     assert time.process_time() - start < 20
     error = capsys.readouterr().err
-    assert error.startswith(f"chordate convert-config: ") and error.count("\n") == 1 and len(error) < 600
+    assert error.startswith("chordate convert-config: ") and error.count("\n") == 1 and len(error) < 600
     assert sorted(os.listdir(tmp_path)) == [path.name]
 
 

@@ -12,7 +12,11 @@ FPN = """
       RESNETS: {OUT_FEATURES: [res2, res3, res4, res5]}
       FPN: {IN_FEATURES: [res2, res3, res4, res5]}
       ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]]}
-      RPN: {IN_FEATURES: [p2, p3, p4, p5, p6], PRE_NMS_TOPK_TRAIN: 2000, PRE_NMS_TOPK_TEST: 1000, POST_NMS_TOPK_TRAIN: 1000}
+      RPN:
+        IN_FEATURES: [p2, p3, p4, p5, p6]
+        PRE_NMS_TOPK_TRAIN: 2000
+        PRE_NMS_TOPK_TEST: 1000
+        POST_NMS_TOPK_TRAIN: 1000
       ROI_HEADS: {NAME: StandardROIHeads, IN_FEATURES: [p2, p3, p4, p5]}
       ROI_BOX_HEAD: {NAME: FastRCNNConvFCHead, NUM_FC: 2, POOLER_RESOLUTION: 7}
       ROI_MASK_HEAD: {NUM_CONV: 4}
@@ -73,7 +77,8 @@ def test_settings_of_all_sections(tmp_path):
           ROI_BOX_HEAD: {NUM_CONV: 4, NUM_FC: 1, NORM: GN, POOLER_TYPE: ROIAlign, POOLER_SAMPLING_RATIO: 2}
           ROI_MASK_HEAD: {NUM_CONV: 2, CLS_AGNOSTIC_MASK: True}
         SOLVER: {IMS_PER_BATCH: 32, BASE_LR: 0.04, CHECKPOINT_PERIOD: 700, WEIGHT_DECAY: 0.001}
-        INPUT: {MIN_SIZE_TRAIN: [500, 600], MAX_SIZE_TRAIN: 900, MIN_SIZE_TEST: 600, MAX_SIZE_TEST: 1000, RANDOM_FLIP: none}
+        INPUT: {MIN_SIZE_TRAIN: [500, 600], MAX_SIZE_TRAIN: 900, RANDOM_FLIP: none, MIN_SIZE_TEST: 600,
+                MAX_SIZE_TEST: 1000}
         TEST: {DETECTIONS_PER_IMAGE: 50, EVAL_PERIOD: 800}
         DATALOADER: {SAMPLER_TRAIN: RepeatFactorTrainingSampler, REPEAT_THRESHOLD: 0.002}
     """).config  # fmt: skip
