@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec
 from chordate.heads.semantic_head import Losses, SemanticHead, select_level
-from chordate.ops.convolutions import conv_tower
+from chordate.ops.convolutions import conv_norm_relu, conv_tower
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
@@ -23,6 +24,8 @@ class FCNHead(SemanticHead):
         convs: number of 3×3 convolutions.
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
         norm: norm after each 3×3 convolution, see `make_norm`.
+        concatenate: whether a further 3×3 convolution follows, of the feature map concatenated with the others' output,
+            as in MMSegmentation's FCN.
         dropout, losses: see `SemanticHead`.
     """
 
@@ -34,6 +37,7 @@ class FCNHead(SemanticHead):
         convs: NonNegativeInt = 1,
         channels: PositiveInt | None = None,
         norm: Norm = "BN",
+        concatenate: bool = False,
         dropout: ProperFraction = 0.1,
         losses: Losses | None = None,
     ):
@@ -42,6 +46,11 @@ class FCNHead(SemanticHead):
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen
         self.convs = conv_tower(spec.channels, width, convs, norm)
+        self.concatenated: nn.Module | None = None
+        if concatenate:
+            self.concatenated = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3)
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
-        return self.convs(maps[self.level])
+        x = maps[self.level]
+        y = self.convs(x)
+        return y if self.concatenated is None else self.concatenated(torch.cat([x, y], dim=1))

@@ -1,5 +1,25 @@
 """Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
-from chordate.weights.formats import cifar, detectron2, simple_baselines, timm, torchvision, torchvision_segmentation
+from chordate.weights.formats import (
+    cifar,
+    detectron2,
+    mmdetection,
+    mmpretrain,
+    mmsegmentation,
+    simple_baselines,
+    timm,
+    torchvision,
+    torchvision_segmentation,
+)
 
-__all__ = ["cifar", "detectron2", "simple_baselines", "timm", "torchvision", "torchvision_segmentation"]
+__all__ = [
+    "cifar",
+    "detectron2",
+    "mmdetection",
+    "mmpretrain",
+    "mmsegmentation",
+    "simple_baselines",
+    "timm",
+    "torchvision",
+    "torchvision_segmentation",
+]
