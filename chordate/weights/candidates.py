@@ -69,6 +69,12 @@ def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
     return [FORMATS.build(name, facts={"contents": contents}) for name in FORMATS.names()]
 
 
+def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
+    """The conversions of a library's state dict that `best_candidate` tries for one format."""
+    candidate = Candidate(format.library, format.convert(state, model))
+    return [variant.state for variant in _variants(candidate, model)]
+
+
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
     state = _without_prefix(weights.state, model)
     for format in formats(weights.contents):
