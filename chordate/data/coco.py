@@ -1,7 +1,7 @@
 """Dataset with COCO annotations, kept in a compact index (hotcoco.COCO) that forked workers share."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,8 +252,13 @@ class CocoDataset(Dataset):
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
-    def read_report(self) -> list[str]:
-        return super().read_report() + (self.unchecked.report(self.coco) if self.checked < ALL else [])
+    def read_problems(self) -> dict[str, list[int]]:
+        return super().read_problems() | ({"annotations": self.unchecked.unreported()} if self.checked < ALL else {})
+
+    def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
+        problems = self.read_problems() if problems is None else problems
+        later = self.unchecked.report(self.coco, problems["annotations"]) if self.checked < ALL else []
+        return super().read_report(problems) + later
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:

@@ -222,7 +222,9 @@ class Trainer:
                 self.log.step([], stopping=True)
                 training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
-                return
+                break
+        if self.world_size > 1:
+            self.train_loader.report_problems()
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Run one optimizer step on the mean gradient of the batches, without synchronizing with the device.
