@@ -88,6 +88,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
+    def id_in_file(self, image_id: int) -> int | str:
+        """What the files call an image, for messages and results: its id in the annotations, or its file name if they
+        have none. By default, the `image_id` of its ImageInfo."""
+        return image_id
+
     def check_files(self, index: int) -> None:
         """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
         Called from several threads. By default, checks nothing.
