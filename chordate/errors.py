@@ -6,7 +6,7 @@ shown with its traceback.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chordate.text import printable
 
@@ -17,6 +17,10 @@ _SETTINGS_HERE = {
     **dict.fromkeys(("ann_file", "json_file"), ("annotations",)),
     **dict.fromkeys(("img_prefix", "data_prefix", "img_dir", "image_root"), ("images",)),
     "ann_dir": ("labels",),
+    "img_suffix": ("image_suffix",),
+    "seg_map_suffix": ("label_suffix",),
+    "ignore_index": ("ignored_ids",),
+    "reduce_zero_label": ("background",),
     "roi_head": ("box", "mask", "keypoint"),
     "bbox_head": ("head", "box"),
     "decode_head": ("head",),
@@ -33,16 +37,17 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line.
+        message: the message, one line; or a function that returns it, if that takes long and errors may be skipped.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
-    def __init__(self, message: str, *, located: bool = False):
+    def __init__(self, message: str | Callable[[], str], *, located: bool = False):
         super().__init__(message)
-        self.located = located
+        self.message, self.located = message, located
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().splitlines()), None)
+        message = self.message() if callable(self.message) else self.message
+        return printable(" ".join(message.splitlines()), None)
 
 
 class ConfigError(ChordateError):

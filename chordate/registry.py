@@ -133,7 +133,9 @@ class PlugRegistry(Registry):
         cls = super().get(plug) if isinstance(plug, str) else plug
         where = f"{self.name} {getattr(cls, '__name__', plug)}"
         accepted = parameters_of(cls).annotations
-        wiring |= {name: value for name, value in facts.items() if name in accepted}
+        # Facts may come from a checkpoint, which may be untrusted: checked like a config, and never in place of wiring.
+        known = {name: value for name, value in facts.items() if name in accepted and name not in wiring}
+        wiring |= validate_arguments(cls, known, where, values=not is_third_party(cls))
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
         if clash:
             raise ConfigError(f"{where}: {clash} is set automatically; remove it from the config")

@@ -22,13 +22,16 @@ from chordate.data.coco_annotations import (
     keypoint_counts,
     missing_masks,
     open_index,
-    resolve_path,
 )
+from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.file_ids import id_in_file
 from chordate.data.findings import Health
-from chordate.data.image_io import read_image
+from chordate.data.image_headers import check_image
+from chordate.data.image_io import decode_image, read_bytes, read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
+from chordate.data.paths import resolve_path
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
@@ -133,13 +136,14 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
         sizes, files = [], []
-        for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
+        for record in load_images(self.coco, self.image_ids.tolist()):
             if not record.get("file_name"):
-                raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
             if record["height"] * record["width"] > MAX_PIXELS:
-                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
+                raise DataError(
+                    f"{self.annotations}: image {id_in_file(record)}, {too_many_pixels(record['file_name'])}"
+                )
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
         self.sizes = np.array(sizes)
@@ -195,7 +199,7 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
+        image = Image(decode_image(read_bytes(path), path, (record["height"], record["width"]), self.channels))
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
@@ -214,6 +218,11 @@ class CocoDataset(Dataset):
         if self.keypoints and self.meta.skeleton is not None:
             sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
         return sample
+
+    def check_files(self, index: int) -> None:
+        record = self.coco.load_imgs([int(self.image_ids[index])])[0]
+        size = record["height"], record["width"]
+        check_image(self.images / record["file_name"], size, lambda path: read_image(path, size, self.channels))
 
     def finish(self, sample: Sample) -> Sample:
         sample = SANITIZE(sample)
@@ -273,9 +282,8 @@ class CocoDataset(Dataset):
         """Ids of the images with an instance of the used classes (and a labeled keypoint, if `keypoints`)."""
         used: set[int] = set()
         if self.keypoints:
-            for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
-                ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
-                used.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
+            used.update(a["image_id"] for a in load_annotations(self.coco, ids) if has_keypoints(a))
             return self.image_ids[np.isin(self.image_ids, list(used))]
         for category in self.category_ids:
             used.update(self.coco.get_img_ids(cat_ids=[category]))

@@ -88,6 +88,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
+    def check_files(self, index: int) -> None:
+        """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
+        Called from several threads. By default, checks nothing.
+
+        Raises:
+            BrokenFile: a file is missing or broken.
+            DataError: a file does not fit the annotations.
+        """
+
     def finish(self, sample: Sample) -> Sample:
         """Complete a transformed sample, e.g. convert polygons to masks. By default, returns it unchanged."""
         return sample

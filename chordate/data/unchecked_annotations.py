@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from chordate.data.annotation_reader import AnnotationReader
+from chordate.data.file_ids import id_in_file
 from chordate.data.findings import Findings, Health
 
 UNREPORTED, REPORTED = 1, 2  # states of images with problems
@@ -82,7 +83,7 @@ class UncheckedAnnotations:
     ) -> list[dict[str, Any]]:
         reader, kept = AnnotationReader(self.keypoint_counts, findings), []
         for annotation in annotations:
-            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
+            fields = reader.read(annotation, id_in_file(annotation), annotation["category_id"], size)
             if fields is not None:
                 kept.append({name: annotation[name] for name in ("id", "image_id", "category_id")} | fields)
         return kept

@@ -120,5 +120,7 @@ class Poses(Detections):
         keypoints: `[D, K, 3]`, x and y in pixels of the original image, and confidence 0 … 1.
     """
 
+    display_threshold: ClassVar[float] = 0.2  # a confidence is the height of a heatmap's peak, which is rarely near 1
+
     def describe(self) -> str:
         return f"{len(self) or 'no'} pose{'' if len(self) == 1 else 's'}"

@@ -152,8 +152,11 @@ class Trainer:
         """The model that evaluations use: the model with averaged weights if `train.ema` is set, else `module`."""
         return self.module if self.ema is None else self.ema.module
 
-    def train(self) -> Model:
+    def train(self, *, is_locked: bool = False) -> Model:
         """Train to the end, from the start or from the checkpoint in `resume`.
+
+        Args:
+            is_locked: whether the caller already holds the lock of the work dir; otherwise, it is taken here.
 
         Returns:
             The trained model; its averaged weights are in `ema.module`.
@@ -161,6 +164,7 @@ class Trainer:
         Raises:
             TrainingError: a loss is non-finite.
             CheckpointError: the checkpoint to resume does not fit, or a checkpoint cannot be written.
+            ConfigError: another training holds the lock.
             MachineError: a disk is full, a loader process was killed, or the connection to another rank is lost.
             SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
         """
@@ -168,7 +172,7 @@ class Trainer:
             run_log(self.work_dir) as self.log_dir,
             StopSignals() as self.signals,
             explain_failures(self.resume_hint),
-            locked(self.work_dir),
+            nullcontext() if is_locked else locked(self.work_dir),
         ):
             self._start()
             errors: list[Exception] = []

@@ -14,8 +14,9 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save the weights
-_MAX_DEPTH = 4  # limit on nested wrappers: an untrusted file may nest without end
+# Keys under which training scripts save the weights; "blobs" in Caffe2.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "blobs")
+_MAX_WRAPPERS = 4  # limit on nested wrappers: an untrusted file may nest without end
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
 def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
     """Return the state dict from within the nested dicts in which training scripts save it."""
     weights = dict(contents)
-    for _ in range(_MAX_DEPTH):
+    for _ in range(_MAX_WRAPPERS):
         if any(isinstance(value, Tensor) for value in weights.values()):
             return weights
         inner = next((weights[key] for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)

@@ -1,5 +1,21 @@
 """Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
-from chordate.weights.formats import simple_baselines, timm, torchvision, torchvision_segmentation
+from chordate.weights.formats import (
+    detectron2,
+    detectron2_imagenet,
+    detectron2_segmentation,
+    simple_baselines,
+    timm,
+    torchvision,
+    torchvision_segmentation,
+)
 
-__all__ = ["simple_baselines", "timm", "torchvision", "torchvision_segmentation"]
+__all__ = [
+    "detectron2",
+    "detectron2_imagenet",
+    "detectron2_segmentation",
+    "simple_baselines",
+    "timm",
+    "torchvision",
+    "torchvision_segmentation",
+]
