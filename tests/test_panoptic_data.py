@@ -10,8 +10,11 @@ import hotcoco
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chordate.data import CocoPanoptic
+from chordate.data.coco_panoptic import segment_numbers
 from chordate.data.polygons import Polygons
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -240,6 +243,13 @@ MISTAKES = [
     (set_segment("id", 5), r"two segments of 0\.png have the same id"),
     (lambda root: edit(root, lambda c: c["images"].pop(0)), r"0\.png belongs to image_id 50, which is not in images"),
     (lambda root: edit(root, lambda c: c["annotations"].pop(0)), r"image 0\.jpg \(id 50\) has no entry in annotations"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][1].update(isthing="yes")),
+        r"category cat has isthing 'yes'; set it to 1 for things, and to 0 for stuff",
+    ),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(name="sky")), "two categories have the name sky"),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(id=9)), "two categories have the id 9; it must be"),
+    (lambda root: edit(root, lambda c: c["categories"].clear()), "categories is empty; list the categories of the"),
     (lambda root: edit(root, lambda c: c["categories"][1].pop("isthing")), r"category cat has no isthing; set it to 1"),
     (lambda root: edit(root, lambda c: c.pop("categories")), r"not COCO's panoptic format: 'categories' is missing"),
     (lambda root: edit(root, lambda c: c["images"].clear() or c["annotations"].clear()), "no images"),
@@ -332,6 +342,18 @@ def test_numbers_as_text_and_nulls_are_read_like_numbers(tmp_path):
                         assert torch.equal(ours[name], expected[name]), (path, other)
                 changed += 1
     assert changed > 60
+
+
+@given(st.data())
+def test_segment_numbers_equal_a_lookup_pixel_by_pixel(data):
+    limit = 2**24 - 1
+    known = sorted({0, *data.draw(st.lists(st.integers(1, limit), max_size=6))})
+    choices = st.sampled_from(known) | st.sampled_from([1, 256, limit])
+    rows = data.draw(st.lists(st.lists(choices, min_size=3, max_size=3), min_size=1, max_size=5))
+    numbers, unknown = segment_numbers(np.array(rows, np.int32), np.array(known, np.int64))
+    assert unknown.tolist() == sorted({number for row in rows for number in row} - {*known})
+    for row, own in zip(rows, numbers.tolist(), strict=True):
+        assert all(known[number] == value for value, number in zip(row, own, strict=True) if value in known)
 
 
 @pytest.mark.parametrize(

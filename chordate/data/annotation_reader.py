@@ -110,7 +110,10 @@ class AnnotationReader:
 
     def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
         value, count = record.get("keypoints"), self.keypoint_counts.get(category)
-        if not value or count is None:
+        if not value or not self.keypoint_counts:
+            return
+        if count is None:
+            self.findings.repair("keypoints of a category without keypoint names, which are ignored", id)
             return
         keypoints = parse_keypoints(value, count) if isinstance(value, list) else None
         if keypoints is None:

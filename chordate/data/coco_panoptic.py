@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -185,12 +186,15 @@ class CocoPanoptic(Dataset):
                 f"{path}: {ids.shape[1]}×{ids.shape[0]}, but its image {self.index.files[index, 0]} is {width}×{height}"
             )
         known = np.concatenate([[0], self.index.ids[self._rows(index)]])
-        present, inverse = np.unique(ids, return_inverse=True)
-        if extra := np.setdiff1d(present, known).tolist():
-            raise DataError(f"{path}: pixels have the segment id {extra[0]}, which is not in {self.annotations.name}")
-        if missing := np.setdiff1d(known[1:], present).tolist():
-            raise DataError(f"{self.annotations}: segment {missing[0]} of {path.name} has no pixel in {path}")
-        return torch.from_numpy(np.searchsorted(known, present).astype(np.int16)[inverse.reshape(ids.shape)])
+        numbers, unknown = segment_numbers(ids, known)
+        if len(unknown):
+            raise DataError(f"{path}: pixels have the segment id {unknown[0]}, which is not in {self.annotations.name}")
+        absent = np.ones(len(known), bool)
+        absent[numbers] = False
+        if absent[1:].any():
+            missing = known[1:][absent[1:]][0]
+            raise DataError(f"{self.annotations}: segment {missing} of {path.name} has no pixel in {path}")
+        return torch.from_numpy(numbers)
 
     def check_annotated(self, training: bool) -> None:
         if training and not len(self.index.crowd):
@@ -224,7 +228,27 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
     return (numbers[y[:, :, None], x[:, None]] == own[:, None, None]).byte()
 
 
-def _read_ids(path: Path) -> NDArray[np.int64]:
+def segment_numbers(ids: NDArray[np.int32], known: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """The index in `known` of each pixel's segment id.
+
+    Only the first pixel of each run of equal ids is looked up, since neighbors are mostly of the same segment.
+
+    Args:
+        ids: `[H, W]`, not empty.
+        known: `[K]`, ascending.
+
+    Returns:
+        The indices `[H, W]`, undefined for unknown ids; and the ids that `known` lacks, ascending.
+    """
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    values = flat[starts]
+    numbers = np.searchsorted(known, values).clip(max=len(known) - 1).astype(np.int16)
+    unknown = np.unique(values[known[numbers] != values])
+    return np.repeat(numbers, np.diff(starts, append=len(flat))).reshape(ids.shape), unknown
+
+
+def _read_ids(path: Path) -> NDArray[np.int32]:
     """The segment ids `[H, W]` of a PNG."""
     data = read_bytes(path, "panoptic")
     check_image_file(path, data)
@@ -233,7 +257,11 @@ def _read_ids(path: Path) -> NDArray[np.int64]:
         raise BrokenFile(undecodable(data, path))
     if image.ndim != 3 or image.dtype != np.uint8:
         raise DataError(f"{path}: not an RGB PNG; a segment's id must be its color, R + 256 G + 65536 B")
-    return image[..., :3].astype(np.int64) @ np.array([65536, 256, 1])  # OpenCV's order is B, G, R
+    # The bytes R, G, B, 0 are the id as a little-endian integer.
+    bytes_ = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGBA)
+    bytes_[..., 3] = 0
+    ids: NDArray[np.int32] = bytes_.view("<i4")[..., 0]
+    return ids
 
 
 def _check_same_classes(path: Path, own: DatasetMeta, model: DatasetMeta) -> None:

@@ -178,12 +178,16 @@ def _categories(
             )
         is_thing = None if record.get("isthing") is None else parse_flag(record["isthing"])
         if is_thing is None:
-            raise DataError(f"{path}: {owner} has no isthing; set it to 1 for things, and to 0 for stuff")
+            got = f"isthing {quote(record['isthing'])}" if record.get("isthing") is not None else "no isthing"
+            raise DataError(f"{path}: {owner} has {got}; set it to 1 for things, and to 0 for stuff")
+        if number in names or name in names.values():
+            repeated = f"id {number}" if number in names else f"name {printable(name)}"
+            raise DataError(f"{path}: two categories have the {repeated}; it must be distinct")
         names[number] = name
         things |= {number} if is_thing else set()
         palette |= {number: (color[0], color[1], color[2])} if color else {}
-    if not names or len(names) < len(records) or len(set(names.values())) < len(names):
-        raise DataError(f"{path}: categories must be a list with distinct ids and names")
+    if not names:
+        raise DataError(f"{path}: categories is empty; list the categories of the segments")
     return names, things, palette
 
 

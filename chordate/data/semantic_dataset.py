@@ -46,8 +46,8 @@ class SemanticDataset(Dataset):
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
-        DataError: the settings contradict each other, or the label images have values that are neither a class nor
-            ignored.
+        ConfigError: the settings contradict each other.
+        DataError: the label images have values that are neither a class nor ignored.
     """
 
     target_type = SemanticTargets
@@ -101,6 +101,9 @@ class SemanticDataset(Dataset):
         elif size != (height, width):
             raise DataError(wrong_label_size(label_path, size, path, (height, width)))
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
+
+    def id_in_file(self, image_id: int) -> str:
+        return self.pairs[image_id][0].name
 
     def check_files(self, index: int) -> None:
         path, label_path = self.pairs[index]

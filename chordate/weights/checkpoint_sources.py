@@ -22,6 +22,7 @@ from chordate.errors import NOT_REGULAR, CheckpointError, ConfigError, DownloadE
 from chordate.libraries import smp_encoders, timm_for
 from chordate.weights.checkpoint_schema import Contents
 from chordate.weights.plain_contents import PlainCopy
+from chordate.weights.restricted_pickle import TORCH_MAGIC, read_pickle
 
 MAX_UNPACKED = 10  # bytes of a zip file's members per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
@@ -36,7 +37,7 @@ def read_state(source: str | Path) -> Contents:
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
             `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
-            `.safetensors`, or written by `torch.save`; these are read with `weights_only=True`.
+            `.safetensors`, written by `torch.save` (read with `weights_only=True`), or pickles of numpy arrays.
 
     Raises:
         DownloadError: a download failed.
@@ -178,6 +179,8 @@ def _read_torch(path: Path) -> Any:
     sizes = check_zip(path) if is_zip else []
     if not is_zip and head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
         raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
+    if not is_zip and not head.startswith(TORCH_MAGIC[: len(head)]):
+        return read_pickle(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # every problem raises one of the errors below
