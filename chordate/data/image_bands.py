@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.errors import BrokenFile, DataError
-from chordate.text import pluralize
+from chordate.text import one_line, pluralize
 
 SENSOR_BITS = (8, 10, 12, 14, 16)  # numbers of significant bits of files with 16 bits per value
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError)  # raised by Pillow
@@ -99,7 +99,7 @@ def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None
 
 def opencv_message(path: Path, error: cv2.error) -> str:
     """Error message for an image for which OpenCV raises an error."""
-    return f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})"
+    return f"{path}: OpenCV cannot decode it ({one_line(error, 160)})"
 
 
 def undecodable(data: NDArray[np.uint8], path: Path) -> str:
