@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from chordate.allowed_values import format_value
 from chordate.composition import Origin, merge
 from chordate.config_names import Composition, find_config, is_file_name, package_root
-from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
+from chordate.custom_imports import import_custom_modules, import_error, look_for_modules_in
 from chordate.errors import ChordateError, ConfigError
 from chordate.literals import literal
 
@@ -83,7 +83,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
     except ChordateError:
         raise
     except (Exception, SystemExit) as error:  # a config is Python code; any exception in it is a mistake in the config
-        raise ConfigError(one_line(source, error)) from error
+        raise ConfigError(import_error(source, error)) from error
 
 
 def read_text(path: Path) -> str:

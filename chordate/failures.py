@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from chordate.errors import ChordateError, MachineError
+from chordate.text import one_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Libraries that read or write files for this package.
@@ -53,7 +54,7 @@ def describe_failure(error: BaseException) -> str | None:
         if name == "Bus error":
             return f"a loader process {how}, because /dev/shm is full; enlarge it, or set workers=0"
         return f"a loader process {how}, most often because memory ran out; set fewer workers or a smaller batch_size"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, RuntimeError) and LOST_RANK.search(text):
         short = SHORT.search(text)
         return f"the connection to another rank is lost ({short[0] if short else text[:100]}); its own output tells why"

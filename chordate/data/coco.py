@@ -203,7 +203,9 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(decode_image(read_bytes(path), path, (record["height"], record["width"]), self.channels))
+        image = Image(
+            decode_image(read_bytes(path), path, (record["height"], record["width"]), self.channels, self.white_level)
+        )
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
@@ -227,10 +229,17 @@ class CocoDataset(Dataset):
         number: int | str = id_in_file(self.coco.load_imgs([image_id])[0])
         return number
 
+    def image_path(self, index: int) -> Path:
+        return self.images / self.coco.load_imgs([int(self.image_ids[index])])[0]["file_name"]
+
     def check_files(self, index: int) -> None:
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         size = record["height"], record["width"]
-        check_image(self.images / record["file_name"], size, lambda path: read_image(path, size, self.channels))
+        check_image(
+            self.images / record["file_name"],
+            size,
+            lambda path: read_image(path, size, self.channels, self.white_level),
+        )
 
     def finish(self, sample: Sample) -> Sample:
         sample = SANITIZE(sample)

@@ -123,7 +123,7 @@ class CocoPanoptic(Dataset):
                 PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
-        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels))
+        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels, self.white_level))
         own = self._rows(index)
         return {
             "image": image,
@@ -133,10 +133,13 @@ class CocoPanoptic(Dataset):
             "info": ImageInfo(int(self.image_ids[index]), str(path), *image.shape[-2:]),
         }
 
+    def image_path(self, index: int) -> Path:
+        return self.images / self.index.files[index, 0]
+
     def check_files(self, index: int) -> None:
         (height, width), (image, segments) = self.index.sizes[index].tolist(), self.index.files[index]
         size = height, width
-        check_image(self.images / image, size, lambda path: read_image(path, size, self.channels))
+        check_image(self.images / image, size, lambda path: read_image(path, size, self.channels, self.white_level))
         check_image(self.segments / segments, size, _read_ids)
 
     def finish(self, sample: Sample) -> Sample:

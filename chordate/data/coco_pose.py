@@ -98,7 +98,7 @@ class CocoPoseDataset(CocoDataset):
         assert self.meta.skeleton is not None  # the constructor ensures this
         record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels, self.white_level))
         size = image.shape[-2], image.shape[-1]
         number = int(self.annotation_ids[index])
         annotation = {"id": number} if number == NO_ANNOTATION else self.coco.load_anns([number])[0]
@@ -118,6 +118,9 @@ class CocoPoseDataset(CocoDataset):
 
     def id_in_file(self, image_id: int) -> int | str:
         return super().id_in_file(int(self.crop_image_ids[image_id]))
+
+    def image_path(self, index: int) -> Path:
+        return self.images / self.coco.load_imgs([int(self.crop_image_ids[index])])[0]["file_name"]
 
     def check_files(self, index: int) -> None:
         image_id = self.crop_image_ids[index]

@@ -45,6 +45,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         health_report: problems found when the dataset was opened, one line each.
         left_out: images that are missing or broken and were left out when the dataset was opened, one line each.
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
+        white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
+            finds it; None judges each image alone.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
             defaults here.
     """
@@ -56,6 +58,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     health_report: Sequence[str] = ()
     left_out: Sequence[str] = ()
     channels: int = 3
+    white_level: int | None = None
     skip_broken: bool = False
     not_inherited: Sequence[str] = ()
     _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
@@ -92,6 +95,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """What the files call an image, for messages and results: its id in the annotations, or its file name if they
         have none. By default, the `image_id` of its ImageInfo."""
         return image_id
+
+    def image_path(self, index: int) -> Path | None:
+        """The image file of a sample; None (the default) if it is not a single file."""
+        return None
 
     def check_files(self, index: int) -> None:
         """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.

@@ -26,11 +26,13 @@ SUFFIXES = (
 # First and last bytes of complete files; files that end differently are decoded again by Pillow.
 ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 # JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
-_PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
+PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
 MAX_FILE_BYTES = 1 << 30  # of an image file, on disk or in a zip
 
 
-def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
+def read_image(
+    path: str | Path, size: tuple[int, int] | None = None, channels: int = 3, white_level: int | None = None
+) -> Tensor:
     """Read an image as `[C, H, W]` uint8, RGB if there are 3 channels (channels last in memory).
 
     Grayscale, CMYK and palette files become RGB, and the alpha channel is dropped. Of values with 16 bits (or with 10,
@@ -43,13 +45,15 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None, channels: 
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
             orientation is also applied if the stored and the displayed image both have this size, or if `size` is None.
         channels: number of channels `C`. With 4 or more, the file must have as many.
+        white_level: the largest value of pixels in the image's dataset, see `find_white_level`; None judges each image
+            alone.
 
     Raises:
         BrokenFile: the file is missing, truncated or not an image.
         DataError: its size differs from the annotations', or its number of channels or range of values does not fit.
     """
     path = Path(path)
-    return decode_image(read_bytes(path), path, size, channels)
+    return decode_image(read_bytes(path), path, size, channels, white_level)
 
 
 def read_bytes(path: Path, kind: str = "image") -> NDArray[np.uint8]:
@@ -68,17 +72,27 @@ def read_bytes(path: Path, kind: str = "image") -> NDArray[np.uint8]:
         raise BrokenFile(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def decode_image(data: NDArray[np.uint8], path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> Tensor:
+def decode_image(
+    data: NDArray[np.uint8],
+    path: Path,
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    white_level: int | None = None,
+) -> Tensor:
     """Decode the bytes of an image file as `read_image` does; `path` is for messages."""
     check_image_file(path, data)
     image: Any
     stored: Any
-    plain = channels == 3 and _PLAIN.match(data[:32].tobytes())
+    plain = channels == 3 and PLAIN.match(data[:32].tobytes())
     try:
-        stored = image = cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels)
+        stored = image = (
+            cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels, white_level)
+        )
         if image is not None and size is not None and image.shape[:2] != tuple(size):
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            stored = cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, rotate=False)
+            stored = (
+                cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, white_level, rotate=False)
+            )
     except cv2.error as error:  # OpenCV has its own limit of pixels
         raise BrokenFile(opencv_message(path, error)) from error
     if image is None or stored is None:

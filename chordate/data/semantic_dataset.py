@@ -94,10 +94,10 @@ class SemanticDataset(Dataset):
                 class nor ignored.
         """
         path, label_path = self.pairs[index]
-        image, labels = read_image(path, None, self.channels), self.read_labels(label_path)
+        image, labels = read_image(path, None, self.channels, self.white_level), self.read_labels(label_path)
         (height, width), size = image.shape[-2:], (labels.shape[-2], labels.shape[-1])
         if size == (width, height) and width != height:  # the labels match the image without its EXIF rotation
-            image = read_image(path, size, self.channels)
+            image = read_image(path, size, self.channels, self.white_level)
         elif size != (height, width):
             raise DataError(wrong_label_size(label_path, size, path, (height, width)))
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
@@ -105,9 +105,12 @@ class SemanticDataset(Dataset):
     def id_in_file(self, image_id: int) -> str:
         return self.pairs[image_id][0].name
 
+    def image_path(self, index: int) -> Path:
+        return self.pairs[index][0]
+
     def check_files(self, index: int) -> None:
         path, label_path = self.pairs[index]
-        check_image(path, None, lambda path: read_image(path, None, self.channels))
+        check_image(path, None, lambda path: read_image(path, None, self.channels, self.white_level))
         check_image(label_path, None, self.read_pixels)
         sizes = image_sizes(path)
         try:

@@ -11,6 +11,7 @@ from chordate.data.image_files import list_files, list_images
 from chordate.data.image_io import SUFFIXES
 from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
+from chordate.data.text_lists import read_lines
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
 
@@ -85,9 +86,7 @@ def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[s
     Raises:
         DataError: the file cannot be read, has no names, or has a name that is not in `images`.
     """
-    if not file.is_file():
-        raise DataError(missing_file(file, "image list"))
-    names = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    names = read_lines(file, "image list")
     if not names:
         raise DataError(f"{file}: the file has no names")
     if missing := [name for name in names if name not in images]:

@@ -13,6 +13,7 @@ from chordate.data.image_files import list_images
 from chordate.data.paths import missing_folder
 from chordate.data.text_lists import read_lines, read_text
 from chordate.errors import DataError, unknown
+from chordate.text import one_line
 
 SPLITS = ("train", "val", "test")
 
@@ -80,7 +81,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(content, Mapping):
         raise DataError(f'{file}: needs an entry "names"; name a file with one class per line names.txt')
     return content

@@ -18,7 +18,7 @@ from chordate.distributed import all_gather_object, broadcast_object, is_main_pr
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.text import format_metric
+from chordate.text import format_metric, one_line
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
 from chordate.weights.checkpoint_schema import FORM
@@ -176,7 +176,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
             logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
 
 

@@ -14,6 +14,7 @@ from chordate.errors import CheckpointError
 from chordate.head_contracts import HasFinalLayers
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
+from chordate.text import one_line
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.find_weights import Weights
 from chordate.weights.formats.classifiers import network_meta, split_network
@@ -89,7 +90,7 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
         converted = format.convert(state, model)
         return Candidate(format.library, converted, meta, conversion=format, settings=format.settings(state))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
             f"{weights.source} has the names of {format.library}'s weights ({type(format).__name__}), but cannot be "
             f"converted: {reason}"
