@@ -10,6 +10,7 @@ from coco_mutants import changed, clean_content, open_set, write_content, write_
 from coco_referee import Truth, batch_of, detections, disturb, measure, random_truth
 
 from chordate.data.detected_boxes import ids_by_file_id, read_detected_boxes
+from chordate.data.file_ids import id_in_file
 from chordate.errors import DataError
 from chordate.evaluation import CocoMetric
 from chordate.structures import Detections
@@ -180,3 +181,17 @@ def test_the_clean_file_keeps_its_ids(root):
     assert open_set(root).image_ids.tolist() == [1, 2, 3, 4]
     write_content(root, changed("images", license="three"))
     assert open_set(root).image_ids.tolist() == [1, 2, 3, 4]
+
+
+def test_renumbered_annotations_keep_their_own_ids(root):
+    content = clean_content()
+    own = [f"note {number}" for number in range(len(content["annotations"]))]
+    for annotation, name in zip(content["annotations"], own):
+        annotation["id"] = name
+    write_content(root, content)
+    index = open_set(root).coco
+    assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))] == own
+    del content["annotations"][-1]["id"]
+    write_content(root, content)
+    index = open_set(root).coco
+    assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))][:-1] == own[:-1]
