@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from naive_coco import identity, number
 from PIL import Image
 
 HEIGHT, WIDTH, IMAGES = 12, 16, 3
@@ -32,8 +33,8 @@ def write_clean(root: Path, rng: random.Random) -> dict[str, Any]:
     annotations = []
     for folder in ("images", "segments"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for number in range(1, IMAGES + 1):
-        Image.new("RGB", (WIDTH, HEIGHT), (40 * number, 0, 0)).save(root / f"images/{number}.jpg")
+    for image in range(1, IMAGES + 1):
+        Image.new("RGB", (WIDTH, HEIGHT), (40 * image, 0, 0)).save(root / f"images/{image}.jpg")
         ids = np.zeros((HEIGHT, WIDTH), np.int64)
         segments = []
         for place in range(rng.randint(1, 4)):
@@ -43,8 +44,8 @@ def write_clean(root: Path, rng: random.Random) -> dict[str, Any]:
             x = 4 * place
             ids[rng.randint(0, 5) : rng.randint(7, HEIGHT), x : x + 4] = own
             segments.append({"id": own, "category_id": category, "iscrowd": int(rng.random() < 0.2), "area": 9})
-        write_ids(root / f"segments/{number}.png", ids)
-        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+        write_ids(root / f"segments/{image}.png", ids)
+        annotations.append({"image_id": image, "file_name": f"{image}.png", "segments_info": segments})
     sizes = {"width": WIDTH, "height": HEIGHT}
     return {
         "images": [{"id": n, "file_name": f"{n}.jpg", **sizes} for n in range(1, IMAGES + 1)],
@@ -124,33 +125,42 @@ def read_naively(root: Path) -> Segments:
 
 def _read(root: Path) -> Segments:
     content = json.loads((root / "panoptic.json").read_text("utf-8-sig"))
-    categories = {record["id"]: record for record in content["categories"]}
-    names = [record["name"] for record in content["categories"]]
-    _require(len(categories) == len(names) == len(set(names)) and all(isinstance(name, str) for name in names))
-    _require(all(record.get("isthing") in (0, 1) for record in categories.values()))
-    images = {record["id"]: record for record in content["images"]}
-    _require(len(images) == len(content["images"]) > 0)
-    _require(len(content["annotations"]) == len(images))
+    categories = _by_id(content["categories"])
+    names = [record["name"] for record in categories.values()]
+    _require(len(names) == len(set(names)) > 0 and all(isinstance(name, str) and name for name in names))
+    images = _by_id(content["images"])
+    _require(len(images) > 0 and len(content["annotations"]) == len(images))
     found: Segments = {}
     for record in content["annotations"]:
-        image = images[record["image_id"]]
+        image = images[identity(record["image_id"])]
         with Image.open(root / "images" / image["file_name"]) as opened:
             opened.load()
         with Image.open(root / "segments" / record["file_name"]) as opened:
             pixels = np.array(opened).astype(np.int64)
         ids = pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
-        _require(ids.shape == (HEIGHT, WIDTH) == (image["height"], image["width"]))
-        segments = {segment["id"]: segment for segment in record["segments_info"]}
-        _require(len(segments) == len(record["segments_info"]) and set(segments) == set(np.unique(ids).tolist()) - {0})
+        _require(ids.shape == (HEIGHT, WIDTH) == (number(image["height"]), number(image["width"])))
+        segments = _by_id(record["segments_info"])
+        _require(set(segments) == set(np.unique(ids).tolist()) - {0})
         rows = []
         for own, segment in segments.items():
-            category = categories[segment["category_id"]]
-            crowd = segment.get("iscrowd", 0)
-            _require(crowd in (0, 1))
-            rows.append((category["name"], bool(category["isthing"]), bool(crowd), (ids == own).tobytes()))
+            category = categories[identity(segment["category_id"])]
+            crowd = False if segment.get("iscrowd") is None else _flag(segment["iscrowd"])
+            rows.append((category["name"], _flag(category["isthing"]), crowd, (ids == own).tobytes()))
         _require(image["file_name"] not in found)
         found[image["file_name"]] = sorted(rows)
     return found
+
+
+def _by_id(records: Any) -> dict[Any, dict[str, Any]]:
+    """The records by id; 7, 7.0 and "7" are the same id."""
+    found = {identity(record["id"]): record for record in records}
+    _require(len(found) == len(records) and None not in found)
+    return found
+
+
+def _flag(value: Any) -> bool:
+    _require(value in (0, 1, "0", "1"))
+    return value in (1, "1")
 
 
 def _require(holds: bool) -> None:

@@ -13,6 +13,7 @@ from coco_referee import Truth, batch_of, detections, disturb, measure, random_t
 
 from chordate.data import VocDataset, YoloDataset
 from chordate.data.detected_boxes import ids_by_file_id, read_detected_boxes
+from chordate.data.file_ids import id_in_file
 from chordate.errors import DataError, TrainingError
 from chordate.evaluation import CocoMetric
 from chordate.structures import Detections
@@ -205,3 +206,17 @@ def test_images_without_ids_are_named_by_their_files(tmp_path):
     folders.append(yolo(tmp_path / "yolo", {"b/1.txt": LINE}, ["b/1.png"]))
     for dataset in (VocDataset(folders[0]), YoloDataset("images", names="data.yaml", data_root=folders[1])):
         assert dataset.id_in_file(dataset[(0, 0)]["info"].image_id) == "b/1.png"
+
+
+def test_renumbered_annotations_keep_their_own_ids(root):
+    content = clean_content()
+    own = [f"note {number}" for number in range(len(content["annotations"]))]
+    for annotation, name in zip(content["annotations"], own):
+        annotation["id"] = name
+    write_content(root, content)
+    index = open_set(root).coco
+    assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))] == own
+    del content["annotations"][-1]["id"]
+    write_content(root, content)
+    index = open_set(root).coco
+    assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))][:-1] == own[:-1]

@@ -231,5 +231,5 @@ def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], fi
             findings.repair("duplicate annotation ids, which are replaced by numbers", record["id"])
         seen.add(key)
     exact = len(seen) == len(keys) and all(isinstance(key, int) and 0 <= key <= MAX_ID for key in keys)
-    for number, ((_, annotation), key) in enumerate(zip(annotations, keys), start=1):
+    for number, ((record, annotation), key) in enumerate(zip(annotations, keys), start=1):
         annotation |= {"id": key} if exact else {"id": number} if key is None else {"id": number, FILE_ID: record["id"]}

@@ -63,7 +63,7 @@ def plot_values(statistic: Values) -> Figure:
         step = max(1, np.ceil((high + 1) / BINS))
         edges = np.arange(-0.5, high + step + 0.5, step)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.hist(values, bins=edges.tolist(), color=FIRST)
+    axis.hist(values, bins=edges.tolist(), color=FIRST, rwidth=1 if statistic.logarithmic else 0.85)
     axis.axvline(float(np.percentile(values, 50, method="nearest")), color=OTHERS[0], lw=1.4, ls="--", label="median")
     axis.set(xlabel=statistic.unit, xlim=(edges[0], edges[-1]))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
