@@ -96,6 +96,7 @@ class ResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
+        self.style = style
         options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
         if block is BasicBlock:  # BasicBlock is the same in both styles
             options = {}

@@ -16,8 +16,8 @@ from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.data.label_map import LabelMap, label_map
 from chordate.errors import ConfigError, DataError
 
-MAX_ID = 65535  # the largest pixel value of a 16-bit label image
-LabelId = Annotated[int, Ge(0), Le(MAX_ID)]
+MAX_LABEL_ID = 65535  # the largest pixel value of a 16-bit label image
+LabelId = Annotated[int, Ge(0), Le(MAX_LABEL_ID)]
 Byte = Annotated[int, Ge(0), Le(255)]
 Color = tuple[Byte, Byte, Byte]
 Background = Literal["class", "ignored"]
@@ -149,6 +149,6 @@ class LabelDecoder:
 
 def remedy_of(value: int) -> str:
     """A phrase for messages: what to do about a pixel value that is neither a class nor ignored."""
-    if 0 <= value <= MAX_ID:
+    if 0 <= value <= MAX_LABEL_ID:
         return "add it to ids or to ignored_ids"
-    return f"label images have values 0 … {MAX_ID}; save it as another value (255 is ignored by default)"
+    return f"label images have values 0 … {MAX_LABEL_ID}; save it as another value (255 is ignored by default)"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.image_files import list_files, list_images
-from chordate.data.image_io import SUFFIXES, missing_file
+from chordate.data.image_io import SUFFIXES
+from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
@@ -112,8 +112,3 @@ def labels_without_image(folder: Path, suffix: str, images: Mapping[str, Path]) 
     if not without:
         return []
     return [f"{folder}: {len(without)} of {len(labels)} label files have no image, and are not used: {without[0]}"]
-
-
-def missing_folder(folder: Path) -> str:
-    """Error message for a missing folder."""
-    return missing_file(folder, "data").replace("data file", "folder")

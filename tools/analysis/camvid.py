@@ -145,7 +145,8 @@ def mean_iou(model: nn.Module, root: Path, split: str) -> float:
     model.eval()
     confusion = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
     for images, labels in DataLoader(CamVid(root, split, []), 4):
-        logits = F.interpolate(model(images.to(DEVICE))["out"].cpu(), labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = model(images.to(DEVICE))["out"].cpu()
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         counted = labels != IGNORED
         pairs = labels[counted] * CLASSES + logits.argmax(dim=1)[counted]
         confusion += torch.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
