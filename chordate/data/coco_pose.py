@@ -23,7 +23,7 @@ from chordate.data.paths import resolve_path
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 from chordate.structures import DatasetMeta, Sample, Statistic
-from chordate.structures.pose import CropInfo, PoseTargets
+from chordate.structures.pose import IDENTITY, CropInfo, PoseTargets
 from chordate.structures.statistics import count_value
 
 NO_ANNOTATION = -1  # annotation id of detected boxes, which have no annotation
@@ -92,6 +92,16 @@ class CocoPoseDataset(CocoDataset):
 
     def __len__(self) -> int:
         return len(self.crop_image_ids)
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        sample = super().__getitem__(key)
+        info = sample["info"]
+        if info.matrix == IDENTITY and info.box != (0, 0, info.width, info.height):
+            raise DataError(
+                "CocoPoseDataset: the pipeline does not crop the object of a sample; add "
+                'dict(type="TopDownCrop", size=(256, 192)) to it'
+            )
+        return sample
 
     def read(self, index: int) -> Sample:
         """The sample before its transforms: the whole image and the object."""
