@@ -73,7 +73,8 @@ def _check_opcodes(data: bytes, path: Path) -> None:
             if opcode.name not in _OPCODES:
                 raise _forbidden(path, f"opcode {opcode.name}")
             memo += opcode.name == "MEMOIZE"
-            if count > MAX_OPCODES or (opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count + memo):
+            slot = argument if argument is not None and opcode.name in ("BINPUT", "LONG_BINPUT") else 0
+            if count > MAX_OPCODES or slot > count + memo:
                 raise CheckpointError(f"{path} is not a checkpoint: its pickle has too many values")
     except ValueError as error:
         raise CheckpointError(f"{path} is truncated; copy or download it again") from error
