@@ -22,7 +22,8 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 from chordate.weights.plain_contents import PlainCopy
 
-TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # torch.save's old format starts with this pickle
+# torch.save's old format starts with one of these pickles of a number.
+TORCH_STARTS = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=protocol) for protocol in range(2, 6))
 MAX_BYTES = 8 << 30
 MAX_OPCODES = 2_000_000  # Detectron2's largest file has about 20,000
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # as in the pickles of numpy.dtype
