@@ -16,7 +16,7 @@ from chordate.config import load_config
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.models.preprocess import Normalize
 from chordate.weights.candidates import formats
-from chordate.weights.conversion import recognized_config
+from chordate.weights.checkpoint_conversion import recognized_config
 from chordate.weights.find_weights import Weights
 from chordate.weights.formats.detectron2_imagenet import Detectron2ResNet
 from chordate.weights.formats.format import Format

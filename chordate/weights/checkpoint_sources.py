@@ -22,7 +22,7 @@ from chordate.errors import NOT_REGULAR, CheckpointError, ConfigError, DownloadE
 from chordate.libraries import smp_encoders, timm_for
 from chordate.weights.checkpoint_schema import Contents
 from chordate.weights.plain_contents import PlainCopy
-from chordate.weights.restricted_pickle import TORCH_MAGIC, read_pickle
+from chordate.weights.restricted_pickle import TORCH_STARTS, read_pickle
 
 MAX_UNPACKED = 10  # bytes of a zip file's members per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
@@ -179,7 +179,7 @@ def _read_torch(path: Path) -> Any:
     sizes = check_zip(path) if is_zip else []
     if not is_zip and head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
         raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
-    if not is_zip and not head.startswith(TORCH_MAGIC[: len(head)]):
+    if not is_zip and not head.startswith(TORCH_STARTS):
         return read_pickle(path)
     try:
         with warnings.catch_warnings():

@@ -22,7 +22,8 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 from chordate.weights.plain_contents import PlainCopy
 
-TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # torch.save's old format starts with this pickle
+# torch.save's old format starts with one of these pickles of a number.
+TORCH_STARTS = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=protocol) for protocol in range(2, 6))
 MAX_BYTES = 8 << 30
 MAX_OPCODES = 2_000_000  # Detectron2's largest file has about 20,000
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # as in the pickles of numpy.dtype
@@ -73,7 +74,8 @@ def _check_opcodes(data: bytes, path: Path) -> None:
             if opcode.name not in _OPCODES:
                 raise _forbidden(path, f"opcode {opcode.name}")
             memo += opcode.name == "MEMOIZE"
-            if count > MAX_OPCODES or (opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count + memo):
+            slot = argument if argument is not None and opcode.name in ("BINPUT", "LONG_BINPUT") else 0
+            if count > MAX_OPCODES or slot > count + memo:
                 raise CheckpointError(f"{path} is not a checkpoint: its pickle has too many values")
     except ValueError as error:
         raise CheckpointError(f"{path} is truncated; copy or download it again") from error

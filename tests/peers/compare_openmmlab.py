@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import chordate
 from chordate.structures import Batch, ImageInfo
-from chordate.weights.conversion import recognized_config, restored
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 
 warnings.filterwarnings("ignore")

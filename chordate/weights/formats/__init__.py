@@ -2,7 +2,7 @@
 
 from chordate.weights.formats import (
     cifar,
-    detectron2,
+    detectron2_detectors,
     detectron2_imagenet,
     detectron2_segmentation,
     mmdetection,
@@ -16,7 +16,7 @@ from chordate.weights.formats import (
 
 __all__ = [
     "cifar",
-    "detectron2",
+    "detectron2_detectors",
     "detectron2_imagenet",
     "detectron2_segmentation",
     "mmdetection",

@@ -8,8 +8,8 @@ from chordate.contracts import Backbone
 from chordate.registry import FORMATS
 from chordate.weights.formats import detectron2_names as names
 from chordate.weights.formats.caffe2_names import from_caffe2, is_caffe2
-from chordate.weights.formats.detectron2 import Detectron2Format
 from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, norm_of
+from chordate.weights.formats.detectron2_detectors import Detectron2Format
 from chordate.weights.formats.detectron2_settings import EPS
 from chordate.weights.formats.format import Names, State, rename_all
 from chordate.weights.formats.name_table import NameTable

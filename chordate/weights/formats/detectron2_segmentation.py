@@ -11,8 +11,8 @@ from chordate.data.coco_classes import COCO_STUFF
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats import detectron2_names as names
-from chordate.weights.formats.detectron2 import FPN_DIVISOR, Detectron2Format
 from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, heads_overrides, norm_of
+from chordate.weights.formats.detectron2_detectors import FPN_DIVISOR, Detectron2Format
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
 
