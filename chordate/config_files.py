@@ -20,7 +20,7 @@ from chordate.custom_imports import import_custom_modules, look_for_modules_in, 
 from chordate.errors import ChordateError, ConfigError
 from chordate.literals import literal
 
-MAX_DEPTH = 100  # levels of nested dicts and lists in a config
+MAX_CONFIG_DEPTH = 100  # levels of nested dicts and lists in a config
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # mmengine's templates, such as {{ fileBasename }}
 
 
@@ -129,14 +129,14 @@ def _layers(
 
 
 def _check_depth(values: dict[str, Any], source: str) -> None:
-    """Raise ConfigError if dicts and lists are nested more than MAX_DEPTH levels deep, or contain themselves."""
+    """Raise ConfigError if dicts and lists are nested more than MAX_CONFIG_DEPTH levels deep, or contain themselves."""
     level: dict[int, Any] = {id(values): values}
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_CONFIG_DEPTH):
         items = (item for v in level.values() for item in (v.values() if isinstance(v, Mapping) else v))
         level = {id(item): item for item in items if isinstance(item, Mapping | list | tuple)}
         if not level:
             return
-    raise ConfigError(f"{source}: a setting contains itself, or is nested more than {MAX_DEPTH} levels deep")
+    raise ConfigError(f"{source}: a setting contains itself, or is nested more than {MAX_CONFIG_DEPTH} levels deep")
 
 
 def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> list[Layer]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chordate.arguments import NonEmpty, PositiveInt
 from chordate.contracts import FeatureSpec, Neck, select
 from chordate.errors import ConfigError
+from chordate.ops.convolutions import xavier_init
 from chordate.ops.norms import ConvNorm, Norm, make_norm
 from chordate.registry import NECKS
 
@@ -91,11 +92,7 @@ class FPN(Neck):
                 self.extra[level] = nn.Conv2d(source_channels, channels, 3, 2, padding=1)
                 source_channels = channels
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier_init(self)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         merged: Tensor | None = None

@@ -207,7 +207,10 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
     [
         (["browse", "x", "--count", "abc"], "chordate browse: argument --count: invalid int value: 'abc'"),
         (["predict", "x", "y", "z", "--precision", "fp8"], "chordate predict: argument --precision: invalid choice: "),
-        ([], "chordate: name a command: browse, check, train, test, predict, features, summary, list (chordate --help"),
+        (
+            [],
+            "chordate: name a command: browse, check, train, test, predict, features, convert, summary, list (chordate",
+        ),
         (["train"], "chordate train: the following arguments are required: config"),
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
         (
@@ -316,7 +319,9 @@ def test_a_failed_start_leaves_no_folder(option, shapes, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "work_dirs", tmp_path / "work_dirs/other"]
 
 
-@pytest.mark.parametrize("tool", ["browse", "check", "convert_config", "train", "test", "predict", "summary"])
+@pytest.mark.parametrize(
+    "tool", ["browse", "check", "convert", "convert_config", "train", "test", "predict", "summary"]
+)
 def test_every_command_is_also_a_script_in_tools(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)

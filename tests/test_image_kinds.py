@@ -10,7 +10,8 @@ import torch
 from raw_images import palette_png, png, tiff
 
 from chordate.data import image_bands
-from chordate.data.image_files import displayed_size, list_images
+from chordate.data.image_files import list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.image_io import SUFFIXES, read_image
 from chordate.errors import BrokenFile, DataError
 

@@ -49,7 +49,8 @@ def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
         DataError: a name is a URL, a missing file, or a folder without images.
     """
     from chordate.data.image_files import list_files, list_images
-    from chordate.data.image_io import SUFFIXES, missing_file
+    from chordate.data.image_io import SUFFIXES
+    from chordate.data.paths import missing_file
     from chordate.errors import DataError
 
     files: list[tuple[Path, str]] = []

@@ -59,7 +59,7 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
     is_tiff = head.startswith((b"II", b"MM"))
     if is_tiff and (many := _load_many_bands(data, path, rotate)) is not None:
         return many
-    bands = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) and not _BY_PILLOW.match(head) else None
+    bands = None if _BY_PILLOW.match(head) else decode_unchanged(data, path)
     if bands is not None and bands.ndim == 3 and bands.shape[2] in (3, 4):
         bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's order
     try:
@@ -83,6 +83,23 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
 
 def _mode(image: PIL.Image.Image) -> str:
     return "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "LA") else "RGB"
+
+
+def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None:
+    """Decode a file by OpenCV, to the file's own type and number of channels; None if OpenCV cannot read it.
+
+    Raises:
+        BrokenFile: the image exceeds OpenCV's own limit of pixels.
+    """
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    except cv2.error as error:
+        raise BrokenFile(opencv_message(path, error)) from error
+
+
+def opencv_message(path: Path, error: cv2.error) -> str:
+    """Error message for an image for which OpenCV raises an error."""
+    return f"{path}: OpenCV cannot decode it ({' '.join(str(error).split())[:160]})"
 
 
 def undecodable(data: NDArray[np.uint8], path: Path) -> str:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_files import is_hidden, is_image, list_images
+from chordate.data.image_headers import check_image
 from chordate.data.image_io import SUFFIXES, decode_image, read_image
+from chordate.data.paths import resolve_path
 from chordate.data.zip_files import UNREADABLE, check_unpacked_size, members, split_archive
 from chordate.errors import BrokenFile, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
@@ -92,6 +93,13 @@ class ImageFolder(Dataset):
         image = Image(self.decode(index) if pixels is None else pixels)
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         return {"image": image, "label": int(self.labels[index]), "info": info}
+
+    def id_in_file(self, image_id: int) -> str:
+        return self.files[image_id]
+
+    def check_files(self, index: int) -> None:
+        if self.archive is None:
+            check_image(self.images / self.files[index], None, lambda path: read_image(path, None, self.channels))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zips": {}}  # open files cannot be sent to another process

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_files import list_images
-from chordate.data.image_io import SUFFIXES, missing_file
+from chordate.data.image_files import list_files, list_images
+from chordate.data.image_io import SUFFIXES
+from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
@@ -53,6 +53,8 @@ class SemanticFolder(SemanticDataset):
         pairs = [(found[name], label_folder / f"{name}{label_suffix}") for name in names]
         check_label_files(pairs, label_folder)
         super().__init__(pairs, classes=classes, **settings)
+        if files is None:
+            self.health_report = [*self.health_report, *labels_without_image(label_folder, label_suffix, found)]
 
 
 def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -103,6 +105,10 @@ def check_label_files(pairs: Sequence[tuple[Path, Path]], folder: Path) -> None:
         raise DataError(f"{missing_file(without[0], 'label')} ({len(without)} of {len(pairs)} images have none)")
 
 
-def missing_folder(folder: Path) -> str:
-    """Error message for a missing folder."""
-    return missing_file(folder, "data").replace("data file", "folder")
+def labels_without_image(folder: Path, suffix: str, images: Mapping[str, Path]) -> list[str]:
+    """A line for the log if label files have no image in `images`, which is keyed by path without suffix."""
+    labels = list_files(folder, suffix.lower())
+    without = [label for label in labels if label[: -len(suffix)] not in images]
+    if not without:
+        return []
+    return [f"{folder}: {len(without)} of {len(labels)} label files have no image, and are not used: {without[0]}"]

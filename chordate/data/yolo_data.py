@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from chordate.data.image_files import list_images
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_folder
 from chordate.data.text_lists import read_lines, read_text
 from chordate.errors import DataError, unknown
 
@@ -111,7 +111,7 @@ def _locate(entry: str, path: str, file: Path) -> Path:
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
     found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None:
-        raise DataError(missing_file(candidates[0], "image").replace("image file", "image folder"))
+        raise DataError(missing_folder(candidates[0], "image"))
     return Path(os.path.normpath(found))
 
 

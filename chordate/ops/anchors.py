@@ -59,7 +59,7 @@ class AnchorGenerator(nn.Module):
                 f"pass one entry per map, with the same number of sizes in each"
             )
         self.strides = tuple(strides)
-        self.stride_from_grid = stride_from_grid
+        self.rounded, self.stride_from_grid = rounded, stride_from_grid
         base = torch.tensor([[_centered(size, r) for size in level for r in ratios] for level in per_level])
         self.register_buffer("base", base.round() if rounded else base, persistent=False)
         self.per_cell = base.shape[1]

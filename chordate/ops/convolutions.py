@@ -1,4 +1,4 @@
-"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and He initialization."""
+"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and initial weights."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,15 @@ def he_init(module: nn.Module) -> None:
         # Tensors on the meta device have no values to initialize.
         if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Initialize every convolution in `module` as Caffe2's Xavier filler does: uniformly, with variance 1 / fan-in."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 

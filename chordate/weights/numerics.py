@@ -1,16 +1,18 @@
 """Warns if a model's settings (stride, colors, …) differ from those its weights were trained with."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chordate.contracts import Backbone
 from chordate.libraries import timm_for
 from chordate.models.preprocess import Normalize
+from chordate.ops.norms import FOLDABLE
 from chordate.weights.formats.format import Format
 from chordate.weights.state_dict_match import find_backbones
 
@@ -36,20 +38,66 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
     """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides."""
-    differing = []
-    for name, value in settings.items():
-        try:
-            ours = attrgetter(name)(model)
-        except AttributeError:  # the model has no such part
-            continue
-        if ours != value:
-            differing.append(f"model.{name}={value}")
-    if differing:
+    options = overrides(model, settings)
+    if options:
         warnings.warn(
             f"{source} was trained with other settings; it is loaded, but predictions are wrong unless "
-            f"--cfg-options {' '.join(differing)}",
+            f"--cfg-options {' '.join(options)}",
             stacklevel=3,
         )
+
+
+def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
+    """The settings whose values in the model differ, as options of the command line: `model.preprocess.bgr=True`."""
+    return [f"{name}={_written(value)}" for name, value in differing_settings(model, settings).items()]
+
+
+def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings whose values in the model differ, keyed by config key: `{"model.preprocess.bgr": True}`.
+
+    Settings that the model does not have are left out; if the model is a backbone, these are all but the backbone's.
+    """
+    is_backbone = isinstance(model, Backbone)
+    differing = {}
+    for name, value in settings.items():
+        if is_backbone and not name.startswith("backbone."):
+            continue
+        found = _read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        if found is not None and not _equal(found, value):
+            differing[f"model.{name}"] = value
+    return differing
+
+
+def _read_setting(model: nn.Module, name: str) -> Any:
+    """The value of a setting of a model; None if the model does not have it.
+
+    A head passes its settings of RoIAlign to its pooler, and of pooling to its ASPP; a backbone passes the eps of its
+    norms to every norm.
+    """
+    part, _, last = name.rpartition(".")
+    if last == "eps":
+        backbone = model if isinstance(model, Backbone) else getattr(model, part.partition(".")[0], None)
+        norms = backbone.modules() if isinstance(backbone, Backbone) else ()
+        return next((norm.eps for norm in norms if isinstance(norm, FOLDABLE)), None)
+    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}"):
+        try:
+            return attrgetter(path)(model)
+        except AttributeError:
+            continue
+    return None
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, Tensor):
+        ours = ours.flatten().tolist()
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
+    return math.isclose(ours, theirs, rel_tol=1e-4) if isinstance(theirs, float) else bool(ours == theirs)
+
+
+def _written(value: Any) -> str:
+    """A value as it is written after `--cfg-options key=`: sequences without spaces, `[1,2]`."""
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, list | tuple) else f"{value}"
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:

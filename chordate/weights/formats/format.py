@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
+from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 
 State = dict[str, Tensor]
@@ -33,14 +35,23 @@ class Format:
             def convert(self, state, model):
                 return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
 
+    Args:
+        contents: what the checkpoint has beside the tensors: plain dicts, lists, strings and numbers, such as
+            `{"meta": {…}, "epoch": 12}`. They are read from the file, so they may be of any type or missing.
+
     Attributes:
         library: name of the library in reports and messages.
         stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
             with the stride in the 1×1 convolution computes different features from the same weights, so loading warns.
+        wrapper: key of the state dict in the library's files; None if a file is a bare state dict.
     """
 
     library: str
     stride_in_3x3: bool = False
+    wrapper: str | None = None
+
+    def __init__(self, contents: Mapping[Any, Any] = MappingProxyType({})):
+        self.contents = contents
 
     def recognizes(self, state: State) -> bool:
         """Whether the tensor names of a state dict are the names of this format."""
@@ -53,12 +64,35 @@ class Format:
         """
         raise NotImplementedError
 
-    def settings(self, state: State) -> dict[str, Any]:
-        """The settings that the weights were trained with, keyed by attribute of the model: `{"preprocess.bgr": True}`.
+    def restore(self, state: State, model: Any) -> State:
+        """The inverse of `convert`: convert the state dict of `model` to the library's names and layout.
 
-        Loading warns if the model has other values. Attributes that the model does not have are skipped.
+        `convert(restore(state, model), model)` returns `state`, bit for bit. A library with several architectures has
+        several formats; `chordate convert --to` uses the one whose result it recognizes and converts back to `state`.
+
+        Args:
+            state: tensors, keyed by the names of `model`.
+            model: a whole model or a backbone.
+
+        Raises:
+            CheckpointError: the library has no counterpart of this model, or the format only reads.
+        """
+        raise CheckpointError(f"{type(model).__name__} cannot be written as {self.library} ({type(self).__name__})")
+
+    def settings(self, state: State) -> dict[str, Any]:
+        """The settings that the weights were trained with, keyed by setting of the model: `{"preprocess.bgr": True}`.
+
+        Loading warns if the model has other values. Settings that the model does not have are skipped.
         """
         return {}
+
+    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
+        """The config of the network that the weights are of: its name, and overrides with dotted keys.
+
+        `chordate convert` builds the model from it, with `settings` added. None if the network is not known; the user
+        then names the config.
+        """
+        return None
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         """The classes of the converted state dict's outputs, in order; None if unknown."""

@@ -1,0 +1,83 @@
+"""Convert a checkpoint of a known library to ours, or ours to theirs, and print its config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from chordate.cli.common import add_options
+
+EXAMPLE = "chordate convert model_final_280758.pkl faster-rcnn.pt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="path or URL of a checkpoint of Chordate or another library")
+    parser.add_argument("out", help="the file to write; only tensors if its name ends with .safetensors")
+    parser.add_argument(
+        "--to", default="chordate", metavar="LIBRARY", help="library whose names are written (default: chordate)"
+    )
+    parser.add_argument(
+        "--config", metavar="CONFIG",
+        help="config of the model, by name or file (default: recognized by the tensors of other libraries)",
+    )  # fmt: skip
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from chordate.config import load_config
+    from chordate.models.build import build_model
+    from chordate.weights.checkpoint_sources import read_state
+    from chordate.weights.conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
+    from chordate.weights.find_weights import find_weights
+
+    out = Path(arguments.out)
+    check_out(out, arguments.source)
+    contents = read_state(arguments.source)
+    name, overrides = (arguments.config, {}) if arguments.config else recognized_config(find_weights(contents))
+    overrides = {**overrides, **arguments.cfg_options}
+    cfg = load_config(name, overrides)
+    model = build_model(cfg, checkpoint=contents)
+    print(model.load_report)
+    text = config_text(name, overrides)
+    if arguments.to == OWN:
+        write_checkpoint(out, own_contents(model, cfg.pretty_text))
+    else:
+        write_checkpoint(out, restored(model, arguments.to))
+    print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
+
+
+def check_out(out: Path, source: str) -> None:
+    """Check that the file to write is not a folder or the source, and that its folder exists.
+
+    Raises:
+        ConfigError: it is.
+    """
+    from chordate.errors import ConfigError
+
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name the file to write")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the checkpoint to read; name another file to write")
+
+
+def config_text(name: str, overrides: dict[str, Any]) -> str:
+    """The text of a config file that inherits from the config `name`, with overrides by dotted keys."""
+    from chordate.composition import nested
+
+    base = Path(name).resolve() if name.endswith(".py") else None
+    lines = [f'_base_ = ["{base}"]' if base else f'base = "{name}"']
+    lines += [f"{section} = {_source(values, 0)}" for section, values in nested(overrides).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _source(value: Any, level: int) -> str:
+    """A value as Python source: dicts as `dict(…)`, one setting a line at the first level."""
+    if not isinstance(value, dict):
+        return repr(list(value)) if isinstance(value, tuple) else repr(value).replace("'", '"')
+    items = [f"{key}={_source(item, level + 1)}" for key, item in value.items()]
+    if level:
+        return f"dict({', '.join(items)})"
+    return "".join(["dict(\n", *(f"    {item},\n" for item in items), ")"])

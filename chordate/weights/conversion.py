@@ -1,0 +1,116 @@
+"""Converts whole checkpoints: recognizes the network of another library, and writes the files of ours and theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from chordate.errors import CheckpointError, unknown
+from chordate.failures import disk_error
+from chordate.model_contracts import Model
+from chordate.weights.candidates import conversions, formats
+from chordate.weights.checkpoint_folder import to_cpu, write_atomically
+from chordate.weights.checkpoint_schema import FORM
+from chordate.weights.find_weights import Weights
+from chordate.weights.formats.format import State
+
+OWN = "chordate"
+
+
+def libraries() -> list[str]:
+    """The names of the libraries whose checkpoints can be written, and ours."""
+    return [OWN, *dict.fromkeys(format.library for format in formats())]
+
+
+def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
+    """The config of the network whose weights are given, from the format that recognizes them.
+
+    Returns:
+        The name of a config, and overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+
+    Raises:
+        CheckpointError: no format recognizes the weights and knows their config.
+    """
+    recognized = [format for format in formats(weights.contents) if format.recognizes(weights.state)]
+    for format in recognized:
+        try:
+            found = format.config(weights.state)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{weights.source} has the names of {format.library}'s weights, but of a network that is not known "
+                f"({error}); name its config: --config CONFIG"
+            ) from error
+        if found:
+            name, overrides = found
+            settings = format.settings(weights.state)
+            return name, {**overrides, **{f"model.{key}": value for key, value in settings.items()}}
+    kind = OWN if weights.is_own else recognized[0].library if recognized else "unnamed"
+    raise CheckpointError(f"{weights.source} ({kind}) does not tell its config; name it: --config CONFIG")
+
+
+def restored(model: Model, library: str) -> dict[str, Any]:
+    """The contents of a file of another library with the weights of `model`.
+
+    Raises:
+        CheckpointError: the library is unknown, or has no format for this model.
+    """
+    known = libraries()
+    if library not in known:
+        raise CheckpointError(f"--to: {unknown('library', library, known)}")
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    reasons = []
+    for format in formats():
+        if format.library != library:
+            continue
+        try:
+            theirs = format.restore(state, model)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        if format.recognizes(theirs) and any(_same(ours, state) for ours in conversions(format, theirs, model)):
+            return {format.wrapper: theirs} if format.wrapper else dict(theirs)
+        reasons.append(f"{type(format).__name__} would change its weights")
+    raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def own_contents(model: Model, config: str) -> dict[str, Any]:
+    """The contents of our checkpoint with the weights of `model`; `config` is the text of its config."""
+    return {
+        "chordate": FORM,
+        "model": to_cpu(model.state_dict()),
+        "ema": None,
+        "meta": model.meta.to_dict(),
+        "config": config,
+        "train": None,
+    }
+
+
+def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write the contents of a checkpoint with `torch.save`, or only its tensors if `path` ends with .safetensors.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            inner = next((value for value in contents.values() if isinstance(value, Mapping)), contents)
+            tensors = {name: x.contiguous() for name, x in inner.items() if isinstance(x, Tensor)}
+            write_atomically(path, lambda file: file.write(safetensors.torch.save(tensors)))
+        else:
+            write_atomically(path, lambda file: torch.save(dict(contents), file))
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else disk_error(error)
+        if cause is None:
+            raise
+        raise CheckpointError(f"{path}: cannot be written ({cause.strerror or cause})") from error
+
+
+def _same(ours: State, state: State) -> bool:
+    """Whether two state dicts have the same names and bits, except for BatchNorm's counters, which may be missing."""
+    names = {name for name in state if not name.endswith("num_batches_tracked")}
+    return names <= ours.keys() <= state.keys() and all(torch.equal(ours[name], state[name]) for name in names)

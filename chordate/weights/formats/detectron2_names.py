@@ -1,0 +1,139 @@
+"""Detectron2's names of the tensors of its networks, and ours, part by part."""
+
+from __future__ import annotations
+
+Pairs = tuple[tuple[str, str], ...]
+
+FPN: Pairs = (
+    ("backbone.fpn_lateral#.norm.", "neck.lateral.c#.1."),
+    ("backbone.fpn_lateral#.", "neck.lateral.c#.0."),
+    ("backbone.fpn_output#.norm.", "neck.output.p#.1."),
+    ("backbone.fpn_output#.", "neck.output.p#.0."),
+    ("backbone.top_block.p#.", "neck.extra.p#."),
+)
+RPN: Pairs = (
+    ("proposal_generator.rpn_head.objectness_logits.", "rpn.objectness_logits."),
+    ("proposal_generator.rpn_head.anchor_deltas.", "rpn.anchor_deltas."),
+)
+RPN_CONV: Pairs = (("proposal_generator.rpn_head.conv.", "rpn.convs.0."),)
+RPN_CONVS: Pairs = (("proposal_generator.rpn_head.conv.conv#.", "rpn.convs.#."),)  # of a head with several convolutions
+KEYPOINT: Pairs = (
+    *((f"roi_heads.keypoint_head.conv_fcn{n + 1}.", f"keypoint.convs.{n}.0.") for n in range(16)),
+    ("roi_heads.keypoint_head.score_lowres.", "keypoint.heatmaps."),
+)
+
+
+def resnet(theirs: str, ours: str) -> Pairs:
+    """Names of a ResNet; `theirs` and `ours` are the prefixes.
+
+    The stem is one convolution, or three in DeepLab's ResNets. Shortcuts are projections where the shape changes.
+    """
+    stem = (
+        (f"{theirs}stem.conv1.norm.", f"{ours}bn1."),
+        (f"{theirs}stem.conv1.", f"{ours}conv1."),
+    )
+    return (*stem, *(pair for number in range(1, 5) for pair in stage(theirs, ours, number)))
+
+
+def deep_resnet(theirs: str, ours: str) -> Pairs:
+    """Names of a ResNet whose stem has three convolutions (ResNet-C, in Detectron2's DeepLab project)."""
+    stem = (
+        (f"{theirs}stem.conv1.norm.", f"{ours}conv1.1."),
+        (f"{theirs}stem.conv1.", f"{ours}conv1.0."),
+        (f"{theirs}stem.conv2.norm.", f"{ours}conv1.4."),
+        (f"{theirs}stem.conv2.", f"{ours}conv1.3."),
+        (f"{theirs}stem.conv3.norm.", f"{ours}bn1."),
+        (f"{theirs}stem.conv3.", f"{ours}conv1.6."),
+    )
+    return (*stem, *(pair for number in range(1, 5) for pair in stage(theirs, ours, number)))
+
+
+def stage(theirs: str, ours: str, number: int) -> Pairs:
+    """Names of stage 1 … 4 of a ResNet, which is res2 … res5 in Detectron2."""
+    theirs, ours = f"{theirs}res{number + 1}.#.", f"{ours}layer{number}.#."
+    return (
+        (f"{theirs}conv#.norm.", f"{ours}bn#."),
+        (f"{theirs}conv#.", f"{ours}conv#."),
+        (f"{theirs}shortcut.norm.", f"{ours}downsample.1."),
+        (f"{theirs}shortcut.", f"{ours}downsample.0."),
+    )
+
+
+def box_head(theirs: str, ours: str) -> Pairs:
+    """Names of a box head's trunk: convolutions, then fully connected layers, which Detectron2 counts from 1."""
+    convs = (
+        ((f"{theirs}conv{n + 1}.norm.", f"{ours}convs.{n}.1."), (f"{theirs}conv{n + 1}.", f"{ours}convs.{n}.0."))
+        for n in range(16)
+    )
+    fcs = ((f"{theirs}fc{n + 1}.", f"{ours}fcs.{n}.") for n in range(16))
+    return (*(pair for pairs in convs for pair in pairs), *fcs)
+
+
+BOX: Pairs = (
+    *box_head("roi_heads.box_head.", "box.trunk."),
+    ("roi_heads.box_predictor.cls_score.", "box.cls_score."),
+    ("roi_heads.box_predictor.bbox_pred.", "box.bbox_pred."),
+)
+CASCADE: Pairs = (
+    *box_head("roi_heads.box_head.#.", "box.stages.#.trunk."),
+    ("roi_heads.box_predictor.#.cls_score.", "box.stages.#.cls_score."),
+    ("roi_heads.box_predictor.#.bbox_pred.", "box.stages.#.bbox_pred."),
+)
+MASK: Pairs = (
+    *(
+        (f"roi_heads.mask_head.mask_fcn{n + 1}{norm}", f"mask.convs.{n}.{layer}.")
+        for n in range(16)
+        for norm, layer in ((".norm.", 1), (".", 0))
+    ),
+    ("roi_heads.mask_head.deconv.", "mask.upsample."),
+    ("roi_heads.mask_head.predictor.", "mask.masks."),
+)
+RETINA: Pairs = (
+    *(
+        (f"head.{theirs}_subnet.{2 * n}.", f"head.{ours}_tower.{n}.0.")  # a ReLU follows each convolution
+        for n in range(16)
+        for theirs, ours in (("cls", "class"), ("bbox", "box"))
+    ),
+    ("head.cls_score.", "head.cls_score."),
+    ("head.bbox_pred.", "head.bbox_pred."),
+)
+
+
+def semantic_fpn(ours: str) -> Pairs:
+    """Names of Panoptic FPN's semantic head; `ours` is the prefix of ours.
+
+    Detectron2 counts convolutions and upsamplings (every second layer) together.
+    """
+    levels = (
+        (f"sem_seg_head.p#.{2 * n}{norm}", f"{ours}branches.p#.{n}.0.{layer}.")
+        for n in range(8)
+        for norm, layer in ((".norm.", 1), (".", 0))
+    )
+    return (*levels, ("sem_seg_head.predictor.", f"{ours}logits."))
+
+
+def aspp(theirs: str, ours: str) -> Pairs:
+    """Names of atrous spatial pyramid pooling; its 3×3 convolutions may be depthwise separable."""
+    branches = tuple(
+        (f"{theirs}convs.{n}{part}{norm}", f"{ours}branches.{n}.{place}{layer}.")
+        for n in range(4)
+        for part, place in ((".depthwise", "0."), (".pointwise", "1."), ("", ""))
+        for norm, layer in ((".norm.", 1), (".", 0))
+    )
+    return (
+        *branches,
+        (f"{theirs}convs.4.1.", f"{ours}pooled.0."),
+        (f"{theirs}project.norm.", f"{ours}project.1."),
+        (f"{theirs}project.", f"{ours}project.0."),
+    )
+
+
+DEEPLAB_V3: Pairs = (*aspp("sem_seg_head.aspp.", "head.aspp."), ("sem_seg_head.predictor.", "head.logits."))
+DEEPLAB_V3_PLUS: Pairs = (
+    *aspp("sem_seg_head.decoder.res5.project_conv.", "head.aspp."),
+    ("sem_seg_head.decoder.res2.project_conv.norm.", "head.low.1."),
+    ("sem_seg_head.decoder.res2.project_conv.", "head.low.0."),
+    ("sem_seg_head.decoder.res2.fuse_conv.#.norm.", "head.decoder.#.1."),
+    ("sem_seg_head.decoder.res2.fuse_conv.#.", "head.decoder.#.0."),
+    ("sem_seg_head.predictor.", "head.logits."),
+)
