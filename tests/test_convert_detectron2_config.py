@@ -162,6 +162,33 @@ def test_cascade_and_keypoints_and_panoptic(tmp_path):
     assert (model.box.num_classes, model.semantic.logits.out_channels) == (80, 54)
 
 
+def test_deeplab_has_the_settings_of_its_projects_models(tmp_path):
+    """R-103 with output stride 16: Detectron2's projects/DeepLab, whose ASPP averages windows of the crop's size."""
+    result = Result(
+        write(
+            tmp_path,
+            mine_yaml="""
+        MODEL:
+          META_ARCHITECTURE: SemanticSegmentor
+          BACKBONE: {NAME: build_resnet_deeplab_backbone, FREEZE_AT: 0}
+          RESNETS: {DEPTH: 101, STEM_TYPE: deeplab, STEM_OUT_CHANNELS: 128, STRIDE_IN_1X1: False, RES5_DILATION: 2,
+                    OUT_FEATURES: [res2, res5], NORM: SyncBN}
+          SEM_SEG_HEAD: {NAME: DeepLabV3PlusHead, NUM_CLASSES: 19, CONVS_DIM: 256, NORM: SyncBN}
+        INPUT: {CROP: {ENABLED: True, TYPE: absolute, SIZE: [512, 1024]}, FORMAT: RGB}
+        DATASETS: {TRAIN: cityscapes_fine_sem_seg_train, TEST: cityscapes_fine_sem_seg_val}
+        SOLVER: {LR_SCHEDULER_NAME: WarmupPolyLR, WARMUP_ITERS: 0}
+        """,
+        )
+    )
+    assert not result.lost
+    model = result.build()
+    assert result.config.model.backbone.type == "resnet101s"
+    assert [block.conv2.dilation[0] for block in model.backbone.layer4] == [2, 4, 8]  # RES5_MULTI_GRID is [1, 2, 4]
+    assert model.head.aspp.pooling_size == (32, 64)
+    assert (model.head.low_level, model.head.losses[0].hard_fraction) == ("c2", 0.2)
+    assert result.config.train.sync_bn and result.config.schedule.type == "poly"
+
+
 @pytest.mark.parametrize(
     ("setting", "key", "effect"),
     [

@@ -88,7 +88,8 @@ FASTER = (
                 roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=2, aligned=False)),
             bbox_head=head),
         train_cfg=dict(
-            rpn=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, match_low_quality=True),
+            rpn=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.2,
+                                   match_low_quality=True),
                      sampler=dict(type='RandomSampler', num=256, pos_fraction=0.5), allowed_border=-1, pos_weight=-1),
             rpn_proposal=dict(nms_pre=1500, max_per_img=800, nms=rpn_nms, min_bbox_size=0),
             rcnn=rcnn),
@@ -200,7 +201,7 @@ def test_faster_rcnn_settings(tmp_path):
     assert not result.lost
     model = result.build()
     assert (model.rpn.pre_nms_topk, model.rpn.post_nms_topk, model.rpn.nms_threshold) == ((1500, 900), (800, 700), 0.6)
-    assert model.rpn.anchors.per_cell == 1
+    assert (model.rpn.anchors.per_cell, model.rpn.matcher.low_quality_iou) == (1, 0.2)
     assert [float(base[0, 2] - base[0, 0]) for base in build_real_anchors(result)] == [16, 32, 64, 128, 256]
     assert (model.box.batch_size_per_image, model.box.positive_fraction) == (256, 0.3)
     assert model.box.box_weights == pytest.approx((10, 10, 5, 5))  # 1 / target_stds

@@ -182,14 +182,17 @@ def semantic_head(settings: Keys) -> dict[str, Any]:
         "separable": head.get("USE_DEPTHWISE_SEPARABLE_CONV"),
         "norm": norm_name(head, "NORM"),
         "aspp_dropout": head.get("ASPP_DROPOUT"),
+        "pooling_norm": False,
         "losses": [loss],
     }
     if name == "DeepLabV3PlusHead":
         arguments["low_channels"] = head.get("PROJECT_CHANNELS")[0]
         head.expect("CONVS_DIM", head.get("ASPP_CHANNELS"), reason="the decoder has as many channels as ASPP")
+        reason = "the decoder has two 3×3 convolutions, not one of 5×5"
+        head.expect("USE_DEPTHWISE_SEPARABLE_CONV", False, reason=reason)
     else:
         head.ignore("CONVS_DIM", "PROJECT_CHANNELS")
-        head.lose("NAME", "a 3×3 convolution follows ASPP, as in torchvision")
+        arguments["final_conv"] = False
     return arguments
 
 

@@ -94,8 +94,9 @@ def _semantic(settings: Keys, cfg: Keys, backbone: dict[str, Any]) -> dict[str, 
     elif head["type"] == "DeepLabV3Head":
         backbone["out"] = ["c5"]
     crop = cfg.part("INPUT").part("CROP")
-    if head["type"] != "SemanticFPNHead" and crop.get("ENABLED") and crop.get("TYPE") == "absolute":
-        crop.lose("SIZE", "ASPP's global branch averages over the whole image, not over windows of this size")
+    if head["type"] != "SemanticFPNHead" and crop.get("ENABLED"):
+        # ASPP averages over windows of the size of the training crops.
+        head["pooling_size"] = [side // backbone.get("output_stride", 32) for side in crop.get("SIZE")]
     return {"head": head}
 
 
@@ -133,6 +134,7 @@ def _backbone(settings: Keys) -> dict[str, Any]:
         groups=resnets.get("NUM_GROUPS"),
         group_width=resnets.get("WIDTH_PER_GROUP"),
         deep_stem=deep,
+        stem_channels=resnets.get("STEM_OUT_CHANNELS"),
         caffe=resnets.get("STRIDE_IN_1X1"),
     )
     norm = norm_name(resnets, "NORM")
@@ -143,7 +145,6 @@ def _backbone(settings: Keys) -> dict[str, Any]:
         shares = settings.part("ROI_HEADS").get("NAME") == "Res5ROIHeads"
         part["out"] = ["c4", "c5"] if shares else [_level(name) for name in resnets.get("OUT_FEATURES")]
     resnets.ignore("OUT_FEATURES", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
-    resnets.expect("STEM_OUT_CHANNELS", 64, reason="the stem has 64 channels")
     resnets.expect("RES2_OUT_CHANNELS", 256 if resnets.get("DEPTH") >= 50 else 64, reason="c2 has the paper's width")
     resnets.expect(
         "DEFORM_ON_PER_STAGE", [False] * 4, reason="deformable convolutions are not supported; plain 3×3 convolutions"

@@ -98,6 +98,7 @@ def _rpn_head(model: Keys) -> dict[str, Any]:
         "batch_size_per_image": sampler.get("num"),
         "positive_fraction": sampler.get("pos_fraction"),
         "iou_thresholds": _anchor_matching(train.part("rpn"), assigner),
+        "low_quality_iou": assigner.get("min_pos_iou", 0.0),
         "pre_nms_topk": [proposals.get("nms_pre"), test.get("nms_pre")],
         "post_nms_topk": [proposals.get("max_per_img"), test.get("max_per_img")],
         "nms_threshold": test.part("nms").get("iou_threshold"),
@@ -130,12 +131,14 @@ def _retina_head(model: Keys) -> dict[str, Any]:
     test.part("nms").expect("type", "nms", reason="plain NMS")
     test.expect("min_bbox_size", 0, reason="boxes of any size are kept")
     head.ignore("num_classes", "in_channels", "init_cfg")
+    assigner = train.part("assigner")
+    assigner.expect("min_pos_iou", 0.0, reason="the best anchors of an object match it at any IoU", effect="training")
     return {
         "type": "RetinaHead",
         "anchors": _anchors(head, "anchor_generator", RETINA_SIZES),
         "convs": head.get("stacked_convs", 4),
         "norm": norm_setting(head),
-        "iou_thresholds": _anchor_matching(train, train.part("assigner")),
+        "iou_thresholds": _anchor_matching(train, assigner),
         **box_loss_part(head, "loss_bbox", head.get("reg_decoded_bbox", False)),
         "score_threshold": test.get("score_thr"),
         "topk": test.get("nms_pre"),
@@ -171,8 +174,6 @@ def _anchor_matching(train: Keys, assigner: Keys) -> list[float]:
     assigner.expect("type", "MaxIoUAssigner", reason="anchors are matched by IoU", effect="training")
     reason = "the best anchors of an object always match it"
     assigner.expect("match_low_quality", True, reason=reason, effect="training")
-    if assigner.get("min_pos_iou", 0.0) > 0:
-        assigner.lose("min_pos_iou", f"{reason}, at any IoU", "training")
     assigner.expect("ignore_iof_thr", -1, reason="crowds are no negatives", effect="training")
     assigner.ignore("gpu_assign_thr", "iou_calculator")
     reason = "anchors that cross the border are used"

@@ -13,6 +13,7 @@ def resnet_part(
     groups: int = 1,
     group_width: int = 64,
     deep_stem: bool = False,
+    stem_channels: int = 64,
     average_shortcut: bool = False,
     caffe: bool = False,
 ) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def resnet_part(
         depth: 18, 34, 50, 101 or 152.
         groups, group_width: groups of the 3×3 convolutions, and channels of each group at c2.
         deep_stem: whether the stem has three 3×3 convolutions (ResNet-C).
+        stem_channels: width of the stem.
         average_shortcut: whether the shortcuts have an average pool (ResNet-D).
         caffe: whether bottlenecks have their stride in the first 1×1 convolution.
     """
@@ -30,6 +32,8 @@ def resnet_part(
         wanted |= {"groups": groups, "group_width": group_width}
     if deep_stem:
         wanted["stem"] = "deep"
+    if stem_channels != 64:
+        wanted["stem_channels"] = stem_channels
     if average_shortcut:
         wanted["shortcut"] = "D"
     if caffe and depth >= 50:
