@@ -15,10 +15,10 @@ from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, I
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.convolutions import conv_tower
 from chordate.ops.losses import BoxLossKind
-from chordate.ops.nms import select_detections
+from chordate.ops.nms import select_detections, select_padded
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets
+from chordate.structures import Detections, InstanceTargets, PaddedDetections
 
 SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three scales per octave, from 4 × stride
 PRIOR = 0.01  # section 4.1: initial foreground probability of every anchor
@@ -134,3 +134,15 @@ class RetinaHead(AnchorHead):
             nms_threshold=self.nms_threshold,
             topk=self.detections_per_image,
         )
+
+    @torch.no_grad()
+    def predict_padded(self, outputs: AnchorOutputs, sizes: Tensor) -> PaddedDetections:
+        """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
+        counts = [count * self.num_classes for count in outputs.counts]
+        scores, index, level = topk_per_level(outputs.logits.flatten(1).sigmoid(), counts, self.topk)
+        anchor, labels = index // self.num_classes, index % self.num_classes
+        deltas = outputs.deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
+        boxes = decode(deltas, outputs.anchors[anchor], BOX_WEIGHTS)
+        boxes = clip_boxes_to_image(boxes, sizes[:, None])
+        labels = torch.where((scores > self.score_threshold) & (level >= 0), labels, -1)
+        return select_padded(boxes, scores, labels, self.nms_threshold, self.detections_per_image)

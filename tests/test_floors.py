@@ -29,7 +29,7 @@ LAYERS = [
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "weights"],
     ["training", "visualization"],
-    ["api", "integrations"],
+    ["api", "integrations", "deployment"],
     ["cli", "tools", "__main__"],
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

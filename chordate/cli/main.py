@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import chordate
-from chordate.cli import browse, check, features, predict, summary, test, train
+from chordate.cli import browse, check, export, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
@@ -26,6 +26,7 @@ COMMANDS = {
     "test": test,
     "predict": predict,
     "features": features,
+    "export": export,
     "summary": summary,
     "list": list_command,
 }
