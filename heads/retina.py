@@ -111,6 +111,19 @@ class RetinaHead(AnchorHead):
             "box": self.box_loss_weight * torch.where(matches.positive, distance, 0.0).sum() / num_positives,
         }
 
+    def candidates(self, outputs: AnchorOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The `topk` highest scores of each level: scores, anchor indices and labels, `[N, K]` each.
+
+        They belong to the `topk` anchors with the highest scores of any class, so only these anchors are sorted by
+        class: 80 times fewer scores on COCO.
+        """
+        _, anchor, level = topk_per_level(outputs.logits.amax(dim=2), outputs.counts, self.topk)
+        logits = outputs.logits.gather(1, anchor[..., None].expand(-1, -1, self.num_classes))
+        logits = torch.where((level >= 0)[..., None], logits, -torch.inf).flatten(1)
+        sizes = [self.topk if isinstance(count, torch.SymInt) else min(self.topk, count) for count in outputs.counts]
+        logits, index, _ = topk_per_level(logits, [size * self.num_classes for size in sizes], self.topk)
+        return logits.sigmoid(), anchor.gather(1, index // self.num_classes), index % self.num_classes
+
     @torch.no_grad()
     def predict(self, outputs: AnchorOutputs, sizes: Tensor) -> list[Detections]:
         """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image.
@@ -119,11 +132,9 @@ class RetinaHead(AnchorHead):
             outputs: from `forward`.
             sizes: `[N, 2]` int64, height and width of each image without padding.
         """
-        counts = [count * self.num_classes for count in outputs.counts]
-        scores, index, _ = topk_per_level(outputs.logits.flatten(1).sigmoid(), counts, self.topk)
+        scores, anchor, labels = self.candidates(outputs)
         image, column = (scores > self.score_threshold).nonzero(as_tuple=True)
-        scores, index = scores[image, column], index[image, column]
-        anchor, labels = index // self.num_classes, index % self.num_classes
+        scores, anchor, labels = scores[image, column], anchor[image, column], labels[image, column]
         boxes = decode(outputs.deltas[image, anchor], outputs.anchors[anchor], BOX_WEIGHTS)
         return select_detections(
             clip_boxes_to_image(boxes, sizes[image]),
@@ -138,11 +149,9 @@ class RetinaHead(AnchorHead):
     @torch.no_grad()
     def predict_padded(self, outputs: AnchorOutputs, sizes: Tensor) -> PaddedDetections:
         """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
-        counts = [count * self.num_classes for count in outputs.counts]
-        scores, index, level = topk_per_level(outputs.logits.flatten(1).sigmoid(), counts, self.topk)
-        anchor, labels = index // self.num_classes, index % self.num_classes
+        scores, anchor, labels = self.candidates(outputs)
         deltas = outputs.deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
         boxes = decode(deltas, outputs.anchors[anchor], BOX_WEIGHTS)
         boxes = clip_boxes_to_image(boxes, sizes[:, None])
-        labels = torch.where((scores > self.score_threshold) & (level >= 0), labels, -1)
+        labels = torch.where(scores > self.score_threshold, labels, -1)
         return select_padded(boxes, scores, labels, self.nms_threshold, self.detections_per_image)

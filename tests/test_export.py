@@ -2,10 +2,12 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from detection_toys import random_boxes
+from doc_pages import blocks, page
 from loading import checkpoint_of
 from test_nms import candidates, one_group_at_a_time
 from test_panoptic_models import BACKBONE, panoptic_deeplab, panoptic_fpn
@@ -262,3 +264,16 @@ def test_images_are_fitted_into_a_batch():
     batch = fit_images([torch.full((3, 50, 200), 7, dtype=torch.uint8)], (64, 100), padded=True)
     assert batch.sizes.tolist() == [[25, 100]] and batch.images.shape == (1, 3, 64, 100)
     assert (batch.images[:, :, :25] == 7).all() and not batch.images[:, :, 25:].any()
+
+
+def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, capsys):
+    model, _ = exported("faster", "onnx", tmp_path, batch=1)
+    photo = photos(count=1)
+    cv2.imwrite(str(tmp_path / "street.png"), photo.images[0].flip(0).permute(1, 2, 0).numpy())
+    (example,) = [text for text in blocks(page("docs/deployment.md"), "python") if "onnxruntime" in text]
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("street.jpg", "street.png").replace("score >= 0.5", "score >= 0.05"), {})
+    (expected,) = model.model.predict(photo)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(expected) > 0
+    assert printed[0].startswith(f"{META.classes[expected.labels[0]]} {expected.scores[0]:.2f}")
