@@ -9,6 +9,7 @@ from chordate.contracts import Backbone as Backbone
 from chordate.contracts import FeatureSpec as FeatureSpec
 from chordate.contracts import Neck as Neck
 from chordate.data.dataset import Dataset as Dataset
+from chordate.deployment.optimize import optimize as optimize
 from chordate.errors import ChordateError as ChordateError
 from chordate.model_contracts import Metric as Metric
 from chordate.model_contracts import Model as Model

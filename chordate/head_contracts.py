@@ -180,6 +180,19 @@ class DenseHead(Protocol):
         """Detections of each image, best first, boxes in pixels of the padded batch and clipped to the image."""
 
 
+@runtime_checkable
+class PredictsPadded(Protocol):
+    """A RoIHead, DenseHead or InstanceHead whose predictions can be exported: no shape depends on values.
+
+    `predict_padded` has the arguments and results of `predict`, except that detections are in fixed slots: a RoIHead
+    or DenseHead returns PaddedDetections instead of a list; an InstanceHead receives them, and returns one tensor with
+    the leading dimensions `[N, D]`.
+    """
+
+    def predict_padded(self, features: Any, proposals: Any, /, **shared: Any) -> Any:
+        """Predict like `predict`, with tensors of fixed shapes."""
+
+
 class ImageHead(Protocol):
     """Classifies images. Gets the arguments of a ProposalHead."""
 

@@ -38,6 +38,7 @@ class Model(nn.Module):
     load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
     pretrained_reports: Sequence[Any] = ()  # LoadReports of the backbones' own weights
     size_divisor: int = 1  # the loader pads images to multiples of this
+    exports_sizes: bool = False  # whether exported models take images with padding, and the sizes without padding
     example_size: tuple[int, int] = (224, 224)  # height and width for which `chordate summary` counts FLOPs
     pipeline: Sequence[Any] = ()  # the test pipeline of the model's config, which `chordate.predict` applies
 
@@ -58,6 +59,35 @@ class Model(nn.Module):
     def predict(self, batch: Batch) -> list[Any]:
         """One Prediction per image, in pixels of the original image."""
         raise NotImplementedError
+
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """The predictions as named tensors `[N, …]` whose shapes do not depend on values; `chordate export` writes a
+        graph of this method.
+
+        By default, the fields of the Predictions, stacked: for a `predict` without control flow on values, and a fixed
+        batch size.
+
+        Args:
+            images: `[N, C, H, W]` uint8, padded to multiples of `size_divisor`.
+            sizes: `[N, 2]` int64, heights and widths without padding.
+        """
+        height, width = images.shape[-2:]
+        infos = [ImageInfo(number, "", height, width) for number in range(len(images))]
+        predictions = [_fields(one) for one in self.predict(Batch(images, sizes, infos))]
+        return {name: torch.stack([one[name] for one in predictions]) for name in predictions[0]}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Any]:
+        """The inverse of `predict_tensors`: the Predictions of the batch, in pixels of the original images.
+
+        By default, calls `predict` to find their type.
+        """
+        kinds = map(type, self.predict(batch))
+        return [kind(**{name: values[i] for name, values in tensors.items()}) for i, kind in enumerate(kinds)]
+
+    def dense_parts(self) -> list[nn.Module]:
+        """The modules that take most of the time of `predict` and whose shapes do not depend on values, which
+        `chordate.optimize` compiles; by default the backbone and the neck."""
+        return [part for name in ("backbone", "neck") if (part := self._modules.get(name)) is not None]
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
         """The feature maps that `chordate summary` lists; by default the feature maps of the backbone, if any."""
@@ -98,6 +128,11 @@ class Model(nn.Module):
         images = torch.zeros(1, *self.input_shape(height, width), device=device)
         sizes = torch.tensor([[height, width]], device=device)
         return Batch(images, sizes, [ImageInfo(0, "blank", height, width)])
+
+
+def _fields(prediction: Any) -> dict[str, Tensor]:
+    """The tensors of a Prediction keyed by the names of their fields."""
+    return {name: value for name, value in vars(prediction).items() if isinstance(value, Tensor)}
 
 
 class TopDownModel(Model):

@@ -39,6 +39,7 @@ NAVIGATION = {
         "pose",
         "evaluation",
         "weights",
+        "deployment",
         "untrusted_files",
         "plugging",
     ],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NotDescending, validate_settings
@@ -90,7 +91,7 @@ class AnchorHead(nn.Module):
         logits, deltas, grids = [], [], []
         for level_logits, level_deltas in levels:
             grids.append(level_logits.shape[2:])
-            images, classes = len(level_logits), level_logits.shape[1] // self.anchors.per_cell
+            images, classes = level_logits.shape[0], level_logits.shape[1] // self.anchors.per_cell
             logits.append(at_least_float32(level_logits).permute(0, 2, 3, 1).reshape(images, -1, classes))
             deltas.append(at_least_float32(level_deltas).permute(0, 2, 3, 1).reshape(images, -1, 4))
         image_size = [side * self.anchors.strides[0] for side in grids[0]]
@@ -112,13 +113,20 @@ def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Te
 
     Returns:
         Three tensors `[N, K]`: the scores, their indices into `M`, and their level indices; ordered by level, then by
-        descending score.
+        descending score. If the shapes are symbolic (in an export with dynamic sizes), every level has `topk` entries,
+        and the level index of padding is -1.
     """
     best, indices, levels, offset = [], [], [], 0
     for level, level_scores in enumerate(scores.split(counts, dim=1)):
-        score, index = level_scores.topk(min(topk, level_scores.shape[1]), dim=1)
+        count = level_scores.shape[1]
+        if isinstance(count, torch.SymInt):
+            score, index = F.pad(level_scores, (0, topk), value=-torch.inf).topk(topk, dim=1)
+            levels.append(torch.where(index < count, level, -1))
+            index = index.clamp(max=count - 1)
+        else:
+            score, index = level_scores.topk(min(topk, count), dim=1)
+            levels.append(torch.full_like(index, level))
         best.append(score)
         indices.append(index + offset)
-        levels.append(torch.full_like(index, level))
-        offset += level_scores.shape[1]
+        offset += count
     return torch.cat(best, dim=1), torch.cat(indices, dim=1), torch.cat(levels, dim=1)

@@ -13,13 +13,15 @@ from chordate.head_contracts import ClassRows, RoITrunk
 from chordate.ops.boxes import at_least_float32, clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLoss, BoxLossKind, masked_mean
 from chordate.ops.matching import Matcher
-from chordate.ops.nms import select_detections
+from chordate.ops.nms import select_detections, select_padded
 from chordate.ops.padded_index import PaddedIndex
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.sampling import sample_rois
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures import Detections, InstanceTargets, PaddedDetections, Proposals, SampledRoIs
+from chordate.structures.detection import image_of_rows
 
+MAX_CANDIDATES = 2000  # candidates for NMS per image, in exported models
 BoxWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
@@ -129,7 +131,7 @@ class BoxHead(nn.Module):
         if x.ndim == 4:
             x = x.mean(dim=(2, 3))
         logits, deltas = at_least_float32(self.cls_score(x)), at_least_float32(self.bbox_pred(x))
-        return logits, deltas.reshape(len(x), deltas.shape[1] // 4, 4)
+        return logits, deltas.reshape(x.shape[0], deltas.shape[1] // 4, 4)
 
     def loss(
         self,
@@ -182,6 +184,31 @@ class BoxHead(nn.Module):
         boxes = index.flatten(proposals.boxes)
         logits, deltas = self(features, boxes, index.image)
         return self.detections(logits.softmax(dim=1), deltas, boxes, index, proposals.sizes)
+
+    @torch.no_grad()
+    def predict_padded(self, features: Mapping[str, Tensor], proposals: Proposals) -> PaddedDetections:
+        """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
+        logits, deltas = self(features, proposals.boxes.flatten(0, 1), image_of_rows(proposals.valid))
+        return self.padded_detections(logits.softmax(dim=1), deltas, proposals)
+
+    def padded_detections(self, scores: Tensor, deltas: Tensor, proposals: Proposals) -> PaddedDetections:
+        """Convert class probabilities `[N * P, num_classes + 1]` and deltas of `proposals` to detections.
+
+        NMS processes the `MAX_CANDIDATES` highest scores of each image. Further candidates could be detections only if
+        NMS kept fewer than `detections_per_image` of these.
+        """
+        images, slots = proposals.valid.shape
+        scores = scores[:, : self.num_classes].unflatten(0, (images, slots))
+        scores = torch.where(proposals.valid[..., None], scores, 0.0).flatten(1)
+        scores, column = scores.topk(min(MAX_CANDIDATES, slots * self.num_classes), dim=1)
+        row, labels = column // self.num_classes, column % self.num_classes
+        boxes = proposals.boxes.gather(1, row[..., None].expand(-1, -1, 4))
+        column = column if deltas.shape[1] > 1 else row
+        deltas = deltas.flatten(0, 1).unflatten(0, (images, -1)).gather(1, column[..., None].expand(-1, -1, 4))
+        refined = clip_boxes_to_image(decode(deltas, boxes, self.box_weights), proposals.sizes[:, None])
+        present = (scores > self.score_threshold) & is_nonempty(refined, self.min_side)
+        labels = torch.where(present, labels, -1)
+        return select_padded(refined, scores, labels, self.nms_threshold, self.detections_per_image)
 
     def detections(
         self, scores: Tensor, deltas: Tensor, boxes: Tensor, index: PaddedIndex, sizes: Tensor

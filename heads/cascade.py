@@ -1,6 +1,7 @@
 """Box head of Cascade R-CNN (Cai & Vasconcelos 2018): each stage refines the boxes of the stage before."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +14,8 @@ from chordate.heads.box import BoxHead, BoxWeights
 from chordate.ops.boxes import clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.padded_index import PaddedIndex
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures import Detections, InstanceTargets, PaddedDetections, Proposals, SampledRoIs
+from chordate.structures.detection import image_of_rows
 
 # Table 1 of the paper's journal version (2019), and Detectron2's ROI_BOX_CASCADE_HEAD: later stages receive better
 # boxes, so they have higher IoU thresholds, and larger weights because their deltas are smaller.
@@ -103,6 +105,19 @@ class CascadeHead(nn.Module):
             if number + 1 < len(self.stages):
                 boxes = _refine(stage, boxes, deltas, proposals.sizes[index.image])
         return self.stages[-1].detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
+
+    @torch.no_grad()
+    def predict_padded(self, features: Mapping[str, Tensor], proposals: Proposals) -> PaddedDetections:
+        """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
+        image, sizes, boxes = image_of_rows(proposals.valid), proposals.sizes, proposals.boxes.flatten(0, 1)
+        scores = []
+        for number, stage in enumerate(self.stages):
+            logits, deltas = stage(features, boxes, image)
+            scores.append(logits.softmax(dim=1))
+            if number + 1 < len(self.stages):
+                boxes = _refine(stage, boxes, deltas, sizes[image])
+        refined = replace(proposals, boxes=boxes.view_as(proposals.boxes))
+        return self.stages[-1].padded_detections(torch.stack(scores).mean(dim=0), deltas, refined)
 
 
 def _refine(stage: BoxHead, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from chordate.ops.losses import masked_mean
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets, SampledRoIs
+from chordate.structures import Detections, InstanceTargets, PaddedDetections, SampledRoIs
 
 
 @HEADS.register_module()
@@ -94,3 +94,9 @@ class KeypointHead(nn.Module):
         """Predict heatmaps `[D, num_keypoints, size, size]`, each covering its detection's box, for each image."""
         boxes, image = cat_boxes(detections)
         return list(self(features, boxes, image).split([len(image) for image in detections]))
+
+    @torch.no_grad()
+    def predict_padded(self, features: Mapping[str, Tensor], detections: PaddedDetections) -> Tensor:
+        """The heatmaps `[N, D, num_keypoints, size, size]` of detections in fixed slots; see `PredictsPadded`."""
+        boxes, image, _ = detections.rows()
+        return self(features, boxes, image).unflatten(0, detections.labels.shape)

@@ -19,7 +19,7 @@ from chordate.ops.padded_index import PaddedIndex, cat_boxes
 from chordate.ops.pooling import RoIPooler, pyramid_levels
 from chordate.ops.resampling import area_weights
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets, SampledRoIs
+from chordate.structures import Detections, InstanceTargets, PaddedDetections, SampledRoIs
 
 
 @HEADS.register_module()
@@ -154,6 +154,16 @@ class MaskHead(nn.Module):
         else:
             logits = self.logits(roi_features, labels)
         return list(logits.sigmoid().split([len(image) for image in detections]))
+
+    @torch.no_grad()
+    def predict_padded(
+        self, features: Mapping[str, Tensor], detections: PaddedDetections, roi_features: Tensor | None = None
+    ) -> Tensor:
+        """The mask probabilities `[N, D, M, M]` of detections in fixed slots; see `PredictsPadded`."""
+        boxes, image, labels = detections.rows()
+        if roi_features is None:
+            roi_features = self.pooler(features, boxes, image)
+        return self.logits(roi_features, labels).sigmoid().unflatten(0, detections.labels.shape)
 
 
 @torch.no_grad()

@@ -16,10 +16,10 @@ from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, I
 from chordate.ops.boxes import clip_boxes_to_image, decode
 from chordate.ops.convolutions import conv_tower
 from chordate.ops.losses import BoxLossKind
-from chordate.ops.nms import select_detections
+from chordate.ops.nms import select_detections, select_padded
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
-from chordate.structures import Detections, InstanceTargets
+from chordate.structures import Detections, InstanceTargets, PaddedDetections
 
 SIZES_PER_STRIDE = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))  # section 4: three scales per octave, from 4 × stride
 PRIOR = 0.01  # section 4.1: initial foreground probability of every anchor
@@ -115,6 +115,19 @@ class RetinaHead(AnchorHead):
             "box": self.box_loss_weight * torch.where(matches.positive, distance, 0.0).sum() / num_positives,
         }
 
+    def candidates(self, outputs: AnchorOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The `topk` highest scores of each level: scores, anchor indices and labels, `[N, K]` each.
+
+        They belong to the `topk` anchors with the highest scores of any class, so only these anchors are sorted by
+        class: 80 times fewer scores on COCO.
+        """
+        _, anchor, level = topk_per_level(outputs.logits.amax(dim=2), outputs.counts, self.topk)
+        logits = outputs.logits.gather(1, anchor[..., None].expand(-1, -1, self.num_classes))
+        logits = torch.where((level >= 0)[..., None], logits, -torch.inf).flatten(1)
+        sizes = [self.topk if isinstance(count, torch.SymInt) else min(self.topk, count) for count in outputs.counts]
+        logits, index, _ = topk_per_level(logits, [size * self.num_classes for size in sizes], self.topk)
+        return logits.sigmoid(), anchor.gather(1, index // self.num_classes), index % self.num_classes
+
     @torch.no_grad()
     def predict(self, outputs: AnchorOutputs, sizes: Tensor) -> list[Detections]:
         """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image.
@@ -123,11 +136,9 @@ class RetinaHead(AnchorHead):
             outputs: from `forward`.
             sizes: `[N, 2]` int64, height and width of each image without padding.
         """
-        counts = [count * self.num_classes for count in outputs.counts]
-        scores, index, _ = topk_per_level(outputs.logits.flatten(1).sigmoid(), counts, self.topk)
+        scores, anchor, labels = self.candidates(outputs)
         image, column = (scores > self.score_threshold).nonzero(as_tuple=True)
-        scores, index = scores[image, column], index[image, column]
-        anchor, labels = index // self.num_classes, index % self.num_classes
+        scores, anchor, labels = scores[image, column], anchor[image, column], labels[image, column]
         boxes = decode(outputs.deltas[image, anchor], outputs.anchors[anchor], BOX_WEIGHTS)
         detections = select_detections(
             clip_boxes_to_image(boxes, sizes[image]) if self.clip_before_nms else boxes,
@@ -142,3 +153,19 @@ class RetinaHead(AnchorHead):
             return detections
         clipped = [replace(own, boxes=clip_boxes_to_image(own.boxes, size)) for own, size in zip(detections, sizes)]
         return [own[(own.boxes[:, 2:] > own.boxes[:, :2]).all(dim=1)] for own in clipped]
+
+    @torch.no_grad()
+    def predict_padded(self, outputs: AnchorOutputs, sizes: Tensor) -> PaddedDetections:
+        """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
+        scores, anchor, labels = self.candidates(outputs)
+        deltas = outputs.deltas.gather(1, anchor[..., None].expand(-1, -1, 4))
+        boxes = decode(deltas, outputs.anchors[anchor], BOX_WEIGHTS)
+        boxes = clip_boxes_to_image(boxes, sizes[:, None]) if self.clip_before_nms else boxes
+        labels = torch.where(scores > self.score_threshold, labels, -1)
+        chosen = select_padded(boxes, scores, labels, self.nms_threshold, self.detections_per_image)
+        if self.clip_before_nms:
+            return chosen
+        boxes = clip_boxes_to_image(chosen.boxes, sizes[:, None])
+        inside = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+        boxes, scores = boxes.where(inside[..., None], 0.0), chosen.scores.where(inside, 0.0)
+        return PaddedDetections(boxes, scores, chosen.labels.where(inside, -1))

@@ -13,7 +13,7 @@ from chordate.contracts import FeatureSpec
 from chordate.heads.anchor_head import BOX_WEIGHTS, AnchorHead, AnchorOutputs, IoURange, topk_per_level
 from chordate.ops.boxes import clip_boxes_to_image, decode, is_nonempty
 from chordate.ops.losses import BoxLossKind, masked_mean
-from chordate.ops.nms import batched_nms
+from chordate.ops.nms import padded_nms
 from chordate.ops.sampling import sample_balanced
 from chordate.registry import HEADS
 from chordate.structures import InstanceTargets, Proposals
@@ -124,12 +124,9 @@ class RPNHead(AnchorHead):
         """
         pre_nms_topk, post_nms_topk = (topk[0 if training else 1] for topk in (self.pre_nms_topk, self.post_nms_topk))
         scores, index, level = topk_per_level(outputs.logits, outputs.counts, pre_nms_topk)
-        deltas = outputs.deltas.take_along_dim(index[..., None], dim=1)
+        deltas = outputs.deltas.gather(1, index[..., None].expand(-1, -1, 4))
         boxes = clip_boxes_to_image(decode(deltas, outputs.anchors[index], BOX_WEIGHTS), sizes[:, None])
         groups = torch.where(is_nonempty(boxes, self.min_side), level, -1)
-        image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
-        rows = boxes.flatten(0, 1), scores.flatten(), groups.flatten(), image.flatten()
-        keep = batched_nms(*rows, self.nms_threshold)
-        keep = keep.view_as(scores)
+        keep = padded_nms(boxes, scores, groups, self.nms_threshold)
         scores, best = torch.where(keep, scores, -torch.inf).topk(min(post_nms_topk, scores.shape[1]), dim=1)
-        return Proposals(boxes.take_along_dim(best[..., None], dim=1), scores, keep.gather(1, best), sizes)
+        return Proposals(boxes.gather(1, best[..., None].expand(-1, -1, 4)), scores, keep.gather(1, best), sizes)

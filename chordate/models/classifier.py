@@ -1,6 +1,6 @@
 """Image classifier: a backbone and a classification head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from chordate.contracts import check_outputs, offered
 from chordate.head_contracts import ImageHead
 from chordate.model_contracts import Model, check_batch
 from chordate.models.classifier_tta import CLASSIFIER_TTA
-from chordate.models.parts import Part, wrong_targets
+from chordate.models.parts import Part, not_exported, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.registry import BACKBONES, HEADS, MODELS, TRANSFORMS
 from chordate.structures import Batch, Classification, ClassTargets, DatasetMeta
@@ -90,6 +90,16 @@ class ImageClassifier(Model):
         # Blending before normalization gives the same result as blending after it.
         images, labels = self.mix[chosen](batch.images.float(), batch.targets.labels)
         return Batch(images, batch.sizes, batch.infos, ClassTargets(labels))
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """`scores` `[N, classes]`: the probabilities."""
+        if self.tta is not None:
+            raise not_exported(self, "tta")
+        return {"scores": self.probabilities(self.preprocess(images, sizes))}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Classification]:
+        return [Classification(row) for row in tensors["scores"]]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Classification]:

@@ -1,5 +1,6 @@
 """Base class of detectors: normalizes images and computes the feature maps for the heads."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +11,9 @@ from chordate.model_contracts import Model
 from chordate.models.detector_tta import DetectorTTA
 from chordate.models.parts import Part
 from chordate.models.preprocess import Normalize
+from chordate.ops.paste import paste_masks
 from chordate.registry import BACKBONES, NECKS
-from chordate.structures import Batch, DatasetMeta
+from chordate.structures import Batch, DatasetMeta, Detections
 
 
 class Detector(Model):
@@ -37,6 +39,7 @@ class Detector(Model):
     """
 
     example_size = (800, 1344)
+    exports_sizes = True
 
     def __init__(
         self,
@@ -70,3 +73,14 @@ class Detector(Model):
         """Compute the heads' feature maps from the `images` `[N, C, H, W]` and `sizes` `[N, 2]` of a batch."""
         features = self.backbone(self.preprocess(images, sizes))
         return features if self.neck is None else self.neck(features)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Any]:
+        predictions = []
+        for i, (info, size) in enumerate(zip(batch.infos, batch.sizes)):
+            own = {name: values[i][tensors["labels"][i] >= 0] for name, values in tensors.items()}
+            masks = own.pop("masks", None)
+            prediction = Detections(**own).to_original(info, size)
+            if masks is not None:
+                prediction.masks = paste_masks(masks, prediction.boxes, info.height, info.width)
+            predictions.append(prediction)
+        return predictions

@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt
 from chordate.head_contracts import DenseHead
 from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, merge_detections
-from chordate.models.parts import Part, wrong_targets
+from chordate.models.parts import Part, not_exported, padded, parts_of, wrong_targets
 from chordate.registry import HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets
 
@@ -56,6 +56,16 @@ class OneStageDetector(Detector):
         else:
             detections = self._detect(batch.images, batch.sizes)
         return [prediction.to_original(*source) for prediction, *source in zip(detections, batch.infos, batch.sizes)]
+
+    def dense_parts(self) -> list[nn.Module]:
+        return [*super().dense_parts(), *parts_of(self.head)]
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """`boxes` `[N, D, 4]`, `scores` `[N, D]` and `labels` `[N, D]`, see `PaddedDetections`."""
+        if self.tta is not None:
+            raise not_exported(self, "tta")
+        return vars(padded(self.head).predict_padded(self.head(self.features(images, sizes)), sizes))
 
     def _detect(self, images: Tensor, sizes: Tensor) -> list[Detections]:
         """Predict detections, with boxes in pixels of the padded images."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
 from chordate.model_contracts import Model, check_batch
-from chordate.models.parts import Part, wrong_targets
+from chordate.models.parts import Part, parts_of, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.ops.argmax_resize import argmax_resize
 from chordate.ops.instance_centers import (
@@ -23,6 +24,7 @@ from chordate.ops.instance_centers import (
     small_instance_weights,
 )
 from chordate.ops.panoptic_merge import Segments, add_stuff
+from chordate.ops.panoptic_padded import add_padded_stuff, inside_images, unpad_segments
 from chordate.pixel_contracts import CenterHead, PixelHead, WeightedPixelHead, check_center_head, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
@@ -56,6 +58,7 @@ class PanopticDeepLab(Model):
     """
 
     example_size = (512, 1024)
+    exports_sizes = True
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class PanopticDeepLab(Model):
         cells = logits.shape[-2], logits.shape[-1]
         labels = torch.stack([argmax_resize(own, size, cells) for own in logits])
         heatmap, offsets = self.center.resize(self.center(maps), size)
-        inside = _inside(batch.sizes, size)
+        inside = inside_images(batch.sizes, size)
         heatmap = torch.where(inside, heatmap, -torch.inf)  # no centers in the padding
         centers = find_centers(heatmap, self.center_threshold, self.nms_kernel, self.topk)
         predictions = []
@@ -150,6 +153,30 @@ class PanopticDeepLab(Model):
                 ids = F.interpolate(ids[None, None].float(), (info.height, info.width), mode="nearest-exact")[0, 0]
             predictions.append(_without_empty(segments._replace(ids=ids.int())))
         return predictions
+
+    def dense_parts(self) -> list[nn.Module]:
+        return [*super().dense_parts(), *parts_of(self.semantic, self.center)]
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """The tensors that `ops/panoptic_padded.py` describes, with one slot per center and one per class."""
+        size = images.shape[-2], images.shape[-1]
+        maps = self.features(Batch(images, sizes, []))
+        labels = F.interpolate(self.semantic(maps).float(), size, mode="bilinear").max(dim=1).indices
+        heatmap, offsets = self.center.resize(self.center(maps), size)
+        inside = inside_images(sizes, size)
+        heatmap = torch.where(inside, heatmap, -torch.inf)
+        centers = find_centers(heatmap, self.center_threshold, self.nms_kernel, self.topk)
+        is_thing = self.is_thing[labels] & inside
+        groups = torch.where(is_thing, group_pixels(centers, offsets), -1)
+        classes, areas = majority_classes(groups, labels, centers.scores.shape[1], len(self.is_thing))
+        things = torch.where(areas > 0, classes, -1)
+        scores = torch.where(areas > 0, centers.scores.clamp(0, 1), 0.0)
+        stuff = torch.where(is_thing | ~inside, -1, labels)
+        return add_padded_stuff((groups + 1).int(), things, scores, stuff, len(self.is_thing), self.stuff_area)
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[PanopticMap]:
+        return unpad_segments(tensors, batch)
 
     def segments(self, centers: Centers, offsets: Tensor, labels: Tensor, inside: Tensor) -> list[Segments]:
         """Group the pixels of each image into segments, at the size of the padded batch.
@@ -178,12 +205,6 @@ class PanopticDeepLab(Model):
             stuff = torch.where(is_thing[image] | ~inside[image], -1, labels[image])
             results.append(add_stuff(things, stuff, self.stuff_area))
         return results
-
-
-def _inside(sizes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask `[N, H, W]` bool of the image pixels: True inside the image, False in the padding."""
-    y, x = (torch.arange(side, device=sizes.device) for side in size)
-    return (y < sizes[:, :1])[:, :, None] & (x < sizes[:, 1:])[:, None, :]
 
 
 def _without_empty(segments: Segments) -> PanopticMap:

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chordate.arguments import Fraction, NonNegativeInt
 from chordate.errors import ConfigError
 from chordate.head_contracts import HasClassRows
 from chordate.ops.argmax_resize import argmax_at_original_size
+from chordate.ops.boxes import at_least_float32
 from chordate.ops.panoptic_merge import merge_instances_and_stuff
-from chordate.structures import IGNORED, Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap
+from chordate.ops.panoptic_padded import add_padded_stuff, inside_images, place_masks
+from chordate.structures import IGNORED, Batch, DatasetMeta, Detections, InstanceTargets, PaddedDetections, PanopticMap
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,29 @@ class PanopticMerger(nn.Module):
             )
             merged.append(PanopticMap(*segments))
         return merged
+
+    def merge_padded(
+        self, detections: PaddedDetections, masks: Tensor, logits: Tensor, sizes: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """`merge`, with shapes that do not depend on values, for exported models.
+
+        Args:
+            detections: boxes in pixels of the padded batch.
+            masks: `[N, D, M, M]`, the probability of each mask in the cells of a grid over its box.
+            logits: `[N, 1 + stuff classes, h, w]`, from the semantic head.
+            sizes: `[N, 2]`, heights and widths of the images without padding.
+            size: height and width of the padded batch.
+
+        Returns:
+            The tensors that `ops/panoptic_padded.py` describes.
+        """
+        labels = F.interpolate(at_least_float32(logits), size, mode="bilinear").max(dim=1).indices
+        stuff = torch.where(inside_images(sizes, size), self.class_of_semantic[labels], -1)
+        present = detections.scores >= self.settings.score_threshold
+        ids, kept = place_masks(masks, detections.boxes, present, size, self.settings.overlap_threshold)
+        things = torch.where(kept, self.class_of_thing[detections.labels.clamp(min=0)], -1)
+        scores = torch.where(kept, detections.scores, 0.0)
+        return add_padded_stuff(ids, things, scores, stuff, len(self.as_thing), self.settings.stuff_area)
 
 
 def name_class_rows(heads: Iterable[object], names: str) -> None:

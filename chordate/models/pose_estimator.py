@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import Fraction, validate_settings
 from chordate.contracts import check_outputs, offered
 from chordate.errors import ConfigError
 from chordate.model_contracts import TopDownModel, check_batch
-from chordate.models.parts import Part, wrong_targets
+from chordate.models.parts import Part, parts_of, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.ops.gaussian_heatmaps import shift_right
 from chordate.pixel_contracts import HeatmapHead, check_heatmap_head
@@ -94,7 +94,10 @@ class PoseEstimator(TopDownModel):
     def predict(self, batch: Batch) -> list[Poses]:
         """Predict one pose per image of the batch, in pixels of the original image."""
         check_batch(self, batch)
-        keypoints = self.head.decode(self.heatmaps(self.preprocess(batch.images, batch.sizes)))
+        return self._poses(self.head.decode(self.heatmaps(self.preprocess(batch.images, batch.sizes))), batch)
+
+    def _poses(self, keypoints: Tensor, batch: Batch) -> list[Poses]:
+        """The poses in pixels of the original images, from keypoints `[N, K, 3]` in pixels of the batch."""
         crops = crop_infos(batch.infos, batch.sizes)
         matrix, boxes, scores = (
             torch.tensor(values, dtype=keypoints.dtype, device=keypoints.device)
@@ -107,6 +110,18 @@ class PoseEstimator(TopDownModel):
         points = keypoints[..., :2] @ matrix[:, :, :2].mT + matrix[:, None, :, 2]
         keypoints = torch.cat((points, confidence[..., None]), -1)[:, None]
         return [Poses(*one) for one in zip(boxes, scores[:, None], labels, [None] * len(crops), keypoints)]
+
+    def dense_parts(self) -> list[nn.Module]:
+        return [*super().dense_parts(), *parts_of(self.head)]
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """`keypoints` `[N, K, 3]`: x and y in pixels of the crop, and confidence 0 … 1."""
+        keypoints = self.head.decode(self.heatmaps(self.preprocess(images, sizes)))
+        return {"keypoints": torch.cat((keypoints[..., :2], keypoints[..., 2:].clamp(0, 1)), -1)}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Poses]:
+        return self._poses(tensors["keypoints"], batch)
 
     def merge_crops(self, predictions: Sequence[Poses]) -> Poses:
         """The poses of all crops, highest score first."""

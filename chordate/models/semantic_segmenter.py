@@ -1,20 +1,22 @@
 """SemanticSegmenter: a backbone, an optional neck, and a head that predicts a class per pixel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeFloat, PositiveInt, validate_settings
 from chordate.contracts import FeatureSpecs, check_outputs, offered
 from chordate.errors import ConfigError
 from chordate.model_contracts import Model, check_batch
-from chordate.models.parts import Part, wrong_targets
+from chordate.models.parts import Part, not_exported, parts_of, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.models.semantic_tta import SemanticTTA
 from chordate.models.sliding_window import SlidingWindow
 from chordate.ops.argmax_resize import argmax_at_original_size
+from chordate.ops.boxes import at_least_float32
 from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta
@@ -102,6 +104,27 @@ class SemanticSegmenter(Model):
             auxiliary = self.auxiliary.loss(self.auxiliary(maps), labels)
             losses |= {f"auxiliary_{name}": self.auxiliary_weight * value for name, value in auxiliary.items()}
         return losses
+
+    def dense_parts(self) -> list[nn.Module]:
+        return [*super().dense_parts(), *parts_of(self.head)]
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """`labels` `[N, H, W]` int32, the class of each pixel."""
+        for setting in ("window", "tta"):
+            if getattr(self, setting) is not None:
+                raise not_exported(self, setting)
+        logits = at_least_float32(self.logits(images, sizes))
+        logits = F.interpolate(logits, (images.shape[-2], images.shape[-1]), mode="bilinear")
+        return {"labels": logits.max(dim=1).indices.int()}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[SemanticMap]:
+        predictions = []
+        for labels, info, (height, width) in zip(tensors["labels"], batch.infos, batch.sizes.tolist()):
+            own = labels[None, None, :height, :width].float()
+            resized = F.interpolate(own, (info.height, info.width), mode="nearest-exact")
+            predictions.append(SemanticMap(resized[0, 0].short()))
+        return predictions
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[SemanticMap]:

@@ -1,11 +1,11 @@
 """Two-stage detector (Faster R-CNN, Ren et al. 2015): predicts proposals, then detections, masks, keypoints, stuff."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.arguments import PositiveInt, validate_settings
 from chordate.errors import ConfigError, TrainingError
@@ -14,13 +14,22 @@ from chordate.model_contracts import check_batch
 from chordate.models.detector import Detector
 from chordate.models.detector_tta import DetectorTTA, average_maps, merge_detections
 from chordate.models.panoptic_merger import MergeSettings, PanopticMerger, name_class_rows
-from chordate.models.parts import Part, wrong_targets
-from chordate.ops.heatmaps import heatmaps_to_keypoints
+from chordate.models.parts import Part, not_exported, padded, parts_of, wrong_targets
+from chordate.ops.heatmaps import heatmaps_to_keypoints, keypoints_in_window
 from chordate.ops.padded_index import PaddedIndex, cat_boxes
+from chordate.ops.panoptic_padded import unpad_segments
 from chordate.ops.paste import paste_masks
 from chordate.pixel_contracts import PixelHead, check_pixel_head
 from chordate.registry import HEADS, MODELS
-from chordate.structures import Batch, DatasetMeta, Detections, InstanceTargets, PanopticMap, PanopticTargets
+from chordate.structures import (
+    Batch,
+    DatasetMeta,
+    Detections,
+    InstanceTargets,
+    PaddedDetections,
+    PanopticMap,
+    PanopticTargets,
+)
 
 Maps = list[Tensor] | None  # masks or heatmaps `[D, …, S, S]`, one tensor per image; None if the model has no such head
 
@@ -153,6 +162,42 @@ class TwoStageDetector(Detector):
         if self.merger is not None:
             return self.merger.merge(predictions, self.semantic(features), batch)
         return predictions
+
+    def dense_parts(self) -> list[nn.Module]:
+        return [*super().dense_parts(), *parts_of(self.rpn, self.semantic)]
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """The tensors of `PaddedDetections`, and of a model with these heads:
+
+        - `masks` `[N, D, M, M]`: the probability of the mask in each cell of an M × M grid over the box;
+        - `keypoints` `[N, D, K, 3]`: x and y in pixels of the padded batch, and score (a logit).
+
+        A panoptic model returns the tensors of `PanopticMerger.merge_padded` instead.
+        """
+        if self.tta is not None:
+            raise not_exported(self, "tta")
+        features = self.features(images, sizes)
+        proposals = self.rpn.predict(self.rpn(features), sizes)
+        detections: PaddedDetections = padded(self.box).predict_padded(features, proposals)
+        tensors = dict(vars(detections))
+        if self.mask is not None:
+            shared = {}
+            if self.shares_trunk:
+                shared["roi_features"] = self.box.roi_features(features, *detections.rows()[:2])
+            tensors["masks"] = padded(self.mask).predict_padded(features, detections, **shared)
+        if self.keypoint is not None:
+            heatmaps = padded(self.keypoint).predict_padded(features, detections)
+            tensors["keypoints"] = keypoints_in_window(heatmaps, detections.boxes)
+        if self.merger is not None:
+            size = images.shape[-2], images.shape[-1]
+            return self.merger.merge_padded(detections, tensors["masks"], self.semantic(features), sizes, size)
+        return tensors
+
+    def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Any]:
+        if self.merger is not None:
+            return unpad_segments(tensors, batch)
+        return super().from_tensors(tensors, batch)
 
     def _detect(self, features: dict[str, Tensor], sizes: Tensor) -> list[Detections]:
         """Predict detections, with boxes in pixels of the padded images."""

@@ -1,12 +1,14 @@
 """Converts keypoints to training targets, and heatmaps to keypoints (Mask R-CNN, He et al. 2017, section 5)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chordate.ops.boxes import at_least_float32
-from chordate.ops.resampling import bicubic_weights
+from chordate.ops.resampling import bicubic_weights, cubic_kernel
 
 CHUNK = 2**24  # limit on the values of a resampled group, to bound its memory: 64 MiB in float32
+WINDOW = 128  # pixels per side of the part of a box that `keypoints_in_window` resizes
 
 
 @torch.no_grad()
@@ -56,6 +58,43 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
             keypoints[rows] = _peaks(heatmaps[rows], pixels[rows], width, height)
     keypoints[..., :2] = boxes[:, None, :2] + keypoints[..., :2] * (size / pixels)[:, None]
     return keypoints
+
+
+@torch.no_grad()
+def keypoints_in_window(heatmaps: Tensor, boxes: Tensor) -> Tensor:
+    """`heatmaps_to_keypoints` with shapes that do not depend on the boxes, for exported models.
+
+    Of a box with more than `WINDOW` pixels per side, only a window of this size around the highest cell is resized. The
+    result differs if a pixel outside the window is higher than all in it, which needs a second, almost equal peak.
+
+    Args:
+        heatmaps: `[N, D, K, S, S]`.
+        boxes: `[N, D, 4]` x1, y1, x2, y2 in pixels.
+
+    Returns:
+        `[N, D, K, 3]`, x and y in pixels, and score.
+    """
+    heatmaps = at_least_float32(heatmaps)
+    side = heatmaps.shape[-1]
+    size = (boxes[..., 2:] - boxes[..., :2]).to(heatmaps.dtype).clamp(min=1)[..., None, :]  # [N, D, 1, 2]
+    pixels = size.ceil()
+    cell = heatmaps.flatten(-2).argmax(-1)
+    peak = torch.stack((cell % side, cell // side), -1)  # [N, D, K, 2] x, y
+    step = torch.arange(WINDOW, device=heatmaps.device)
+    middle = ((peak + 0.5) * (pixels / side)).floor()
+    first = (middle - WINDOW // 2).minimum(pixels - WINDOW).clamp(min=0)
+    pixel = first[..., None] + step  # [N, D, K, 2, WINDOW]
+    position = (pixel + 0.5) * (side / pixels[..., None]) - 0.5
+    padding = 2  # cells that bicubic interpolation reads beyond the border
+    cells = torch.arange(-padding, side + padding, device=heatmaps.device, dtype=heatmaps.dtype)
+    weights = cubic_kernel((position[..., None] - cells).abs())
+    bordered = F.pad(heatmaps.flatten(0, 2), (padding,) * 4, mode="replicate").unflatten(0, heatmaps.shape[:3])
+    resized = weights[..., 1, :, :] @ bordered @ weights[..., 0, :, :].mT
+    inside = pixel < pixels[..., None]
+    resized = torch.where(inside[..., 1, :, None] & inside[..., 0, None, :], resized, -torch.inf)
+    score, index = resized.flatten(-2).max(-1)
+    center = first + torch.stack((index % WINDOW, index // WINDOW), -1) + 0.5
+    return torch.cat((boxes[..., None, :2] + center * (size / pixels), score[..., None]), -1)
 
 
 def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, int]]:

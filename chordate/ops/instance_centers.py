@@ -132,16 +132,32 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
     """
     n, _, height, width = offsets.shape
     votes = (offsets + torch.stack(_coordinates(height, width, offsets.device))).flatten(2).mT
-    count = max(1, int(centers.valid.sum(1).max()))  # valid centers come first
-    points = torch.where(centers.valid[..., None], centers.points, torch.inf)[:, :count]
-    step = max(1, CHUNK // (n * count))
-    nearest = torch.empty(n, height * width, dtype=torch.int64, device=offsets.device)
-    for votes_part, into in zip(votes.split(step, 1), nearest.split(step, 1)):
-        # The faster computation by matrix multiplication has errors of whole pixels in large images.
-        distances = torch.cdist(votes_part, points, compute_mode="donot_use_mm_for_euclid_dist")
-        into.copy_(distances.argmin(dim=2))
+    if torch.compiler.is_exporting():
+        nearest = _nearest_exported(votes, torch.where(centers.valid[..., None], centers.points, torch.inf))
+    else:
+        count = max(1, int(centers.valid.sum(1).max()))  # valid centers come first
+        points = torch.where(centers.valid[..., None], centers.points, torch.inf)[:, :count]
+        step = max(1, CHUNK // (n * count))
+        nearest = torch.empty(n, height * width, dtype=torch.int64, device=offsets.device)
+        for votes_part, into in zip(votes.split(step, 1), nearest.split(step, 1)):
+            # The faster computation by matrix multiplication has errors of whole pixels in large images.
+            distances = torch.cdist(votes_part, points, compute_mode="donot_use_mm_for_euclid_dist")
+            into.copy_(distances.argmin(dim=2))
     nearest = torch.where(centers.valid.any(dim=1, keepdim=True), nearest, -1)
     return nearest.view(n, height, width)
+
+
+def _nearest_exported(votes: Tensor, points: Tensor) -> Tensor:
+    """The index of the nearest point to each vote, `[N, P]`, by operators that every export format has.
+
+    Args:
+        votes: `[N, P, 2]`; processed in chunks if the size is fixed.
+        points: `[N, K, 2]`.
+    """
+    parts = [votes]
+    if not any(isinstance(side, torch.SymInt) for side in votes.shape):
+        parts = list(votes.split(max(1, CHUNK // (votes.shape[0] * points.shape[1])), 1))
+    return torch.cat([(part[:, :, None] - points[:, None]).square().sum(-1).argmin(2) for part in parts], dim=1)
 
 
 def majority_classes(groups: Tensor, labels: Tensor, count: int, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from chordate.libraries import HAS_TRITON
-from chordate.structures import Detections
+from chordate.structures import Detections, PaddedDetections
 
 # Up to this many boxes per image, one call for all groups (moved apart) is faster than one call per group.
 ONE_CALL_BOXES = 1000
@@ -41,6 +41,53 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
 @batched_nms.register_fake
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     return torch.empty_like(groups, dtype=torch.bool)
+
+
+# A custom operator also because exported programs replace it: each format has its own implementation.
+@torch.library.custom_op("chordate::padded_nms", mutates_args=())
+def padded_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """`batched_nms` for images with the same number of boxes.
+
+    Args:
+        boxes: `[N, K, 4]`; compared in float64.
+        scores: `[N, K]`, higher is better.
+        groups: `[N, K]` int64; a negative group marks padding.
+        threshold: IoU threshold, 0 … 1.
+
+    Returns:
+        `[N, K]` bool, whether to keep each box.
+    """
+    if boxes.is_cuda and HAS_TRITON:
+        from chordate.ops.nms_gpu import batched_nms_gpu
+
+        image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
+        rows = boxes.flatten(0, 1), scores.flatten(), groups.flatten(), image.flatten()
+        return batched_nms_gpu(*rows, threshold).view_as(groups)
+    keep = torch.zeros_like(groups, dtype=torch.bool)
+    for rows in zip(boxes.double(), scores.double(), groups, keep):
+        _suppress(threshold, *rows)
+    return keep
+
+
+@padded_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    return torch.empty_like(groups, dtype=torch.bool)
+
+
+def select_padded(boxes: Tensor, scores: Tensor, labels: Tensor, nms_threshold: float, topk: int) -> PaddedDetections:
+    """`select_detections` for the same number of candidates per image, with shapes that do not depend on values.
+
+    Args:
+        boxes: `[N, K, 4]`.
+        scores: `[N, K]`, above 0.
+        labels: `[N, K]` int64; -1 marks padding.
+        nms_threshold, topk: as in `select_detections`.
+    """
+    keep = padded_nms(boxes, scores, labels, nms_threshold)
+    scores, best = torch.where(keep, scores, 0.0).topk(min(topk, labels.shape[1]), dim=1)
+    present = scores > 0
+    boxes = torch.where(present[..., None], boxes.gather(1, best[..., None].expand(-1, -1, 4)), 0.0)
+    return PaddedDetections(boxes, scores, torch.where(present, labels.gather(1, best), -1))
 
 
 def select_detections(

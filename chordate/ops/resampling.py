@@ -36,12 +36,16 @@ def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
     weights = pixels.new_zeros((len(pixels), max_pixels, cells))
     for offset in (-1, 0, 1, 2):
         cell = below + offset
-        distance = (position - cell).abs()
-        near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
-        far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
-        weight = torch.where(distance <= 1, near, far)
+        weight = cubic_kernel((position - cell).abs())
         weights.scatter_add_(2, cell.long().clamp(0, cells - 1)[..., None], weight[..., None])
     return weights
+
+
+def cubic_kernel(distance: Tensor) -> Tensor:
+    """The weights of bicubic interpolation for cells at the given distances (≥ 0) from a position; 0 from 2 on."""
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:

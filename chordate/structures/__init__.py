@@ -2,7 +2,14 @@
 
 from chordate.structures.batch import Batch, ImageInfo, Prediction, Sample, Targets, TensorStruct, collate_images
 from chordate.structures.classification import Classification, ClassTargets
-from chordate.structures.detection import BITMAP_SIZE, Detections, InstanceTargets, Proposals, SampledRoIs
+from chordate.structures.detection import (
+    BITMAP_SIZE,
+    Detections,
+    InstanceTargets,
+    PaddedDetections,
+    Proposals,
+    SampledRoIs,
+)
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta, Skeleton
 from chordate.structures.panoptic import PanopticMap, PanopticTargets
@@ -23,6 +30,7 @@ __all__ = [
     "ImageInfo",
     "InstanceTargets",
     "Layout",
+    "PaddedDetections",
     "PanopticMap",
     "PanopticTargets",
     "PoseTargets",

@@ -178,6 +178,31 @@ class SampledRoIs(TensorStruct):
 
 
 @dataclass
+class PaddedDetections(TensorStruct):
+    """Detections of a batch in fixed slots, highest score first, as exported models compute them.
+
+    Attributes:
+        boxes: `[N, D, 4]` in pixels of the padded batch; zeros in padding.
+        scores: `[N, D]`, 0 … 1; 0 in padding.
+        labels: `[N, D]` int64, indices of the model's classes; -1 in padding.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The boxes `[N * D, 4]`, the image index of each box, and its label, 0 in padding, `[N * D]` int64."""
+        return self.boxes.flatten(0, 1), image_of_rows(self.labels), self.labels.clamp(min=0).flatten()
+
+
+def image_of_rows(padded: Tensor) -> Tensor:
+    """The image index of each row of padded values `[N, S, …]` that are flattened to `[N * S, …]`, `[N * S]` int64."""
+    images, slots = padded.shape[:2]
+    return torch.arange(images, device=padded.device)[:, None].expand(-1, slots).flatten()
+
+
+@dataclass
 class Detections(Prediction):
     """Objects detected in one image, highest score first.
 

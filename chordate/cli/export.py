@@ -1,0 +1,85 @@
+"""Export a trained model to ONNX, torch.export or TorchScript, and compare the file with the model on images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chordate.cli.common import add_options, nonempty
+from chordate.text import pluralize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXAMPLE = "chordate export faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --format onnx --size 800 1344"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a packaged config's name, or a config file")
+    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
+    parser.add_argument("--format", choices=["onnx", "torch-export", "torchscript"], default="onnx")
+    parser.add_argument(
+        "--out", type=nonempty, metavar="FILE", help="the file to write (default: the checkpoint's name)"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="size of the images in pixels (default: that of the test pipeline, else 800 1344 for detectors)",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="number of images (default: 1)")
+    parser.add_argument("--dynamic", action="store_true", help="images of any size, and any number of images")
+    parser.add_argument(
+        "--images", nargs="+", default=[], metavar="IMAGE",
+        help="images on which the file is compared with the model (default: a photo that Matplotlib brings along)",
+    )  # fmt: skip
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from chordate.arguments import PositiveInt, validate_value
+    from chordate.cli.common import load_trained
+    from chordate.cli.predict import image_files
+    from chordate.cli.summary import pipeline_size
+    from chordate.config import load_config
+    from chordate.data.image_io import read_image
+    from chordate.deployment.exportable import Exportable
+    from chordate.deployment.formats import FORMATS
+    from chordate.deployment.parity import compare, fit_images, worst
+    from chordate.errors import ConfigError
+
+    for name, value in (("--batch", arguments.batch), *(("--size", side) for side in arguments.size or ())):
+        validate_value(PositiveInt, value, name)
+    kind = FORMATS[arguments.format]
+    out = Path(arguments.out or Path(arguments.checkpoint.rsplit("/", 1)[-1]).with_suffix(kind.suffix))
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name the file to write")
+    model: Any = load_trained(load_config(arguments.config, arguments.cfg_options), arguments.checkpoint).cpu()
+    size = tuple(arguments.size or pipeline_size(model.pipeline, model.size_divisor) or model.example_size)
+    channels = model.input_shape(*size)[0]
+    files = [path for path, _ in image_files(arguments.images or [example_photo()], out)]
+    images: list[Tensor] = [read_image(path, channels=channels) for path in files]
+    exportable = Exportable(model, size, arguments.batch, arguments.dynamic)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kind.save(exportable, out)
+    function, results = kind.open(out, exportable), []
+    checks = [(size, arguments.batch)]
+    if arguments.dynamic:  # a smaller size, and another number of images
+        divisor = model.size_divisor
+        smaller = [max(1, side * 3 // 4 // divisor) * divisor for side in size]
+        checks.append(((smaller[0], smaller[1]), arguments.batch + 1))
+    for sides, batch in checks:
+        for first in range(0, len(images), batch):
+            chosen = [images[(first + number) % len(images)] for number in range(batch)]
+            results.append(compare(exportable, function, fit_images(chosen, sides, model.exports_sizes)))
+    shape = "any size" if arguments.dynamic else f"{arguments.batch} × {channels} × {size[0]} × {size[1]}"
+    print(
+        f"{out}: {arguments.format}, {shape}, {out.stat().st_size / 1e6:.1f} MB; largest differences from the model on "
+        f"{pluralize(len(images), 'image')}: {worst(results)}"
+    )
+
+
+def example_photo() -> str:
+    """The path of a photo of a person, 512 × 600 pixels."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")

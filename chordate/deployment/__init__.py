@@ -1,0 +1,1 @@
+"""Deployment: exports models to ONNX, torch.export and TorchScript, and optimizes them for inference."""

@@ -1,0 +1,100 @@
+"""Folds BatchNorm layers into the convolutions before them: fewer passes over the feature maps in inference."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from chordate.model_contracts import Model
+from chordate.ops.norms import FrozenBatchNorm
+
+NORMS = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.BatchNorm1d, nn.BatchNorm3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+EXAMPLE_SIDE = 256  # pixels per side of the image on which a model runs to find its norms, at most
+
+
+class _Recorder(TorchDispatchMode):
+    """Records which norm reads the output of which convolution, and whether anything else reads it.
+
+    Hooks in the convolutions and norms tell when a module runs; as a dispatch mode, the recorder sees the tensors that
+    every operator reads.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.producer: dict[int, nn.Module] = {}  # id of a convolution's output -> convolution
+        self.outputs: list[Tensor] = []  # keeps the outputs alive, so that ids are unique
+        self.readers: dict[nn.Module, set[nn.Module | None]] = {}  # convolution -> norms; None for an operator
+        self.sources: dict[nn.Module, set[nn.Module | None]] = {}  # norm -> convolutions; None for another module
+        self._norm: nn.Module | None = None
+        self._hooks: list[Any] = []
+        for module in model.modules():
+            if type(module) in CONVS:
+                self._hooks.append(module.register_forward_hook(self._after_conv))
+            elif type(module) in NORMS and not module.training and module.running_mean is not None:
+                self._hooks.append(module.register_forward_pre_hook(self._before_norm))
+                self._hooks.append(module.register_forward_hook(self._after_norm))
+
+    def _after_conv(self, conv: nn.Module, args: Any, output: Tensor) -> None:
+        self.producer[id(output)] = conv
+        self.outputs.append(output)
+
+    def _before_norm(self, norm: nn.Module, args: tuple[Tensor]) -> None:
+        self._norm, conv = norm, self.producer.get(id(args[0]))
+        self.sources.setdefault(norm, set()).add(conv)
+        if conv is not None:
+            self.readers.setdefault(conv, set()).add(norm)
+
+    def _after_norm(self, norm: nn.Module, args: Any, output: Tensor) -> None:
+        self._norm = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._norm is None:
+            for value in tree_leaves((args, kwargs)):
+                if conv := self.producer.get(id(value)):
+                    self.readers.setdefault(conv, set()).add(None)
+        return func(*args, **(kwargs or {}))
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """The convolutions whose output only one norm reads, which reads nothing else, with this norm."""
+        for hook in self._hooks:
+            hook.remove()
+        found = []
+        for conv, norms in self.readers.items():
+            norm = next(iter(norms))
+            if norm is not None and len(norms) == 1 and self.sources[norm] == {conv}:
+                found.append((conv, norm))
+        return found
+
+
+@torch.no_grad()
+def fold_norms(model: Model) -> Model:
+    """A copy of a model in evaluation mode, in which BatchNorms are part of the convolutions before them.
+
+    The norms are found by one prediction on a blank image, so they may be anywhere, also in the networks of other
+    libraries. Norms that do not directly follow a convolution remain.
+    """
+    model = copy.deepcopy(model).eval()
+    height, width = (min(side, EXAMPLE_SIDE) for side in model.example_size)
+    batch = model.example_batch(height, width)
+    recorder = _Recorder(model)
+    with recorder:
+        model.predict(batch)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for conv, norm in recorder.pairs():
+        scale, shift = norm.weight, norm.bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, scale, shift
+        )
+        replaced[norm] = nn.Identity()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in replaced:
+                setattr(parent, name, replaced[child])
+    return model.eval()

@@ -1,0 +1,279 @@
+"""Exported models: the padded predictions against `Model.predict`, and files of every format against the model."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detection_toys import random_boxes
+from doc_pages import blocks, page
+from loading import checkpoint_of
+from test_nms import candidates, one_group_at_a_time
+from test_panoptic_models import BACKBONE, panoptic_deeplab, panoptic_fpn
+from torch import nn
+
+import chordate
+from chordate.cli.main import main
+from chordate.data.coco_classes import COCO_SKELETON
+from chordate.deployment.exportable import Exportable
+from chordate.deployment.fold_norms import fold_norms
+from chordate.deployment.formats import FORMATS, torchvision_padded_nms
+from chordate.deployment.parity import compare, fit_images
+from chordate.errors import ConfigError
+from chordate.ops.heatmaps import heatmaps_to_keypoints, keypoints_in_window
+from chordate.ops.nms import padded_nms
+from chordate.registry import MODELS
+from chordate.structures import Batch, DatasetMeta, ImageInfo
+
+META = DatasetMeta(("person", "cat", "dog"), COCO_SKELETON)
+SIZE = (64, 96)
+NECK = {"type": "FPN", "channels": 16}
+RPN = {"type": "RPNHead", "post_nms_topk": (50, 40), "anchors": {"sizes": [8, 16, 32, 64, 128]}}
+BOX = {"type": "BoxHead", "trunk": {"type": "ConvFC", "fc_channels": 32}}
+TWO_STAGE = {"type": "TwoStageDetector", "backbone": BACKBONE, "neck": NECK, "rpn": RPN, "box": BOX}
+CASCADE = {"type": "CascadeHead", "stage": {"trunk": {"type": "ConvFC", "fc_channels": 32}}}
+MASK = {"type": "MaskHead", "channels": 16, "convs": 1}
+RETINA_NECK = {**NECK, "inputs": ["c3", "c4", "c5"], "extra": "p5"}
+C4_BACKBONE = {**BACKBONE, "out": ["c4", "c5"]}
+C4_HEADS = {"rpn": {**RPN, "anchors": {"sizes": [[16, 64]]}}, "box": {"type": "BoxHead", "resolution": 14}}
+RETINA = {"type": "RetinaHead", "convs": 1}
+SEMANTIC = {"type": "SemanticFPNHead", "channels": 32}
+POSE = {"type": "DeconvHead", "channels": 16}
+TOYS = {
+    "faster": TWO_STAGE,
+    "mask": {**TWO_STAGE, "mask": MASK},
+    "keypoint": {**TWO_STAGE, "keypoint": {"type": "KeypointHead", "convs": 1, "channels": 16}},
+    "cascade": {**TWO_STAGE, "box": CASCADE, "mask": MASK},
+    "c4": {"type": "TwoStageDetector", "backbone": C4_BACKBONE, "trunk": "c5", **C4_HEADS, "mask": MASK},
+    "retina": {"type": "OneStageDetector", "backbone": BACKBONE, "neck": RETINA_NECK, "head": RETINA},
+    "classifier": {"type": "ImageClassifier", "backbone": BACKBONE},
+    "semantic": {"type": "SemanticSegmenter", "backbone": BACKBONE, "neck": NECK, "head": SEMANTIC},
+    "pose": {"type": "PoseEstimator", "backbone": BACKBONE, "head": POSE},
+}
+
+
+def build(name: str) -> nn.Module:
+    """A small model with random weights and calibrated norms, whose scores differ between regions and classes."""
+    torch.manual_seed(0)
+    if name.startswith("panoptic"):
+        model = panoptic_fpn() if name == "panoptic fpn" else panoptic_deeplab(center_threshold=0.0)
+    else:
+        model = MODELS.build(TOYS[name], meta=META)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    with torch.no_grad():
+        model.backbone(model.preprocess(photos().images, photos().sizes))
+    model.eval()
+    layers = {"cls_score": 2.0, "bbox_pred": 0.5, "masks": 1.0, "anchor_deltas": 0.5, "center.1": 5.0, "logits": 5.0}
+    for key, module in model.named_modules():
+        for layer, spread in layers.items():
+            if key.endswith(layer):
+                nn.init.normal_(module.weight, std=spread / module.weight[0].numel() ** 0.5)
+    if name == "retina":
+        nn.init.zeros_(model.head.cls_score.bias)
+    if name == "panoptic fpn":
+        nn.init.constant_(model.box.cls_score.bias, 1.0)
+    if name == "panoptic deeplab":  # center the outputs, so that all classes and some centers occur
+        with torch.no_grad():
+            maps = model.features(photos())
+            model.semantic.logits.bias -= model.semantic(maps).mean((0, 2, 3))
+            model.center.center[1].bias -= model.center.resize(model.center(maps), SIZE)[0].mean()
+    return model
+
+
+def photos(size: tuple[int, int] = SIZE, count: int = 2, padded: bool = True) -> Batch:
+    """Images with edges and noise; with `padded`, the second is smaller than the batch."""
+    random = np.random.default_rng(size[0])
+    images = torch.zeros(count, 3, *size, dtype=torch.uint8)
+    sizes = torch.tensor([size] * count)
+    for number, image in enumerate(images):
+        if padded and number == 1:
+            sizes[number] = torch.tensor((size[0] - 8, size[1] - 24))
+        height, width = sizes[number].tolist()
+        blocks = random.integers(0, 256, (3, 8, 8)).repeat(height // 8, 1).repeat(width // 8, 2)
+        image[:, :height, :width] = torch.from_numpy(blocks)
+    infos = [ImageInfo(i, f"{i}.png", *own) for i, own in enumerate(sizes.tolist())]
+    return Batch(images, sizes, infos)
+
+
+FAMILIES = [*TOYS, "panoptic fpn", "panoptic deeplab"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_padded_predictions_are_those_of_predict(name):
+    model = build(name)
+    batch = photos(padded=model.exports_sizes)
+    expected = model.predict(batch)
+    found = model.from_tensors(model.predict_tensors(batch.images, batch.sizes), batch)
+    assert len(expected) == len(found) == 2
+    for one, other in zip(expected, found):
+        assert type(one) is type(other)
+        for field, value in vars(one).items():
+            torch.testing.assert_close(getattr(other, field), value, rtol=1e-4, atol=1e-4, check_dtype=field != "ids")
+    if hasattr(expected[0], "__len__"):
+        assert all(len(one) > 0 for one in expected), "nothing was compared"
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("nms", [padded_nms, torchvision_padded_nms])
+def test_padded_nms_keeps_the_boxes_of_nms_per_group(nms, seed, threshold):
+    boxes, scores, groups, valid = candidates(seed, images=3, count=60, groups=4)
+    keep = nms(boxes, scores, torch.where(valid, groups, -1), threshold)
+    assert torch.equal(keep, one_group_at_a_time(boxes, scores, groups, valid, threshold))
+
+
+def test_keypoints_of_boxes_within_the_window_are_exact():
+    torch.manual_seed(0)
+    boxes = random_boxes(2, 6, span=200) + 0.3
+    heatmaps = torch.randn(2, 6, 3, 14, 14)
+    found = keypoints_in_window(heatmaps, boxes)
+    for own, frames, points in zip(heatmaps, boxes, found):
+        torch.testing.assert_close(points, heatmaps_to_keypoints(own, frames), rtol=1e-4, atol=1e-4)
+
+
+def test_keypoints_of_large_boxes_are_found_around_the_peak():
+    torch.manual_seed(0)
+    corner = torch.rand(1, 20, 2) * 100
+    boxes = torch.cat((corner, corner + 200 + 800 * torch.rand(1, 20, 2)), -1)
+    cells = torch.arange(56.0)
+    center = 4 + 48 * torch.rand(1, 20, 2, 2)
+    squares = ((cells - center[..., 1:]) ** 2)[..., :, None] + ((cells - center[..., :1]) ** 2)[..., None, :]
+    heatmaps = 10 * torch.exp(-squares / 8)
+    found = keypoints_in_window(heatmaps, boxes)[0]
+    torch.testing.assert_close(found, heatmaps_to_keypoints(heatmaps[0], boxes[0]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["faster", "semantic", "classifier"])
+@torch.no_grad()
+def test_folded_norms_change_nothing(name):
+    model, batch = build(name), photos(padded=False)
+    folded = fold_norms(model)
+    norms = [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not norms
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) > 10, "the original was changed"
+    expected = model.backbone(model.preprocess(batch.images, batch.sizes))
+    found = folded.backbone(folded.preprocess(batch.images, batch.sizes))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
+
+
+def exported(name: str, kind: str, folder, dynamic: bool = False, batch: int = 2):
+    """A toy model as an Exportable, and the function in the exported file."""
+    if kind == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="needs the packages of the extra `export`")
+    model = Exportable(build(name), SIZE, batch, dynamic)
+    path = folder / f"model{FORMATS[kind].suffix}"
+    FORMATS[kind].save(model, path)
+    return model, FORMATS[kind].open(path, model)
+
+
+def assert_equal_predictions(model: Exportable, run, batch: Batch) -> None:
+    parity = compare(model, run, batch)
+    if parity.counts is not None:
+        assert parity.counts[0] == parity.counts[1] > 0
+    for field, worst in parity.differences.items():
+        assert worst < {"boxes": 1e-3, "keypoints": 1e-3}.get(field, 1e-4), parity
+
+
+KINDS = [("faster", "torch-export"), ("mask", "torchscript"), ("faster", "onnx"), ("keypoint", "onnx")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*KINDS, *(pytest.param(name, "onnx", marks=pytest.mark.slow) for name in FAMILIES if name not in dict(KINDS))],
+)
+def test_files_predict_like_the_model(name, kind, tmp_path):
+    model, run = exported(name, kind, tmp_path)
+    assert_equal_predictions(model, run, photos(padded=model.model.exports_sizes))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("classifier", "torch-export"),
+        ("retina", "onnx"),
+        *(pytest.param(name, "onnx", marks=pytest.mark.slow) for name in ("mask", "keypoint", "semantic", "pose")),
+    ],
+)
+def test_dynamic_files_take_any_size_and_number_of_images(name, kind, tmp_path):
+    model, run = exported(name, kind, tmp_path, dynamic=True)
+    divisor = model.model.size_divisor
+    for count, rows, columns in ((1, 64, 96), (3, 128, 64)):
+        size = -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
+        assert_equal_predictions(model, run, photos(size, count, padded=False))
+
+
+def test_the_command_writes_a_file_and_tells_the_differences(tmp_path, capsys):
+    torch.manual_seed(0)
+    config, weights, out = tmp_path / "config.py", tmp_path / "model.pt", tmp_path / "out/model.pt2"
+    config.write_text(f"model = {TOYS['classifier']!r}\nval_data = dict(pipeline=[dict(type='Resize', size=[64, 96])])")
+    model = build("classifier")
+    torch.save(checkpoint_of(model), weights)
+    assert main(["export", str(config), str(weights), "--format", "torch-export", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{out}: torch-export, 1 × 3 × 64 × 96" in printed and "on 1 image: scores" in printed
+    files = {"classes": ""}
+    program = torch.export.load(out, extra_files=files).module()
+    assert json.loads(files["classes"]) == list(META.classes)
+    image = photos(count=1).images
+    model.pipeline = []
+    (expected,) = chordate.predict(model, image)
+    torch.testing.assert_close(program(image)["scores"][0], expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "torchscript", "--dynamic"], "TorchScript has fixed sizes; leave out --dynamic"),
+        (["--size", "0", "96"], "--size must be"),
+        (["--cfg-options", "model.tta=dict(type='ten_crop', size=32)"], "cannot be exported with tta"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line(arguments, message, tmp_path, capsys):
+    config, weights = tmp_path / "config.py", tmp_path / "model.pt"
+    config.write_text(f"model = {TOYS['classifier']!r}\nval_data = dict(pipeline=[dict(type='Resize', size=[64, 96])])")
+    torch.save(checkpoint_of(build("classifier")), weights)
+    out = ["--out", str(tmp_path / "model")]
+    assert main(["export", str(config), str(weights), "--format", "torch-export", *out, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_size_must_suit_the_strides():
+    with pytest.raises(ConfigError, match="takes multiples of 32 pixels, for example 64 128"):
+        Exportable(build("faster"), (60, 100))
+
+
+def test_a_head_without_padded_predictions_is_named():
+    model = build("faster")
+    model.box = nn.Linear(1, 1)
+    batch = photos()
+    with pytest.raises(ConfigError, match="Linear cannot be exported: it has no method predict_padded"):
+        model.predict_tensors(batch.images, batch.sizes)
+
+
+def test_images_are_fitted_into_a_batch():
+    batch = fit_images([torch.full((3, 50, 200), 7, dtype=torch.uint8)], (64, 100), padded=True)
+    assert batch.sizes.tolist() == [[25, 100]] and batch.images.shape == (1, 3, 64, 100)
+    assert (batch.images[:, :, :25] == 7).all() and not batch.images[:, :, 25:].any()
+
+
+def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, capsys):
+    model, _ = exported("faster", "onnx", tmp_path, batch=1)
+    photo = photos(count=1)
+    cv2.imwrite(str(tmp_path / "street.png"), photo.images[0].flip(0).permute(1, 2, 0).numpy())
+    (example,) = [text for text in blocks(page("docs/deployment.md"), "python") if "onnxruntime" in text]
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("street.jpg", "street.png").replace("score >= 0.5", "score >= 0.05"), {})
+    (expected,) = model.model.predict(photo)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(expected) > 0
+    assert printed[0].startswith(f"{META.classes[expected.labels[0]]} {expected.scores[0]:.2f}")

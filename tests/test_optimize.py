@@ -1,0 +1,75 @@
+"""`chordate.optimize`: the same outputs within rounding, and the original model untouched."""
+
+import pytest
+import torch
+from test_export import build, photos
+from torch import nn
+
+import chordate
+from chordate.deployment.optimize import has_compiler
+
+
+def close(found, expected) -> None:
+    for name, value in vars(expected).items():
+        own = getattr(found, name)
+        if name == "masks" and value is not None:  # a probability of 0.5, up to rounding, is on either side
+            assert (own != value).double().mean() < 1e-4
+        elif isinstance(value, torch.Tensor):
+            torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-4 if name == "boxes" else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["mask", "classifier", "pose"])
+@torch.no_grad()
+def test_the_folded_model_predicts_the_same_and_the_original_is_untouched(name):
+    model, batch = build(name), photos(padded=False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = chordate.optimize(model, compile=False)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.backbone.modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    for found, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
+        close(found, expected)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_compiled_model_predicts_the_same():
+    if not has_compiler():
+        pytest.skip("needs a C++ compiler")
+    model = build("faster")
+    fast = chordate.optimize(model)
+    for size in ((64, 96), (96, 64)):
+        batch = photos(size, padded=False)
+        for found, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
+            close(found, expected)
+
+
+@torch.no_grad()
+def test_a_norm_whose_input_is_also_read_elsewhere_remains():
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.conv2, self.norm2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, images):
+            x = self.conv(images)
+            return self.norm2(self.conv2(self.norm(x) + x))
+
+    class Toy(chordate.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Branched()
+
+        def predict(self, batch):
+            return [chordate.Classification(row) for row in self.body(batch.images.float()).mean((2, 3))]
+
+    model, batch = Toy().eval(), photos()
+    for norm in (model.body.norm, model.body.norm2):
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    fast = chordate.optimize(model, compile=False)
+    assert isinstance(fast.body.norm, nn.BatchNorm2d)
+    assert isinstance(fast.body.norm2, nn.Identity)
+    for found, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
