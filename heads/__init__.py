@@ -6,6 +6,7 @@ from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.dual_decoder import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.fcn import FCNHead
+from chordate.heads.from_smp import SmpDecoder
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
@@ -33,5 +34,6 @@ __all__ = [
     "RPNHead",
     "RetinaHead",
     "SemanticFPNHead",
+    "SmpDecoder",
     "StageTrunk",
 ]

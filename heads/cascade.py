@@ -1,7 +1,7 @@
 """Box head of Cascade R-CNN (Cai & Vasconcelos 2018): each stage refines the boxes of the stage before."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class CascadeHead(nn.Module):
     Args:
         in_features, num_classes: see `BoxHead`.
         iou_thresholds, box_weights: the arguments `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
+        averaged: what is averaged over the stages: class "probabilities" as in the paper and in Detectron2, or "logits"
+            as in MMDetection.
         stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:
@@ -45,6 +47,7 @@ class CascadeHead(nn.Module):
         num_classes: PositiveInt,
         iou_thresholds: Annotated[Sequence[Fraction], NonEmpty] = IOU_THRESHOLDS,
         box_weights: Sequence[BoxWeights] = BOX_WEIGHTS,
+        averaged: Literal["probabilities", "logits"] = "probabilities",
         stage: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -67,7 +70,7 @@ class CascadeHead(nn.Module):
             )
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
-        self.box_weights = tuple(box_weights)
+        self.box_weights, self.averaged = tuple(box_weights), averaged
         self.nms_threshold = self.stages[-1].nms_threshold
         self.detections_per_image = self.stages[-1].detections_per_image
 
@@ -99,10 +102,12 @@ class CascadeHead(nn.Module):
         scores = []
         for number, stage in enumerate(self.stages):
             logits, deltas = stage(features, boxes, index.image)
-            scores.append(logits.softmax(dim=1))
+            scores.append(logits.softmax(dim=1) if self.averaged == "probabilities" else logits)
             if number + 1 < len(self.stages):
                 boxes = _refine(stage, boxes, deltas, proposals.sizes[index.image])
-        return self.stages[-1].detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
+        mean = torch.stack(scores).mean(dim=0)
+        mean = mean if self.averaged == "probabilities" else mean.softmax(dim=1)
+        return self.stages[-1].detections(mean, deltas, boxes, index, proposals.sizes)
 
 
 def _refine(stage: BoxHead, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:

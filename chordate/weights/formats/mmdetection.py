@@ -85,7 +85,7 @@ class MMDetectionRCNN(MMDetection):
         heads = ["mask"] if "roi_head.mask_head.conv_logits.weight" in state else []
         settings = super().settings(state)
         if "roi_head.bbox_head.0.fc_cls.weight" in state:
-            settings["box.box_weights"] = CASCADE_WEIGHTS
+            settings |= {"box.box_weights": CASCADE_WEIGHTS, "box.averaged": "logits"}
         else:
             heads.append("box")
         return {**settings, **region_settings(heads)}

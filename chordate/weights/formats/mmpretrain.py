@@ -56,7 +56,7 @@ class MMPretrainResNet(MMFormat):
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         resnet = NameTable(*names.resnet("backbone.bottom_up.", "backbone.")).restore(
-            {name: x for name, x in state.items() if not name.startswith("backbone.conv1.")}
+            {name: x for name, x in self.convert(state, None).items() if not name.startswith("backbone.conv1.")}
         )
         name, overrides = backbone_overrides(resnet, "backbone.bottom_up.")
         if self.outputs(state) != len(imagenet_classes()):
