@@ -50,7 +50,8 @@ class ResNet(StagedBackbone):
         stem: "7x7" for a 7×7 convolution, as in the paper; "deep" for three 3×3 convolutions (ResNet-C, He T. et al.
             2019, section 4.2); "deep-strided" for three 3×3 convolutions, and a strided 3×3 convolution instead of the
             max-pool (ResNet-RS, Bello et al. 2021, section 4.1).
-        base_channels: width of the stem and of the blocks in c2, 64 in the paper; the width doubles with each stage.
+        base_channels: width of the blocks in c2, 64 in the paper; the width doubles with each stage.
+        stem_channels: width of the stem; None for `base_channels`. DeepLab's ResNets ("R-52" in Detectron2) have 128.
         groups, group_width: arguments of `Bottleneck`; 32 and 4 for ResNeXt-32x4d.
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
@@ -77,6 +78,7 @@ class ResNet(StagedBackbone):
         shortcut: Shortcut = "B",
         stem: Stem = "7x7",
         base_channels: PositiveInt = 64,
+        stem_channels: PositiveInt | None = None,
         groups: PositiveInt = 1,
         group_width: PositiveInt = 64,
         se: PositiveFloat | None = None,
@@ -90,7 +92,7 @@ class ResNet(StagedBackbone):
         checkpointing: bool = False,
     ):
         block, counts = DEPTHS[depth]
-        name = _name(depth, style, shortcut, stem, base_channels, groups, group_width, se)
+        name = _name(depth, style, shortcut, stem, base_channels, stem_channels, groups, group_width, se)
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
@@ -108,10 +110,11 @@ class ResNet(StagedBackbone):
                 f"{name}: multi_grid must be {counts[-1]} numbers, one per block of c5, got {list(multi_grid)}"
             )
         strides, implied = STRIDES_AND_DILATIONS[output_stride]
-        self._add_stem(stem, base_channels, norm)
+        stem_channels = stem_channels or base_channels
+        self._add_stem(stem, stem_channels, norm)
         self.add_stages(
             block,
-            base_channels,
+            stem_channels,
             [base_channels * factor for factor in (1, 2, 4, 8)],
             strides,
             counts,
@@ -148,7 +151,15 @@ class ResNet(StagedBackbone):
 
 
 def _name(
-    depth: Depth, style: str, shortcut: str, stem: str, base: int, groups: int, group_width: int, se: float | None
+    depth: Depth,
+    style: str,
+    shortcut: str,
+    stem: str,
+    base: int,
+    stem_channels: int | None,
+    groups: int,
+    group_width: int,
+    se: float | None,
 ) -> str:
     """The network's name as in the papers, e.g. "ResNeXt-50-32x4d"."""
     if (stem, shortcut) == ("deep-strided", "D") and se:
@@ -158,7 +169,9 @@ def _name(
     elif group_width != 64:
         name = f"Wide ResNet-{depth}-{group_width / 64:g}"
     else:
-        letter = {("deep", "D"): "D", ("deep", "B"): "C"}.get((stem, shortcut), "")
+        letter = {("deep", "D"): "D", ("deep", "B"): "S" if stem_channels == 2 * base else "C"}.get(
+            (stem, shortcut), ""
+        )
         name = f"plain-{depth}" if shortcut == "none" else f"ResNet-{depth}{letter}"
     is_caffe = style == "caffe" and DEPTHS[depth][0] is Bottleneck
     remarks = [*(["caffe"] if is_caffe else []), *([f"{base} wide"] if base != 64 else [])]

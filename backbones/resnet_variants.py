@@ -19,9 +19,9 @@ def _timm(name: str, tag: str, **settings: Any) -> Variants:
     return {name: {**settings, "default_weights": f"timm://{name}.{tag}"}}
 
 
-# He et al. 2016, Deep Residual Learning for Image Recognition, table 1. Suffixes "c" (deep stem) and "d" (deep stem,
-# and average pool in the shortcut) as in GluonCV and timm: He T. et al. 2019, section 4.2. "caffe": stride in the first
-# 1×1 convolution.
+# He et al. 2016, Deep Residual Learning for Image Recognition, table 1. Suffixes as in GluonCV and timm: "c" (deep
+# stem) and "d" (deep stem, and average pool in the shortcut), He T. et al. 2019, section 4.2; "s" (deep stem of twice
+# the width), as in DeepLab. "caffe": stride in the first 1×1 convolution.
 RESNET: Variants = {
     **_torchvision("resnet18", depth=18),
     **_torchvision("resnet34", depth=34),
@@ -34,6 +34,9 @@ RESNET: Variants = {
     **_timm("resnet50c", "gluon_in1k", depth=50, stem="deep"),
     **_timm("resnet101c", "gluon_in1k", depth=101, stem="deep"),
     **_timm("resnet152c", "gluon_in1k", depth=152, stem="deep"),
+    **_timm("resnet50s", "gluon_in1k", depth=50, stem="deep", stem_channels=128),
+    **_timm("resnet101s", "gluon_in1k", depth=101, stem="deep", stem_channels=128),
+    **_timm("resnet152s", "gluon_in1k", depth=152, stem="deep", stem_channels=128),
     **_timm("resnet18d", "ra2_in1k", depth=18, stem="deep", shortcut="D"),
     **_timm("resnet34d", "ra2_in1k", depth=34, stem="deep", shortcut="D"),
     **_timm("resnet50d", "ra2_in1k", depth=50, stem="deep", shortcut="D"),

@@ -155,7 +155,7 @@ def _batches(
     channels = model.input_shape(*model.example_size)[0]
     read = (
         {"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])}
-        for number, (image, path) in enumerate(_read(images, channels))
+        for number, (image, path) in enumerate(_read(images, channels, model.meta.white_level))
     )
     if objects is not None:
         read = (crop for sample, own in zip(read, objects, strict=True) for crop in crop_samples(sample, own))
@@ -171,7 +171,9 @@ def _listed(images: AnyImage | Sequence[AnyImage]) -> Any:
     return images if stacked or isinstance(images, list | tuple) else [images]
 
 
-def _read(images: AnyImage | Sequence[AnyImage], channels: int) -> Iterator[tuple[tv_tensors.Image, str]]:
+def _read(
+    images: AnyImage | Sequence[AnyImage], channels: int, white_level: int | None
+) -> Iterator[tuple[tv_tensors.Image, str]]:
     """Yield each image as uint8 `[channels, H, W]`, with its path or number.
 
     Raises:
@@ -181,7 +183,7 @@ def _read(images: AnyImage | Sequence[AnyImage], channels: int) -> Iterator[tupl
         if isinstance(image, str) and "://" in image:
             raise DataError(f"{image}: URLs are not supported; download the file first")
         if isinstance(image, str | Path):
-            yield tv_tensors.Image(read_image(image, channels=channels)), str(image)
+            yield tv_tensors.Image(read_image(image, channels=channels, white_level=white_level)), str(image)
         else:
             yield tv_tensors.Image(_as_uint8(image, number, channels)), f"image {number}"
 

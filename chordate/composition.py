@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from chordate.allowed_values import format_value
 from chordate.errors import ChordateError, ConfigError, repr_name
+from chordate.text import one_line
 
 DELETE = "_delete_"
 KeyPath = tuple[str, ...]  # keys and list indices from the top of the config
@@ -125,7 +126,7 @@ def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting:
     Returns:
         An error of the original type if the type is a ChordateError, else a ConfigError.
     """
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
         return error if isinstance(error, ChordateError) else ConfigError(message)
     if setting is None and not keys:

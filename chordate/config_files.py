@@ -16,11 +16,11 @@ from mmengine.config import ConfigDict
 from chordate.allowed_values import format_value
 from chordate.composition import Origin, merge
 from chordate.config_names import Composition, find_config, is_file_name, package_root
-from chordate.custom_imports import import_custom_modules, look_for_modules_in, one_line
+from chordate.custom_imports import import_custom_modules, import_error, look_for_modules_in
 from chordate.errors import ChordateError, ConfigError
 from chordate.literals import literal
 
-MAX_DEPTH = 100  # levels of nested dicts and lists in a config
+MAX_CONFIG_DEPTH = 100  # levels of nested dicts and lists in a config
 TEMPLATE = re.compile(r"\{\{\s*['\"]?\s*(\$\w|file\w|_base_)")  # mmengine's templates, such as {{ fileBasename }}
 
 
@@ -62,7 +62,8 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         raise ConfigError(f"{source}: the config inherits from itself")
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
-        raise ConfigError(f"{source}: configs are Python or JSON files (.py or .json)")
+        convert = "; chordate convert-config converts Detectron2's" if path.suffix in (".yaml", ".yml") else ""
+        raise ConfigError(f"{source}: configs are Python or JSON files (.py or .json){convert}")
     look_for_modules_in(path.parent)
     try:
         text = read_text(path)
@@ -82,7 +83,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
     except ChordateError:
         raise
     except (Exception, SystemExit) as error:  # a config is Python code; any exception in it is a mistake in the config
-        raise ConfigError(one_line(source, error)) from error
+        raise ConfigError(import_error(source, error)) from error
 
 
 def read_text(path: Path) -> str:
@@ -128,14 +129,14 @@ def _layers(
 
 
 def _check_depth(values: dict[str, Any], source: str) -> None:
-    """Raise ConfigError if dicts and lists are nested more than MAX_DEPTH levels deep, or contain themselves."""
+    """Raise ConfigError if dicts and lists are nested more than MAX_CONFIG_DEPTH levels deep, or contain themselves."""
     level: dict[int, Any] = {id(values): values}
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_CONFIG_DEPTH):
         items = (item for v in level.values() for item in (v.values() if isinstance(v, Mapping) else v))
         level = {id(item): item for item in items if isinstance(item, Mapping | list | tuple)}
         if not level:
             return
-    raise ConfigError(f"{source}: a setting contains itself, or is nested more than {MAX_DEPTH} levels deep")
+    raise ConfigError(f"{source}: a setting contains itself, or is nested more than {MAX_CONFIG_DEPTH} levels deep")
 
 
 def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> list[Layer]:

@@ -25,6 +25,7 @@ from chordate.unknown_names import either, unknown_config
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
     "3x": ("1x", "_base_/schedules/3x.py"),
+    "finetune": ("1x", "_base_/schedules/finetune.py"),
     "384x288": ("256x192", "_base_/datasets/coco_pose_384x288.py"),
     "coco-stuff": ("ade20k", "_base_/datasets/coco_stuff.py"),
     "d16": ("d8", "_base_/models/output_stride_16.py"),

@@ -16,7 +16,7 @@ ALIASES = {
     **{f"r{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
     **{f"r{depth}-caffe": f"resnet{depth}_caffe" for depth in (50, 101, 152)},
     **{f"r{depth}c": f"resnet{depth}c" for depth in (50, 101, 152)},
-    **{f"r{depth + 2}": f"resnet{depth}c" for depth in (50, 101)},  # DeepLab's R-52 has a stem of 3 convolutions
+    **{f"r{depth + 2}": f"resnet{depth}s" for depth in (50, 101)},  # Detectron2's R-52: a stem of 3 convolutions
     **{f"x{depth}-{groups}": f"resnext{depth}_{groups}" for depth, groups in ((50, "32x4d"), (101, "32x4d"))},
     **{f"x101-{groups}": f"resnext101_{groups}" for groups in ("32x8d", "64x4d")},
     **{f"se-r{depth}": f"seresnet{depth}" for depth in (18, 34, 50, 101, 152)},

@@ -11,6 +11,7 @@ from typing import Any
 
 from chordate.allowed_values import format_value
 from chordate.errors import ChordateError, ConfigError
+from chordate.text import one_line
 
 log = logging.getLogger("chordate")
 
@@ -50,10 +51,10 @@ def import_custom_modules(wanted: Any, source: str) -> None:
             raise
         except (Exception, SystemExit) as error:  # a user's module may raise any exception
             if not (wanted.get("allow_failed_imports") and isinstance(error, ImportError)):
-                raise ConfigError(one_line(where, error)) from error
-            log.warning("%s", one_line(where, error))
+                raise ConfigError(import_error(where, error)) from error
+            log.warning("%s", import_error(where, error))
 
 
-def one_line(source: str, error: BaseException) -> str:
+def import_error(source: str, error: BaseException) -> str:
     """Format an exception on one line, as in `mine.py: NameError: name 'x' is not defined`."""
-    return f"{source}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{source}: {type(error).__name__}: {one_line(error)}"

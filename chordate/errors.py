@@ -6,7 +6,7 @@ shown with its traceback.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chordate.text import printable
 
@@ -17,6 +17,10 @@ _SETTINGS_HERE = {
     **dict.fromkeys(("ann_file", "json_file"), ("annotations",)),
     **dict.fromkeys(("img_prefix", "data_prefix", "img_dir", "image_root"), ("images",)),
     "ann_dir": ("labels",),
+    "img_suffix": ("image_suffix",),
+    "seg_map_suffix": ("label_suffix",),
+    "ignore_index": ("ignored_ids",),
+    "reduce_zero_label": ("background",),
     "roi_head": ("box", "mask", "keypoint"),
     "bbox_head": ("head", "box"),
     "decode_head": ("head",),
@@ -26,6 +30,12 @@ _SETTINGS_HERE = {
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
 }
+# The adapter of each library whose backbones are not looked up, and the prefix of a model's name.
+_ADAPTERS = {
+    "smp": ("SmpBackbone", ""),
+    "detectron2": ("Detectron2Backbone", ""),
+    **{package: ("MMBackbone", f"{package}.") for package in ("mmdet", "mmseg", "mmpretrain")},
+}
 NOT_REGULAR = "is a pipe, a device or a socket; only regular files are read"
 
 
@@ -33,16 +43,17 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line.
+        message: the message, one line; or a function that returns it, if that takes long and errors may be skipped.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
-    def __init__(self, message: str, *, located: bool = False):
+    def __init__(self, message: str | Callable[[], str], *, located: bool = False):
         super().__init__(message)
-        self.located = located
+        self.message, self.located = message, located
 
     def __str__(self) -> str:
-        return printable(" ".join(super().__str__().splitlines()), None)
+        message = self.message() if callable(self.message) else self.message
+        return printable(" ".join(message.splitlines()), None)
 
 
 class ConfigError(ChordateError):
@@ -123,9 +134,13 @@ def _short(name: str) -> str:
 def _library_hint(name: str) -> str | None:
     """Message that tells how to use `name`, a network of timm or torchvision, as a backbone; None if neither has it.
 
-    `name` may start with the library, as in `timm/resnet50`.
+    `name` may start with the library, as in `timm/resnet50`; other libraries than these two are only found in this way,
+    since importing them takes seconds.
     """
     library, _, model = name.replace("://", "/").rpartition("/")
+    if library in _ADAPTERS:
+        plug, prefix = _ADAPTERS[library]
+        return f'for backbones of {library}, use dict(type="{plug}", model="{prefix}{model}")'
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
     libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]
     if not libraries:

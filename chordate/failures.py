@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from chordate.errors import ChordateError, MachineError
+from chordate.text import one_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Libraries that read or write files for this package.
+LIBRARIES = ("torch", "PIL", "cv2", "numpy", "mmengine", "matplotlib", "tensorboard", "safetensors", "tifffile", "rich")
 # torch's messages about a loader process that has ended, and about a rank that no longer answers (gloo and NCCL).
 ENDED_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: ([\w ]+)|exited unex)")
 LOST_RANK = re.compile(
@@ -38,7 +43,7 @@ def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
 def describe_failure(error: BaseException) -> str | None:
     """What failed, and its usual cause; None if the error is not a failure of the machine."""
     cause = disk_error(error)
-    if cause is not None:
+    if cause is not None and (cause.errno in FULL_DISK or is_own_operation(cause)):
         where = f"{cause.filename}: " if cause.filename else ""
         return f"{where}{cause.strerror or cause}{'; free some space' if cause.errno in FULL_DISK else ''}"
     # torch may raise "exited unexpectedly" after the error that names the signal.
@@ -49,7 +54,7 @@ def describe_failure(error: BaseException) -> str | None:
         if name == "Bus error":
             return f"a loader process {how}, because /dev/shm is full; enlarge it, or set workers=0"
         return f"a loader process {how}, most often because memory ran out; set fewer workers or a smaller batch_size"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, RuntimeError) and LOST_RANK.search(text):
         short = SHORT.search(text)
         return f"the connection to another rank is lost ({short[0] if short else text[:100]}); its own output tells why"
@@ -66,6 +71,17 @@ def disk_error(error: BaseException) -> OSError | None:
         return error
     full = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno in FULL_DISK)
     return next(full, None)
+
+
+def is_own_operation(error: BaseException) -> bool:
+    """Whether an error was raised by a call of this package into the standard library or a library in `LIBRARIES`, and
+    not in the code of a user's callback, transform or other plug, which may have a bug."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in sys.stdlib_module_names and package not in LIBRARIES:
+            return package == __name__.partition(".")[0]
+    return False
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from chordate.distributed import rank, world_size
 from chordate.errors import ConfigError
+from chordate.text import one_line
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
@@ -40,7 +41,7 @@ def start(seed: int | None = None) -> tuple[int, int]:
             _join()
         except dist.DistError as error:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error, 160)
             raise ConfigError(
                 f"the processes cannot connect to MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, "
                 f"and check that each can reach that machine"

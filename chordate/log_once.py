@@ -1,6 +1,7 @@
-"""Drops warnings that a run has already logged."""
+"""Drops warnings that a run has already logged, or that do not concern it."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,3 +29,18 @@ def no_repeated_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(repeat_filter)
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Context manager in which Python's warnings, and those of the logger "chordate", are not shown."""
+
+    logger = logging.getLogger("chordate")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # a filter would not keep the warnings from `RepeatFilter`
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -205,6 +205,8 @@ SEMANTIC = {
     "deeplabv3_r101c_d8_40k_voc-aug": Published("77.92 mIoU", MMSEGMENTATION),
     "deeplabv3_r50c_d8_80k_ade20k": Published("42.42 mIoU", MMSEGMENTATION),
     "deeplabv3_r101c_d8_80k_ade20k": Published("44.08 mIoU", MMSEGMENTATION),
+    "deeplabv3_r50c_d8_80k_coco-stuff": Published("39.38 mIoU", MMSEGMENTATION),
+    "deeplabv3_r101c_d8_80k_coco-stuff": Published("40.87 mIoU", MMSEGMENTATION),
     "pspnet_r50c_d8_80k_cityscapes": Published("78.55 mIoU", MMSEGMENTATION),
     "pspnet_r101c_d8_80k_cityscapes": Published("79.76 mIoU", MMSEGMENTATION),
     "pspnet_r50c_d8_80k_ade20k": Published("41.13 mIoU", MMSEGMENTATION),

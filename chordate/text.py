@@ -14,6 +14,11 @@ def printable(text: str, most: int | None = 60) -> str:
     return "".join(c if c.isprintable() or c in KEPT else "�" for c in cut)
 
 
+def one_line(text: object, most: int | None = None) -> str:
+    """A text, or the message of an error, with all white space as single spaces; cut to `most` characters."""
+    return " ".join(str(text).split())[:most]
+
+
 def file_stem(text: str) -> str:
     """Replace the characters that are not allowed in file names on every operating system."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))

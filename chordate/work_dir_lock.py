@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "lock"  # the file; it stays in the folder, since deleting it could unlock another training's file
+LOCK = "lock"  # the file
 logger = logging.getLogger("chordate")
 _held: set[int] = set()  # descriptors of the locks of this process
 
@@ -36,7 +36,9 @@ if fcntl is not None:
 
 @contextmanager
 def locked(work_dir: Path) -> Iterator[None]:
-    """Context manager that holds the lock of a work dir (`flock`). The kernel releases the lock of a killed process.
+    """Context manager that holds the lock of a work dir (`flock`), which is not reentrant.
+
+    The file is removed at the end. The kernel releases the lock of a killed process, although its file stays.
 
     Raises:
         ConfigError: another training holds the lock; raised on all ranks.
@@ -48,6 +50,7 @@ def locked(work_dir: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
+            (work_dir / LOCK).unlink(missing_ok=True)  # before the lock is released, so that no other file is removed
             _held.discard(descriptor)
             os.close(descriptor)
 
@@ -63,8 +66,18 @@ def _acquire(path: Path) -> tuple[int | None, str | None]:
         return None, holder or "another process"
     except OSError as error:
         logger.info(f"{path}: this file system has no locks ({error.strerror}); start no second training there")
+    if not _is_same_file(descriptor, path):  # another training removed the file between opening and locking it
+        os.close(descriptor)
+        return _acquire(path)
     _held.add(descriptor)
     with contextlib.suppress(OSError):  # the text is only for messages, and the disk may be full
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return descriptor, None
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

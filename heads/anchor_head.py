@@ -46,6 +46,7 @@ class AnchorHead(nn.Module):
         levels: names of the feature maps to use; None for all.
         anchors: arguments of `AnchorGenerator`, except `strides`.
         iou_thresholds, box_loss, smooth_l1_beta: see the subclasses.
+        low_quality_iou: see `Matcher`.
 
     Attributes:
         channels: number of channels of every feature map.
@@ -62,6 +63,7 @@ class AnchorHead(nn.Module):
         iou_thresholds: IoURange,
         box_loss: BoxLossKind,
         smooth_l1_beta: float,
+        low_quality_iou: float = 0.0,
     ):
         super().__init__()
         name = type(self).__name__
@@ -75,7 +77,7 @@ class AnchorHead(nn.Module):
         strides = [spec.stride for spec in chosen.values()]
         self.anchors = validate_settings(AnchorGenerator, anchors, "anchors", strides=strides)
         negative, positive = iou_thresholds
-        self.matcher = Matcher(positive, negative, low_quality=True)
+        self.matcher = Matcher(positive, negative, low_quality=True, low_quality_iou=low_quality_iou)
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 
     def concatenate(self, levels: Iterable[tuple[Tensor, Tensor]]) -> AnchorOutputs:

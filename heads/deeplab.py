@@ -18,6 +18,7 @@ from chordate.registry import HEADS
 
 Rates = Annotated[Sequence[PositiveInt], NonEmpty]
 ProjectKernel = Literal[1, 3]
+PoolingSize = tuple[PositiveInt, PositiveInt]
 RATES = (6, 12, 18)  # dilations at output stride 16 (Chen et al. 2017, DeepLab v3, section 3.3)
 RATES_V2 = (6, 12, 18, 24)  # dilations at output stride 8: ASPP-L (Chen et al. 2018, DeepLab, section 4.1)
 
@@ -85,6 +86,8 @@ class DeepLabV3Head(SemanticHead):
         norm: norm after each convolution, see `make_norm`.
         project_kernel: kernel size of the convolution that ends ASPP: 1 as in torchvision, or 3 as in MMSegmentation;
             with 3, no further convolution follows.
+        final_conv: whether a 3×3 convolution follows an ASPP with `project_kernel` 1; False in Detectron2.
+        pooling_norm, pooling_size: see `ASPP`.
         aspp_dropout: dropout probability of ASPP's output.
         dropout, losses: see `SemanticHead`.
     """
@@ -99,14 +102,19 @@ class DeepLabV3Head(SemanticHead):
         separable: bool = False,
         norm: Norm = "BN",
         project_kernel: ProjectKernel = 1,
+        final_conv: bool = True,
+        pooling_norm: bool = True,
+        pooling_size: PoolingSize | None = None,
         aspp_dropout: ProperFraction = 0.5,
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
     ):
         super().__init__(channels, num_classes, dropout, losses)
         self.level, spec = select_level(in_features, level, "DeepLabV3Head")
-        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel)
-        self.conv = _conv3x3(channels, channels, 1, False, norm) if project_kernel == 1 else nn.Identity()
+        pooling = (pooling_norm, pooling_size)
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel, *pooling)
+        has_conv = final_conv and project_kernel == 1
+        self.conv = _conv3x3(channels, channels, 1, False, norm) if has_conv else nn.Identity()
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
         return self.conv(self.aspp(maps[self.level]))
@@ -126,6 +134,7 @@ class DeepLabV3PlusHead(SemanticHead):
         low_channels: number of channels to which a 1×1 convolution reduces the finer feature map.
         rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
         project_kernel: kernel size of the convolution that ends ASPP: 1 as in the paper, or 3 as in MMSegmentation.
+        pooling_norm, pooling_size: see `ASPP`.
         dropout, losses: see `SemanticHead`.
 
     Raises:
@@ -144,6 +153,8 @@ class DeepLabV3PlusHead(SemanticHead):
         separable: bool = True,
         norm: Norm = "BN",
         project_kernel: ProjectKernel = 1,
+        pooling_norm: bool = True,
+        pooling_size: PoolingSize | None = None,
         aspp_dropout: ProperFraction = 0.5,
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
@@ -157,7 +168,8 @@ class DeepLabV3PlusHead(SemanticHead):
                 f'DeepLabV3PlusHead: level "{self.level}" and low_level "{self.low_level}" are the same feature map; '
                 'low_level must be finer, for example "c2" (backbone: out=["c2", "c5"])'
             )
-        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel)
+        pooling = (pooling_norm, pooling_size)
+        self.aspp = ASPP(spec, rates, channels, separable, norm, aspp_dropout, project_kernel, *pooling)
         self.low = conv_norm_relu(low.channels, low_channels, norm)
         self.decoder = nn.Sequential(
             _conv3x3(channels + low_channels, channels, 1, separable, norm),
@@ -181,6 +193,9 @@ class ASPP(nn.Module):
         rates, channels, separable, norm: see `DeepLabV3Head`.
         dropout: dropout probability of the output.
         project_kernel: kernel size of the last convolution.
+        pooling_norm: whether a norm follows the convolution after the pooling; False in Detectron2.
+        pooling_size: (height, width) in cells of the windows that are averaged at each position, instead of the whole
+            feature map. Detectron2's models average windows of the size of their training crops.
     """
 
     def __init__(
@@ -192,18 +207,26 @@ class ASPP(nn.Module):
         norm: Norm,
         dropout: float,
         project_kernel: ProjectKernel = 1,
+        pooling_norm: bool = True,
+        pooling_size: PoolingSize | None = None,
     ):
         super().__init__()
         rates = rates or [max(1, rate * 16 // spec.stride) for rate in RATES]
         self.branches = nn.ModuleList([conv_norm_relu(spec.channels, channels, norm)])
         self.branches.extend(_conv3x3(spec.channels, channels, rate, separable, norm) for rate in rates)
-        self.pooled = conv_norm_relu(spec.channels, channels, norm)
+        self.pooled = conv_norm_relu(spec.channels, channels, norm if pooling_norm else None)
+        self.pooling_size = pooling_size
         self.project = conv_norm_relu(channels * (len(self.branches) + 1), channels, norm, kernel=project_kernel)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output `[N, channels, h, w]` for a feature map `[N, C, h, w]`."""
-        pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        if self.pooling_size is None:
+            pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        else:
+            window = [min(sides) for sides in zip(self.pooling_size, x.shape[-2:])]
+            pooled = self.pooled(F.avg_pool2d(x, window, stride=1))
+            pooled = F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False)
         return self.dropout(self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)))
 
 

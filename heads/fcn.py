@@ -23,6 +23,7 @@ class FCNHead(SemanticHead):
         level: name of the input feature map; None for the coarsest.
         convs: number of 3×3 convolutions.
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
+        dilation: dilation of these 3×3 convolutions.
         norm: norm after each 3×3 convolution, see `make_norm`.
         concatenate: whether a further 3×3 convolution follows, of the feature map concatenated with the others' output,
             as in MMSegmentation's FCN.
@@ -36,6 +37,7 @@ class FCNHead(SemanticHead):
         level: str | None = None,
         convs: NonNegativeInt = 1,
         channels: PositiveInt | None = None,
+        dilation: PositiveInt = 1,
         norm: Norm = "BN",
         concatenate: bool = False,
         dropout: ProperFraction = 0.1,
@@ -45,7 +47,7 @@ class FCNHead(SemanticHead):
         width = channels or max(1, spec.channels // 4)
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen
-        self.convs = conv_tower(spec.channels, width, convs, norm)
+        self.convs = conv_tower(spec.channels, width, convs, norm, dilation=dilation)
         self.concatenated: nn.Module | None = None
         if concatenate:
             self.concatenated = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3)

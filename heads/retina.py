@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -44,6 +45,8 @@ class RetinaHead(AnchorHead):
         score_threshold: detections that score at most this are dropped.
         topk: maximum number of detections per level before NMS.
         nms_threshold: IoU threshold of NMS, which runs per class.
+        clip_before_nms: whether boxes are clipped to the image before NMS, as in torchvision. In Detectron2, they are
+            clipped after the best are selected, and boxes outside the image are then dropped.
         detections_per_image: maximum number of detections per image; the highest-scoring are kept.
 
     Raises:
@@ -65,6 +68,7 @@ class RetinaHead(AnchorHead):
         score_threshold: Fraction = 0.05,
         topk: PositiveInt = 1000,
         nms_threshold: Fraction = 0.5,
+        clip_before_nms: bool = True,
         detections_per_image: PositiveInt = 100,
     ):
         anchors = anchors or {}
@@ -86,7 +90,7 @@ class RetinaHead(AnchorHead):
         self.box_loss_weight = box_loss_weight
         self.score_threshold = score_threshold
         self.topk = topk
-        self.nms_threshold = nms_threshold
+        self.nms_threshold, self.clip_before_nms = nms_threshold, clip_before_nms
         self.detections_per_image = detections_per_image
         self.class_rows = {"cls_score": ClassRows(anchors=self.anchors.per_cell)}
 
@@ -125,8 +129,8 @@ class RetinaHead(AnchorHead):
         scores, index = scores[image, column], index[image, column]
         anchor, labels = index // self.num_classes, index % self.num_classes
         boxes = decode(outputs.deltas[image, anchor], outputs.anchors[anchor], BOX_WEIGHTS)
-        return select_detections(
-            clip_boxes_to_image(boxes, sizes[image]),
+        detections = select_detections(
+            clip_boxes_to_image(boxes, sizes[image]) if self.clip_before_nms else boxes,
             scores,
             labels,
             image,
@@ -134,3 +138,7 @@ class RetinaHead(AnchorHead):
             nms_threshold=self.nms_threshold,
             topk=self.detections_per_image,
         )
+        if self.clip_before_nms:
+            return detections
+        clipped = [replace(own, boxes=clip_boxes_to_image(own.boxes, size)) for own, size in zip(detections, sizes)]
+        return [own[(own.boxes[:, 2:] > own.boxes[:, :2]).all(dim=1)] for own in clipped]

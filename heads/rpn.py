@@ -33,7 +33,8 @@ class RPNHead(AnchorHead):
         batch_size_per_image: number of anchors sampled per image for the loss.
         positive_fraction: maximum fraction of positives among the sampled anchors.
         iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
-            least `upper`, and else ignored. The anchors with an object's highest IoU are always positive.
+            least `upper`, and else ignored. The anchors with an object's highest IoU are positive, too, if it is at
+            least `low_quality_iou`.
         pre_nms_topk: (training, testing): maximum number of proposals per level before NMS.
         post_nms_topk: (training, testing): maximum number of proposals per image after NMS.
         nms_threshold: IoU threshold of NMS, which runs per level.
@@ -54,6 +55,7 @@ class RPNHead(AnchorHead):
         batch_size_per_image: PositiveInt = 256,
         positive_fraction: Fraction = 0.5,
         iou_thresholds: IoURange = (0.3, 0.7),
+        low_quality_iou: Fraction = 0.0,
         pre_nms_topk: tuple[PositiveInt, PositiveInt] = (2000, 1000),
         post_nms_topk: tuple[PositiveInt, PositiveInt] = (1000, 1000),
         nms_threshold: Fraction = 0.7,
@@ -62,7 +64,7 @@ class RPNHead(AnchorHead):
         smooth_l1_beta: NonNegativeFloat = 0.0,
         box_loss_weight: NonNegativeFloat = 1.0,
     ):
-        super().__init__(in_features, levels, anchors or {}, iou_thresholds, box_loss, smooth_l1_beta)
+        super().__init__(in_features, levels, anchors or {}, iou_thresholds, box_loss, smooth_l1_beta, low_quality_iou)
         width, per_cell = self.channels, self.anchors.per_cell
         self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(convs))
         self.objectness_logits = nn.Conv2d(width, per_cell, 1)

@@ -44,7 +44,7 @@ class SemanticHead(nn.Module):
         self.channels = channels
         self.dropout = nn.Dropout2d(dropout)
         self.logits: nn.Module = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.logits.weight, std=0.01)  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(self.logits.weight)  # type: ignore[arg-type] # its scale follows the number of channels
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]
         built = [LOSSES.build(loss) for loss in losses or [{"type": "CrossEntropy"}]]
         for loss in built:

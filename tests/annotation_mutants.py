@@ -16,9 +16,12 @@ from raw_images import png
 HEIGHT, WIDTH = 6, 8
 PNG = png(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 NAMES = ("cat", "dog", "hot dog")
+SMALLEST_AREA = 1e-4  # square pixels of a polygon
 Folder = dict[str, bytes]
-# For each image: its objects as class name, clipped x1, y1, x2, y2, and whether it is ignored.
-Samples = dict[str, list[tuple[str, tuple[float, ...], bool]]]
+Outline = tuple[tuple[float, float], ...]
+# For each image: its objects as class name, clipped x1, y1, x2, y2, whether it is ignored, and its polygon (x, y in
+# pixels), if it has one with an area.
+Samples = dict[str, list[tuple[str, tuple[float, ...], bool, Outline | None]]]
 
 
 class Refused(Exception):
@@ -88,7 +91,7 @@ def naive_voc(folder: Folder, smallest: float) -> Samples:
             x1, y1, x2, y2 = map(float, corners)
             clipped = clip((x1 - 1, y1 - 1, x2, y2))
             if kept(clipped, smallest):
-                samples[image].append((name, clipped, _text(child, "difficult").lower() in ("1", "true")))
+                samples[image].append((name, clipped, _text(child, "difficult").lower() in ("1", "true"), None))
     return samples
 
 
@@ -153,15 +156,18 @@ def naive_yolo(folder: Folder, smallest: float) -> Samples:
                 raise Refused("range")
             if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
                 raise Refused("count")
+            outline = None
             if len(numbers) == 4:
                 x, y, w, h = (value * side for value, side in zip(numbers, (WIDTH, HEIGHT) * 2))
                 box: tuple[float, ...] = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
             else:
                 xs, ys = np.array(numbers[::2]) * WIDTH, np.array(numbers[1::2]) * HEIGHT
                 box = (xs.min(), ys.min(), xs.max(), ys.max())
+                if abs(np.dot(xs, np.roll(ys, 1)) - np.dot(ys, np.roll(xs, 1))) / 2 >= SMALLEST_AREA:
+                    outline = tuple(sorted(zip(xs.tolist(), ys.tolist())))
             clipped = clip(box)
             if kept(clipped, smallest):
-                image.append((NAMES[int(label_number)], clipped, False))
+                image.append((NAMES[int(label_number)], clipped, False, outline))
     return samples
 
 
@@ -262,6 +268,11 @@ def _encode(text: str, rng: random.Random) -> bytes:
     return text.encode(kind)
 
 
+def edit(content: bytes, rng: random.Random) -> bytes:
+    """Edit a text file once, and write it in a random encoding."""
+    return _encode(rng.choice(TEXT_EDITS)(content.decode("utf-8", "replace"), rng), rng)
+
+
 def mutate(folder: Folder, rng: random.Random) -> Folder:
     """Apply one to three mutations to the texts, file names and files of a folder."""
     mutant = dict(folder)
@@ -270,8 +281,7 @@ def mutate(folder: Folder, rng: random.Random) -> Folder:
         path = rng.choice(texts)
         kind = rng.choice(("text",) * 8 + ("rename", "nest", "drop label", "drop image", "filename"))
         if kind == "text":
-            text = mutant[path].decode("utf-8", "replace")
-            mutant[path] = _encode(rng.choice(TEXT_EDITS)(text, rng), rng)
+            mutant[path] = edit(mutant[path], rng)
         elif kind == "filename":
             other = rng.choice(("9.jpg", "0.png", "1", "2.jpeg", "photos/0.jpg", "", "a b.png"))
             mutant[path] = re.sub(rb"<filename>.*?</filename>", f"<filename>{other}</filename>".encode(), mutant[path])

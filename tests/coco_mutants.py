@@ -43,6 +43,17 @@ def clean_content() -> dict[str, Any]:
     }
 
 
+def pose_content() -> dict[str, Any]:
+    """The clean content with two keypoints per object."""
+    content = clean_content()
+    for annotation in content["annotations"]:
+        x, y = annotation["bbox"][:2]
+        annotation |= {"keypoints": [x + 2, y + 3, 2, x + 4, y + 5, 1], "num_keypoints": 2}
+    for category in content["categories"]:
+        category |= {"keypoints": ["head", "tail"], "skeleton": [[1, 2]]}
+    return content
+
+
 def write_images(root: Path) -> Path:
     """Write `root/images/{1…4}.png`; returns the root."""
     (root / "images").mkdir(parents=True, exist_ok=True)

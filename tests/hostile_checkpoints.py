@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from hostile_archives import Write, archives, members, other_files, safetensors_files, write_members
+from hostile_pickles import pickles
 from torch import nn
 
 NAN, INF = float("nan"), float("inf")
@@ -221,6 +222,6 @@ def corpus(base: Path, canary: Path) -> dict[str, Write]:
         unusual = list(tensors(state))
     kinds = [
         code(canary, state), unusual, containers(state), fields(state), files_to_delete(state, canary),
-        names(state), archives(base), other_files(base), safetensors_files(),
+        names(state), archives(base), other_files(base), safetensors_files(), pickles(canary),
     ]  # fmt: skip
     return {name: write for kind in kinds for name, write in kind}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from chordate.data import SemanticFolder
-from chordate.errors import DataError
+from chordate.errors import ConfigError, DataError
 
 SIZE = (12, 16)
 
@@ -34,7 +34,7 @@ def folder(root: Path, classes: list[str], **settings) -> SemanticFolder:
 
 
 def error(root: Path, classes: list[str], **settings) -> str:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises((ConfigError, DataError)) as caught:
         folder(root, classes, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -112,7 +112,7 @@ def test_the_config_has_the_settings_of_detectron2s_project(root: Path) -> None:
     with torch.device("meta"):
         model = chordate.build_model(NAME, pretrained=False)
     assert model.classes[:2] == ("person", "rider") and len(model.classes) == 19
-    assert model.backbone.name == "ResNet-50C"
+    assert model.backbone.name == "ResNet-50S"
     dilations = [block.conv2.dilation[0] for block in model.backbone.layer4]
     assert dilations == [2, 4, 8] and model.backbone.out_features["c5"].stride == 16
     settings = {

@@ -1,6 +1,8 @@
 """Commands with broken data or checkpoints: a one-line error and exit status 2, or a warning with a count."""
 
+import fcntl
 import pickle
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ from tiny_coco import annotation, write_coco
 
 from chordate import BACKBONES, Backbone, FeatureSpec
 from chordate.cli.main import main
+from chordate.weights.checkpoint_folder import CheckpointFolder
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -72,6 +75,25 @@ def test_training_on_a_truncated_jpeg_is_a_one_line_error_and_status_2(tmp_path,
     (tmp_path / "images/2.png").write_bytes(picture[: len(picture) // 2])
     assert train(tmp_path, f"train_data.workers={workers}") == 2
     assert "images/2.png" in (line := error_line(capsys)) and "truncated" in line
+
+
+def test_the_newest_checkpoint_is_chosen_while_no_other_training_can_write_one(tmp_path, monkeypatch):
+    """A requeued job may start while the job before it still saves its last checkpoint."""
+
+    def newest(folder):
+        with open(folder.folder / "lock") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked.append(False)
+            except BlockingIOError:
+                locked.append(True)
+        return choose(folder)
+
+    locked, choose = [], CheckpointFolder.newest
+    monkeypatch.setattr(CheckpointFolder, "newest", newest)
+    assert train(write_coco(tmp_path, BOXES), more=("--resume",)) == 0
+    assert locked and all(locked)
+    assert not (tmp_path / "run/lock").exists()
 
 
 def test_images_of_every_file_type_train(tmp_path):
@@ -184,3 +206,14 @@ def test_a_broken_checkpoint_is_a_one_line_error_and_status_2(tmp_path, capsys, 
     assert status == 2
     assert path in error_line(capsys, command.split()[0])
     assert not (tmp_path / "harmed").exists()
+
+
+def test_more_objects_than_are_evaluated_are_logged_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", [one for one in SETTINGS if one != "val_data=None"])
+    boxes = [annotation(number, 2, [number, 5, 30, 30]) for number in range(1, 7)]
+    settings = ["train.epochs=2", "train.eval_every=1", "metric.type=CocoMetric", "metric.max_dets=[1,2,3]"]
+    assert train(write_coco(tmp_path, boxes), *settings) == 0
+    log = next((tmp_path / "run").glob("*/train.log")).read_text()
+    assert log.count("evaluation after epoch") == 2
+    assert log.count("metric.max_dets") == 1
+    assert "an image has 6 objects and" in log and "but only 3 detections are evaluated (metric.max_dets)" in log

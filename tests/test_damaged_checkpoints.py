@@ -12,7 +12,10 @@ from checkpoint_toys import TinyDetector, message, own, save
 from trainer_toy import ToyMetric, toy_loader, toy_trainer
 
 import chordate
+from chordate.arguments import PositiveFloat
 from chordate.errors import CheckpointError, ChordateError
+from chordate.heads import ClassificationHead
+from chordate.registry import HEADS
 
 WRONG_STATES = {
     "iteration": ["x", -1, None, 2.5, True],
@@ -135,3 +138,43 @@ def test_a_model_with_configured_classes_refuses_a_checkpoint_without_classes(tm
     file = save(tmp_path / "a.pth", {**own(model, model.meta), "meta": {"classes": []}})
     with pytest.raises(ChordateError, match=r"a\.pth: its meta\.classes is empty"):
         chordate.build_model("resnet20_cifar10", checkpoint=file)
+
+
+@HEADS.register_module()
+class ScaledHead(ClassificationHead):
+    """A head with a setting that comes from the metadata."""
+
+    def __init__(self, in_features: Any, num_classes: int, scale: PositiveFloat = 1.0):
+        super().__init__(in_features, num_classes)
+        self.scale = scale
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"scale": "x"}, 'head ScaledHead: scale must be a number > 0, got "x"'),
+        ({"scale": -1.0}, "head ScaledHead: scale must be > 0, got -1"),
+        ({"scale": [1.0]}, "head ScaledHead: scale must be a number"),
+        ({"scale": None}, "head ScaledHead: scale must be a number > 0, got None"),
+        ({"scale": float("inf")}, "head ScaledHead: scale must be"),
+    ],
+)
+def test_metadata_for_a_head_are_checked_like_a_config(extra: Any, message: str, tmp_path: Path) -> None:
+    config = {"model": {"type": "ImageClassifier", "backbone": "resnet20_cifar", "head": {"type": "ScaledHead"}}}
+    model = chordate.build_model(config, num_classes=2)
+    state = own(model)
+    good = save(tmp_path / "good.pth", {**state, "meta": {**state["meta"], "extra": {"scale": 2, "unused": "x"}}})
+    assert chordate.build_model(config, checkpoint=good).head.scale == 2
+    file = save(tmp_path / "a.pth", {**state, "meta": {**state["meta"], "extra": extra}})
+    with pytest.raises(CheckpointError) as error:
+        chordate.build_model(config, checkpoint=file)
+    line = str(error.value)
+    assert line.startswith(f"{file}: its metadata does not fit the config's model: ") and "\n" not in line
+    assert message in line
+
+
+def test_metadata_cannot_replace_the_features_of_a_head(tmp_path: Path) -> None:
+    config = {"model": {"type": "ImageClassifier", "backbone": "resnet20_cifar", "head": {"type": "ScaledHead"}}}
+    state = own(chordate.build_model(config, num_classes=2))
+    file = save(tmp_path / "a.pth", {**state, "meta": {**state["meta"], "extra": {"in_features": 3}}})
+    assert chordate.build_model(config, checkpoint=file).head.scale == 1

@@ -22,6 +22,7 @@ DATA = {
     "cityscapes": (8, (512, 2048), (512, 1024)),  # 4 × 2 images, img_scale (2048, 1024)
     "ade20k": (16, (256, 1024), (512, 512)),  # 4 × 4 images, img_scale (2048, 512)
     "voc-aug": (16, (256, 1024), (512, 512)),
+    "coco-stuff": (16, (256, 1024), (512, 512)),  # coco-stuff164k.py
 }
 MMSEGMENTATION = [name for name, row in PUBLISHED.items() if row.source == "MMSegmentation's model zoo"]
 

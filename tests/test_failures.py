@@ -7,6 +7,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import time
@@ -14,17 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from processes import forkserver
-from trainer_toy import ToyMetric, read_log, toy_loader, toy_trainer
+from trainer_toy import ToyData, ToyMetric, read_log, toy_loader, toy_trainer
 
 from chordate.cli import summary
 from chordate.cli.main import main
+from chordate.data.loader import Loader
 from chordate.errors import CheckpointError, MachineError
 from chordate.failures import explain_failures
 from chordate.launch import finish, start
-from chordate.training.callbacks import Callback
+from chordate.training.callbacks import Callback, CSVLogger
 from chordate.training.logging import LogFile
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
@@ -116,6 +119,40 @@ def test_a_command_on_a_full_disk_ends_with_one_line_though_the_error_has_no_fil
     monkeypatch.setattr(summary, "run", full)
     assert main(["summary", "resnet20_cifar10"]) == 2
     assert capsys.readouterr().err == f"chordate summary: {FULL}; free some space\n"
+
+
+@pytest.mark.parametrize("where", ["callback", "transform"])
+def test_a_file_error_in_code_of_the_user_keeps_its_traceback(tmp_path: Path, where: str) -> None:
+    """It may be a bug, which one line would hide."""
+
+    class Opens(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            (tmp_path / "no such file.txt").read_text()
+
+    class Reads(ToyData):
+        def __getitem__(self, key: tuple[int, int]) -> Any:
+            np.load(tmp_path / "no such file.txt")
+
+    loader = toy_loader(24)
+    if where == "transform":
+        loader = Loader(Reads(24), batch_sampler=loader.batch_sampler, collate_fn=loader.collate_fn)
+    callbacks = [Opens()] if where == "callback" else []
+    with pytest.raises(FileNotFoundError, match="no such file.txt"):
+        toy_trainer(tmp_path / "run", loader=loader, callbacks=callbacks).train()
+
+
+def test_a_file_error_of_the_package_is_one_line_with_the_file(tmp_path: Path) -> None:
+    """A folder that can be replaced by a file while a run lasts."""
+
+    class Blocks(Callback):
+        def on_step_end(self, trainer: Trainer, losses: Any) -> None:
+            if trainer.iteration == 1:
+                shutil.rmtree(trainer.log_dir)
+                trainer.log_dir.write_text("a file")
+
+    with pytest.raises(MachineError, match=r"log\.csv: Not a directory") as error:
+        toy_trainer(tmp_path, callbacks=[Blocks(), CSVLogger()]).train()
+    assert "\n" not in str(error.value)
 
 
 def test_a_killed_worker_ends_training_with_the_remedy_and_no_other_worker_stays(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from loading import checkpoint_of
 from raw_images import palette_png, png, tiff
 
+import chordate
 from chordate.data import image_bands
-from chordate.data.image_files import displayed_size, list_images
+from chordate.data.image_files import list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.image_io import SUFFIXES, read_image
+from chordate.data.loader import build_dataset
 from chordate.errors import BrokenFile, DataError
 
 HEIGHT, WIDTH = 12, 18
@@ -61,6 +65,70 @@ def test_sensor_bits_in_16_bits_fill_the_range(tmp_path: Path, caplog, bits: int
     reports = [record.message for record in caplog.records]
     assert len(reports) == (bits < 16)
     assert all(f"read as {bits} bits" in text for text in reports)
+
+
+def deep_folder(root: Path, images: list[np.ndarray], kind: str) -> Path:
+    for number, values in enumerate(images):
+        array = io.BytesIO()
+        np.save(array, values)
+        content = array.getvalue() if kind == "npy" else {"png": png, "tif": tiff}[kind](values)
+        (root / "train/a").mkdir(parents=True, exist_ok=True)
+        (root / f"train/a/{number}.{kind}").write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "npy"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_dark_images_have_the_bits_of_their_dataset(tmp_path: Path, caplog, kind: str, cache: bool) -> None:
+    """Judged alone, they would be as bright as the others, and brighter than in another dataset."""
+    random = np.random.default_rng(1)
+    limits = [200, 4096, 1000, 4096, 300]
+    images = [random.integers(0, limit, (HEIGHT, WIDTH, 1)).astype(np.uint16) for limit in limits]
+    root = deep_folder(tmp_path, images, kind)
+    data = {"dataset": {"type": "ImageFolder", "images": "train", "cache": cache}}
+    dataset = build_dataset(data, data_root=root, training=True)
+    for index, values in enumerate(images):
+        np.testing.assert_array_equal(dataset[(0, index)]["image"][0].numpy(), values[..., 0] >> 4)
+    assert [record.message.count("0 … 4095") for record in caplog.records] == [1]
+    config = {"model": {"type": "ImageClassifier", "backbone": "resnet20_cifar"}}
+    model = chordate.build_model(config, meta=dataset.meta)
+    torch.save(checkpoint_of(model), tmp_path / "a.pt")
+    model = chordate.build_model(config, checkpoint=tmp_path / "a.pt")
+    (tmp_path / "other/a").mkdir(parents=True)
+    (root / f"train/a/0.{kind}").rename(tmp_path / f"other/a/0.{kind}")  # evaluated and predicted alone
+    other = {"dataset": {"type": "ImageFolder", "images": "other"}}
+    sample = build_dataset(other, data_root=root, training=False, meta=model.meta)[(0, 0)]
+    np.testing.assert_array_equal(sample["image"][0].numpy(), images[0][..., 0] >> 4)
+    eight = (images[0] >> 4).astype(np.uint8).repeat(3, 2)
+    found, expected = chordate.predict(model, [tmp_path / f"other/a/0.{kind}", eight])
+    assert torch.equal(found.scores, expected.scores)
+
+
+def test_values_beyond_those_of_the_sampled_images_are_clipped_with_a_warning(tmp_path: Path, caplog) -> None:
+    values = np.array([[[0], [1023], [1024], [5000]]], np.uint16)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(values))
+    assert read_image(path, white_level=1023)[0].tolist() == [[0, 255, 255, 255]]
+    (report,) = (record.message for record in caplog.records)
+    assert f"{path}: values above 1023, the largest in its dataset, are clipped" in report
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_dark_floats_have_the_range_of_their_dataset(tmp_path: Path, scale: int) -> None:
+    images = [np.float32(np.linspace(0, limit, 12)).reshape(3, 4, 1) for limit in (0.3, scale)]
+    data = {"dataset": {"type": "ImageFolder", "images": "train"}}
+    dataset = build_dataset(data, data_root=deep_folder(tmp_path, images, "npy"), training=True)
+    for index, values in enumerate(images):
+        expected = np.rint(values[..., 0] * (255 / scale))
+        np.testing.assert_array_equal(dataset[(0, index)]["image"][0].numpy(), expected)
+
+
+def test_images_of_8_bits_have_no_white_level(tmp_path: Path) -> None:
+    images = [np.full((HEIGHT, WIDTH, 3), 9, np.uint8)]
+    data = {"dataset": {"type": "ImageFolder", "images": "train"}}
+    for kind in ("png", "tif", "npy"):
+        dataset = build_dataset(data, data_root=deep_folder(tmp_path / kind, images, kind), training=True)
+        assert dataset.white_level is None and dataset.meta.white_level is None
 
 
 def test_a_kind_of_file_is_reported_once(tmp_path: Path, caplog) -> None:

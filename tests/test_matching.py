@@ -109,3 +109,15 @@ def test_float64_candidates_are_matched_in_float64():
     targets = instances([[[0, 0, 10, 5]]])
     assert not Matcher(0.5, 0.5)(exactly_half, targets).positive.any()
     assert Matcher(0.5, 0.5)(exactly_half.float(), targets).positive.all()
+
+
+def test_low_quality_matches_need_a_minimum_iou():
+    """MMDetection's `min_pos_iou`: the best anchors of an object whose highest IoU is below it are not positive."""
+    boxes, anchors, lowest = random_boxes(40, span=128), grid_of_anchors(), 0.45
+    overlap = box_iou(boxes, anchors)
+    best = overlap.amax(dim=1, keepdim=True)
+    targets = instances([boxes.tolist()], slots=40)
+    assert 0 < (best < lowest).sum() < (best < 0.7).sum()  # some objects are matched only without the minimum
+    matches = Matcher(0.7, 0.3, low_quality=True, low_quality_iou=lowest)(anchors[None], targets)
+    expected = (overlap >= 0.7).any(dim=0) | ((overlap == best) & (best >= lowest)).any(dim=0)
+    assert torch.equal(matches.positive[0], expected)

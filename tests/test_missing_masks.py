@@ -3,10 +3,12 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from coco_mutants import HEIGHT, WIDTH, changed, clean_content, open_set, write_content, write_images
 from detection_toys import feature_maps, pyramid
+from pycocotools import mask as rle
 from test_mask_head import CLASSES, scene
 
 from chordate.data import coco_annotations
@@ -55,6 +57,36 @@ def test_the_report_counts_the_objects_without_a_mask(root):
     assert any("4 of 11 objects have no usable mask" in line and "(id 1, 2, 3, 4)" in line for line in report)
     report = open_set(root, masks=True, classes=["gamma"]).health_report
     assert any("1 of 3 objects have no usable mask" in line and "(id 3)" in line for line in report)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_count_at_opening_is_that_of_the_samples(root, seed):
+    """Masks beside, at the border of and within their boxes, without area, as polygons and as RLE."""
+    random = np.random.default_rng(seed)
+    content = clean_content()
+    objects = []
+    for id in range(1, 201):
+        x, y, w, h = (int(side) for side in random.integers((-20, -20, 0, 0), (90, 70, 30, 30)))
+        left, top, right, bottom = (int(side) for side in random.integers((0, 0, 1, 1), (70, 50, 10, 10)))
+        kind = ["polygon", "line", "bowtie", "text", "runs"][id % 5]
+        bitmap = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+        bitmap[top : top + bottom, left : left + right] = 1
+        runs = np.diff(np.flatnonzero(np.diff(np.r_[2, bitmap.ravel("F"), 2]))).tolist()
+        segmentation = {
+            "polygon": [[left, top, left + right, top, left + right, top + bottom]],
+            "line": [[left, top, left + right, top + bottom, left, top]],
+            "bowtie": [[left, top, left + 8, top + 8, left + 8, top, left, top + 8]],
+            "text": {"size": [HEIGHT, WIDTH], "counts": rle.encode(bitmap)["counts"].decode()},
+            "runs": {"size": [HEIGHT, WIDTH], "counts": runs if not bitmap[0, 0] else [0, *runs]},
+        }[kind]
+        ids = {"id": id, "image_id": 1 + id % 4, "category_id": 1}
+        objects.append({**ids, "bbox": [x, y, w, h], "iscrowd": int(id % 7 == 0), "segmentation": segmentation})
+    dataset = open_set(write_content(root, {**content, "annotations": objects}), masks=True, health="warn")
+    samples = [dataset.read(index) for index in range(len(dataset))]
+    count = sum(int((~sample["crowd"]).sum()) for sample in samples)
+    without = sum(int((~sample["crowd"] & ~sample["has_mask"]).sum()) for sample in samples)
+    assert 0 < without < count
+    assert any(f"{without} of {count} objects have no usable mask" in line for line in dataset.health_report)
 
 
 @pytest.mark.parametrize("segmentation", [None, [], [[5, 6, 14, 15]], [[5, 6, 20, 6, 20, 18, 5]]])

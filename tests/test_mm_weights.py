@@ -15,7 +15,7 @@ import chordate
 from chordate.config import load_config
 from chordate.errors import CheckpointError
 from chordate.ops.anchors import AnchorGenerator
-from chordate.weights.conversion import recognized_config, restored
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 from chordate.weights.formats.mm import class_names, pixels
 from chordate.weights.loading import load_checkpoint

@@ -10,8 +10,11 @@ import hotcoco
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chordate.data import CocoPanoptic
+from chordate.data.coco_panoptic import segment_numbers
 from chordate.data.polygons import Polygons
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -240,6 +243,13 @@ MISTAKES = [
     (set_segment("id", 5), r"two segments of 0\.png have the same id"),
     (lambda root: edit(root, lambda c: c["images"].pop(0)), r"0\.png belongs to image_id 50, which is not in images"),
     (lambda root: edit(root, lambda c: c["annotations"].pop(0)), r"image 0\.jpg \(id 50\) has no entry in annotations"),
+    (
+        lambda root: edit(root, lambda c: c["categories"][1].update(isthing="yes")),
+        r"category cat has isthing 'yes'; set it to 1 for things, and to 0 for stuff",
+    ),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(name="sky")), "two categories have the name sky"),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(id=9)), "two categories have the id 9; it must be"),
+    (lambda root: edit(root, lambda c: c["categories"].clear()), "categories is empty; list the categories of the"),
     (lambda root: edit(root, lambda c: c["categories"][1].pop("isthing")), r"category cat has no isthing; set it to 1"),
     (lambda root: edit(root, lambda c: c.pop("categories")), r"not COCO's panoptic format: 'categories' is missing"),
     (lambda root: edit(root, lambda c: c["images"].clear() or c["annotations"].clear()), "no images"),
@@ -266,6 +276,84 @@ def test_a_mistake_in_panoptic_data_is_one_line_with_both_sides(tmp_path, spoil,
     with pytest.raises(DataError, match=message) as caught:
         reader(tmp_path).read(1)
     assert "\n" not in str(caught.value)
+
+
+HOSTILE = [
+    None, True, -1, 0, 1.5, 2**70, -(2**70), 1e400, "", "a", "5", "\ud800", "a\0b", "x" * 5000, [], [None], ["a"], [[]],
+    {}, {"id": 1}, "../../etc/passwd", "é" * 300,
+]  # fmt: skip
+
+
+def places(value, path=()):
+    """The path of every value in nested lists and objects."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+def replaced(content, path, value):
+    content = json.loads(json.dumps(content))
+    owner = content
+    for key in path[:-1]:
+        owner = owner[key]
+    owner[path[-1]] = value
+    return content
+
+
+def samples(root: Path) -> list[dict]:
+    dataset = reader(root)
+    return [dataset.read(index) for index in range(len(dataset))]
+
+
+def test_any_value_of_any_type_is_read_or_is_one_line(tmp_path):
+    content = write_panoptic(tmp_path)
+    refused = 0
+    for path in [place for place in places(content) if not {1, 2, 3, 4} & set(place)]:  # the first of each list
+        for value in HOSTILE:
+            (tmp_path / "panoptic.json").write_text(json.dumps(replaced(content, path, value)))
+            try:
+                samples(tmp_path)
+            except DataError as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1 and len(str(error)) < 1000, (path, value)
+    assert refused > 400
+
+
+def test_numbers_as_text_and_nulls_are_read_like_numbers(tmp_path):
+    content = write_panoptic(tmp_path)
+    want = samples(tmp_path)
+
+    def forms(value):
+        return [str(value), float(value)]
+
+    changed = 0
+    for path in places(content):
+        if path[-1] in ("id", "image_id", "category_id", "height", "width", "iscrowd", "isthing"):
+            value = content
+            for key in path:
+                value = value[key]
+            for other in [*forms(value), *([None] if path[-1] == "iscrowd" and not value else [])]:
+                (tmp_path / "panoptic.json").write_text(json.dumps(replaced(content, path, other)))
+                for ours, expected in zip(samples(tmp_path), want, strict=True):
+                    assert ours["info"] == expected["info"], (path, other)
+                    for name in ("segments", "segment_labels", "segment_crowd"):
+                        assert torch.equal(ours[name], expected[name]), (path, other)
+                changed += 1
+    assert changed > 60
+
+
+@given(st.data())
+def test_segment_numbers_equal_a_lookup_pixel_by_pixel(data):
+    limit = 2**24 - 1
+    known = sorted({0, *data.draw(st.lists(st.integers(1, limit), max_size=6))})
+    choices = st.sampled_from(known) | st.sampled_from([1, 256, limit])
+    rows = data.draw(st.lists(st.lists(choices, min_size=3, max_size=3), min_size=1, max_size=5))
+    numbers, unknown = segment_numbers(np.array(rows, np.int32), np.array(known, np.int64))
+    assert unknown.tolist() == sorted({number for row in rows for number in row} - {*known})
+    for row, own in zip(rows, numbers.tolist(), strict=True):
+        assert all(known[number] == value for value, number in zip(row, own, strict=True) if value in known)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_panoptic_models import panoptic_deeplab
 
+from chordate.ops import instance_centers
 from chordate.ops.instance_centers import center_targets, find_centers, group_pixels, majority_classes
 from chordate.ops.panoptic_merge import merge_instances_and_stuff
 from chordate.structures import IGNORED
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A Panoptic-DeepLab for four classes, of which the second and the fourth are things."""
+    return panoptic_deeplab()
 
 
 def slow_merge(masks, scores, labels, stuff, overlap_threshold, stuff_area):
@@ -131,6 +140,69 @@ def test_centers_and_groups_equal_the_slow_search(seed, threshold, kernel, topk)
         found = zip(centers.scores[n, :count].tolist(), *centers.points[n, :count].T.tolist())
         assert [(score, int(y), int(x)) for score, y, x in found] == expected
         assert torch.equal(groups[n], nearest)
+
+
+def test_distances_are_computed_in_chunks_and_only_to_valid_centers(monkeypatch):
+    """With the default CHUNK, a chunk of distances has 64 MB."""
+    torch.manual_seed(0)
+    centers = find_centers(torch.rand(3, 20, 30) - torch.tensor([0.0, 0.65, 2.0]).view(3, 1, 1), 0.3, 3, 200)
+    offsets = 5 * torch.randn(3, 2, 20, 30)
+    expected, valid = group_pixels(centers, offsets), centers.valid.sum(1)
+    assert 0 == valid[2] < valid[1] < valid[0] < 200 and (expected[2] == -1).all() and (expected[:2] >= 0).all()
+    shapes, cdist = [], torch.cdist
+
+    def recorded(*inputs, **settings):
+        shapes.append(cdist(*inputs, **settings).shape)
+        return cdist(*inputs, **settings)
+
+    monkeypatch.setattr(torch, "cdist", recorded)
+    monkeypatch.setattr(instance_centers, "CHUNK", 1000)
+    assert torch.equal(group_pixels(centers, offsets), expected)
+    assert all(shape.numel() <= 1000 and shape[2] == valid[0] for shape in shapes)
+    assert sum(shape[1] for shape in shapes) == 20 * 30
+
+
+def slow_panoptic(groups, labels, is_thing, stuff_area):
+    """Detectron2's `merge_semantic_and_instance` on sets of pixels: the segments as (class, is a thing, pixels).
+
+    `groups` is the group of each pixel, 0 … 4, or -1 in images without centers; `labels` is the class of each pixel.
+    """
+    labels, groups = labels.numpy(), groups.numpy()
+    pixels = list(np.ndindex(labels.shape))
+    things = {group: [p for p in pixels if is_thing[labels[p]] and groups[p] == group] for group in range(5)}
+    segments = []
+    for own in things.values():
+        if own:
+            classes = [int(labels[p]) for p in own]
+            segments.append((min(classes, key=lambda c: (-classes.count(c), c)), True, own))
+    for label in range(len(is_thing)):
+        own = [p for p in pixels if labels[p] == label]
+        if not is_thing[label] and own and len(own) >= stuff_area:
+            segments.append((label, False, own))
+    return segments
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0, 1, 10]), st.sampled_from([0.1, 0.95, 2.0]))
+def test_panoptic_deeplab_merges_as_detectron2_describes(model, seed, stuff_area, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (2, 3, 4), generator=generator).repeat_interleave(3, 1).repeat_interleave(3, 2)
+    offsets = 4 * torch.randn(2, 2, 9, 12, generator=generator)
+    centers = find_centers(torch.rand(2, 9, 12, generator=generator), threshold, 3, 5)
+    inside = torch.ones(2, 9, 12, dtype=torch.bool)
+    inside[1, 7:], inside[1, :, 10:] = False, False
+    model.stuff_area = stuff_area
+    groups, is_thing = group_pixels(centers, offsets), model.is_thing.tolist()
+    merged = model.segments(centers, offsets, labels.short(), inside)
+    for n, (height, width) in enumerate([(9, 12), (7, 10)]):
+        expected = slow_panoptic(groups[n, :height, :width], labels[n, :height, :width], is_thing, stuff_area)
+        columns = (merged[n].labels, merged[n].is_thing, merged[n].areas)
+        rows = list(zip(*(column.tolist() for column in columns)))
+        assert rows == [(label, thing, len(own)) for label, thing, own in expected]
+        ids = torch.zeros(9, 12, dtype=torch.int32)
+        for number, (_, _, own) in enumerate(expected, 1):
+            for pixel in own:
+                ids[pixel] = number
+        assert torch.equal(merged[n].ids, ids)
 
 
 def test_groups_in_a_large_image_are_exact():

@@ -219,6 +219,27 @@ def test_what_panoptic_fpn_cannot_be_built_of_is_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("out", "low_channels", "message"),
+    [
+        (
+            ["c5"],
+            (64, 32),
+            r'2 entries for 0 .*maps \(none\); give one per map, or output more maps \(backbone: out=\["c2"',
+        ),
+        (["c2", "c3", "c5"], (8,), r"1 entries for 2 finer feature maps \(c3, c2\); give one per map$"),
+    ],
+)
+def test_the_finer_maps_of_panoptic_deeplab_are_counted(out, low_channels, message):
+    center = {"type": "CenterOffsetHead", "low_channels": low_channels}
+    with pytest.raises(ConfigError, match=f"low_channels has {message}"):
+        panoptic_deeplab(
+            backbone={**BACKBONE, "output_stride": 16, "out": out},
+            semantic={"type": "FCNHead", "level": "c5"},
+            center=center,
+        )
+
+
 @pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
 @pytest.mark.parametrize(("stuff", "lacking"), [((), "stuff"), (META.classes, "things")])
 def test_data_without_stuff_or_things_is_named(build, stuff, lacking):

@@ -1,4 +1,4 @@
-"""Semantic heads and pixel losses that break their contract are refused when the model is built, in one line."""
+"""Heads that predict per pixel, and pixel losses, are refused in one line if they break their contract."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from test_panoptic_models import panoptic_deeplab
 from test_semantic_models import META, segmenter
 from torch import Tensor, nn
 
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
+from chordate.heads.deconv import DeconvHead
+from chordate.heads.dual_decoder import CenterOffsetHead
 from chordate.heads.semantic_head import SemanticHead
+from chordate.models.pose_estimator import PoseEstimator
 from chordate.ops.pixel_losses import CrossEntropy
 from chordate.pixel_contracts import check_pixel_head
+from chordate.structures import DatasetMeta, Skeleton
 
 TINY = {"type": "resnet18", "base_channels": 8, "out": ["c4", "c5"]}
 K = len(META.classes)
@@ -135,6 +140,121 @@ def test_a_checked_head_keeps_its_state(kind):
 def test_a_model_can_be_built_without_gradients(mode):
     with mode():
         assert segmenter(head=Head(), backbone=TINY)
+
+
+SKELETON = Skeleton(("head", "left_hand", "right_hand"), ((0, 1), (0, 2)))
+C5 = {"c5": FeatureSpec(64, 32)}
+
+
+class Heatmaps(DeconvHead):
+    """A valid head."""
+
+    def __init__(self, keypoints: int = 3) -> None:
+        super().__init__(C5, keypoints, channels=8)
+
+
+class HeatmapsOfOneImage(Heatmaps):
+    def forward(self, maps):
+        return super().forward(maps)[0]
+
+
+class HeatmapsFlat(Heatmaps):
+    def decode(self, heatmaps):
+        return super().decode(heatmaps).flatten(1)
+
+
+class HeatmapsLossPerKeypoint(Heatmaps):
+    def loss(self, heatmaps, keypoints):
+        return {"heatmap": heatmaps.mean((0, 2, 3))}
+
+
+class HeatmapsDetached(Heatmaps):
+    def loss(self, heatmaps, keypoints):
+        return super().loss(heatmaps.detach(), keypoints)
+
+
+HEATMAP_HEADS = [
+    (Heatmaps(5), "Heatmaps: forward must return heatmaps [2, 3, h, w] for 2 images, got [2, 5, 32, 32]"),
+    (HeatmapsOfOneImage(), "HeatmapsOfOneImage: forward must return heatmaps [2, 3, h, w] for 2 images, got [3, 32"),
+    (HeatmapsFlat(), "HeatmapsFlat.decode must return keypoints [2, 3, 3] for heatmaps [2, 3, 32, 32], got [2, 9]"),
+    (HeatmapsLossPerKeypoint(), 'HeatmapsLossPerKeypoint: loss "heatmap" is not a scalar tensor but [3]'),
+    (HeatmapsDetached(), "HeatmapsDetached.loss: no loss has a gradient; compute it from the heatmaps"),
+]
+
+
+@pytest.mark.parametrize(("head", "message"), HEATMAP_HEADS, ids=[message[:30] for _, message in HEATMAP_HEADS])
+def test_a_pose_head_that_breaks_its_contract_is_refused(head, message):
+    meta = DatasetMeta(("person",), SKELETON)
+    assert PoseEstimator(meta, {**TINY, "out": ["c5"]}, Heatmaps())
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        PoseEstimator(meta, {**TINY, "out": ["c5"]}, head)
+    assert "\n" not in str(caught.value)
+
+
+MAPS = {"c2": FeatureSpec(8, 4), "c3": FeatureSpec(16, 8), "c5": FeatureSpec(64, 16)}
+
+
+class CenterMaps(CenterOffsetHead):
+    """A valid head."""
+
+    def __init__(self, features: Any = MAPS) -> None:
+        super().__init__(features, channels=8, aspp_channels=8)
+
+
+class CentersNotResized(CenterMaps):
+    def resize(self, outputs, size):
+        return outputs[0][:, 0], outputs[1]
+
+
+class CentersWithChannel(CenterMaps):
+    def resize(self, outputs, size):
+        heatmap, offsets = super().resize(outputs, size)
+        return heatmap[:, None], offsets
+
+
+class CentersAlone(CenterMaps):
+    def resize(self, outputs, size):
+        return super().resize(outputs, size)[0]
+
+
+class CentersNoLosses(CenterMaps):
+    def loss(self, outputs, targets):
+        return None
+
+
+class CentersDetached(CenterMaps):
+    def loss(self, outputs, targets):
+        return super().loss([x.detach() for x in outputs], targets)
+
+
+class CentersOfBoxes(CenterMaps):
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets.instances)
+
+
+CENTER_HEADS = [
+    (CentersNotResized(), "CentersNotResized.resize must return a heatmap [2, 128, 128] and offsets [2, 2, 128, 128]"),
+    (CentersWithChannel(), "for 2 images of 128×128 px, got [[2, 1, 128, 128], [2, 2, 128, 128]]"),
+    (CentersAlone(), "px, got [2, 128, 128]"),
+    (CentersNoLosses(), "CentersNoLosses.loss must return a dict of losses, not NoneType"),
+    (CentersDetached(), "CentersDetached.loss: no loss has a gradient; compute it from the outputs without detach"),
+    (CentersOfBoxes(), "CentersOfBoxes.loss: forward fails for its outputs and labels [2, 128, 128]: "),
+    (CenterMaps({**MAPS, "c5": FeatureSpec(32, 16)}), "CenterMaps: forward fails for feature maps c2, c3, c5: "),
+]
+
+
+@pytest.mark.parametrize(("head", "message"), CENTER_HEADS, ids=[message[:30] for _, message in CENTER_HEADS])
+def test_a_center_head_that_breaks_its_contract_is_refused(head, message):
+    assert panoptic_deeplab(center=CenterMaps())
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        panoptic_deeplab(center=head)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_pose_and_panoptic_models_can_be_built_without_gradients(mode):
+    with mode():
+        assert panoptic_deeplab() and PoseEstimator(DatasetMeta(("person",), SKELETON), TINY, "DeconvHead")
 
 
 class LossVector(nn.Module):

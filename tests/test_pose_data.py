@@ -149,6 +149,23 @@ def test_a_sample_is_one_object_with_its_keypoints(tmp_path):
         assert targets.boxes.tolist() == [[x, y, x + w, y + h]]
 
 
+@pytest.mark.parametrize("pipeline", [[], [{"type": "Resize", "size": (64, 48)}], [{"type": "RandomHorizontalFlip"}]])
+def test_a_pipeline_without_crop_is_one_line(tmp_path, pipeline):
+    """Else, the other objects of the image would be trained on as background."""
+    with pytest.raises(DataError, match=r'does not crop the object .*; add dict\(type="TopDownCrop"') as caught:
+        figures(tmp_path, pipeline=pipeline)[0, 0]
+    assert "\n" not in str(caught.value)
+
+
+def test_an_object_that_fills_its_image_needs_no_crop(tmp_path):
+    content = write_figures(tmp_path)
+    image, annotation = content["images"][0], content["annotations"][0]
+    annotation["bbox"] = [0, 0, image["width"], image["height"]]
+    (tmp_path / "figures.json").write_text(json.dumps(content))
+    dataset = CocoPoseDataset("figures.json", "images", data_root=tmp_path)
+    assert dataset[0, 0]["image"].shape[-2:] == (image["height"], image["width"])
+
+
 def test_objects_without_a_labeled_keypoint_a_box_or_alone_are_left_out(tmp_path):
     content = write_figures(tmp_path)
     unlabeled, crowd, outside = content["annotations"][:3]

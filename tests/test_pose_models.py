@@ -292,7 +292,8 @@ class Oracle(nn.Module):
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
         height, width = (side * 8 for side in maps["c5"].shape[-2:])
         cells = (self.points - self.offset) / self.stride
-        return gaussian_heatmaps(cells, (height, width), 2.0) * self.heights[..., None, None]
+        heatmaps = gaussian_heatmaps(cells, (height, width), 2.0) * self.heights[..., None, None]
+        return heatmaps.expand(len(maps["c5"]), -1, -1, -1)
 
     def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError

@@ -43,6 +43,15 @@ def test_builds_from_dict_name_and_variant(registry):
     assert registry.build("stem16").out_features["c2"].channels == 16
 
 
+def test_a_name_that_is_already_registered_is_an_error_unless_forced(registry):
+    message = f'^backbone "Stem" is registered twice, by {Stem.__module__}; rename one$'
+    with pytest.raises(ConfigError, match=message):
+        registry.register_module(module=Stem)
+    registry.register_module(module=Stem, force=True)
+    registry.register_variants({"stem16": {"type": "Stem", "width": 8}})  # the same module may register it again
+    assert registry.build("stem16").out_features["c2"].channels == 8
+
+
 def test_settings_in_a_config_override_the_variants(registry):
     assert registry.build({"type": "stem16", "width": 5}).out_features["c2"].channels == 5
     assert registry.build("stem16").out_features["c2"].channels == 16  # the variant itself is unchanged
@@ -232,7 +241,7 @@ def plugins(tmp_path, monkeypatch) -> Iterator[None]:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{entry} = {package}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("chordate.registry.plugins_loaded", False)
+    monkeypatch.setattr("chordate.plugins.loaded", False)
     yield
     sys.modules.pop("spine", None)
     BACKBONES.module_dict.pop("Spine", None)

@@ -61,7 +61,7 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
     assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), images, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d"])
+@pytest.mark.parametrize("name", ["resnet18d", "resnet50c", "resnet50d", "resnet50s"])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
     """Image sizes are no multiples of the stride, to compare how the pooling of shortcut D treats borders."""
     theirs = referee(lambda: timm.create_model(name))

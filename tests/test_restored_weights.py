@@ -11,7 +11,7 @@ from torch import nn
 
 import chordate
 from chordate.errors import CheckpointError
-from chordate.weights.conversion import restored
+from chordate.weights.checkpoint_conversion import restored
 from chordate.weights.loading import load_checkpoint
 
 CLASSIFIERS: dict[str, tuple[str, str, Callable[[], nn.Module]]] = {

@@ -4,12 +4,12 @@ import pytest
 import torch
 from detection_toys import feature_maps, instances, pyramid
 from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
 from chordate.contracts import FeatureSpec
 from chordate.errors import ConfigError
 from chordate.heads import RetinaHead
-from chordate.ops.boxes import encode
+from chordate.ops.boxes import decode, encode
 from chordate.registry import HEADS
 
 SIDE = 128
@@ -126,6 +126,25 @@ def test_each_level_contributes_its_topk_scores():
         best = torch.cat([level.flatten().topk(5).values for level in levels]).sort(descending=True).values
         torch.testing.assert_close(result.scores, best)
         assert (result.boxes >= 0).all() and (result.boxes <= SIZES[image].flip(0).repeat(2)).all()
+
+
+def test_boxes_can_be_clipped_after_nms_as_in_detectron2():
+    """NMS then sees the boxes beyond the image, and boxes outside it are dropped."""
+    settings = {"topk": 200, "score_threshold": 0.0, "detections_per_image": 50}
+    head = head_of(clip_before_nms=False, **settings).eval()
+    outputs = head(feature_maps(SIDE))
+    (found, _), (clipped, _) = head.predict(outputs, SIZES), head_of(**settings).eval().predict(outputs, SIZES)
+    levels, rows = outputs.logits[0].sigmoid().split(outputs.counts), []
+    for level, start in zip(levels, torch.tensor([0, *outputs.counts]).cumsum(0).tolist()):
+        scores, index = level.flatten().topk(min(200, level.numel()))
+        rows.append((scores, start + index // CLASSES, index % CLASSES))
+    scores, anchor, labels = (torch.cat(column) for column in zip(*rows))
+    boxes = decode(outputs.deltas[0, anchor], outputs.anchors[anchor], (1.0, 1.0, 1.0, 1.0))
+    keep = batched_nms(boxes, scores, labels, 0.5)[:50]
+    inside = boxes[keep].clamp(0, SIDE)
+    inside = inside[(inside[:, 2:] > inside[:, :2]).all(1)]
+    torch.testing.assert_close(found.boxes, inside)
+    assert len(found.boxes) != len(clipped.boxes) or not torch.equal(found.boxes, clipped.boxes)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_a_list_of_files_chooses_the_images(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "val.txt").write_text("town1/1\n\n")
     assert [path.name for path, _ in folder(tmp_path, files="val.txt").pairs] == ["1_x.jpg"]
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "val.txt").read_bytes().replace(b"\n", b"\r\n"))
+    assert [path.name for path, _ in folder(tmp_path, files="val.txt").pairs] == ["1_x.jpg"]
     (tmp_path / "val.txt").write_text("town1/3\n")
     with pytest.raises(DataError, match=r"val\.txt: no image town1/3 in .*images; did you mean town1/1"):
         folder(tmp_path, files="val.txt")

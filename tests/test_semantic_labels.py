@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from label_images import SIZE, error, folder, masks_of, write
 from PIL import Image
 
 from chordate.data.loader import build_dataset
-from chordate.errors import DataError
+from chordate.errors import ConfigError, DataError
 from chordate.structures import IGNORED
 
 
@@ -140,3 +142,39 @@ def test_floating_point_labels_are_refused(tmp_path):
     Image.fromarray(np.zeros(SIZE, np.float32)).save(tmp_path / "labels/000.tif")
     message = error(tmp_path, ["a", "b"], label_suffix=".tif")
     assert "000.tif: pixels of mode F are not class ids" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ids": [3]}, "ids has 1 entries for 2 classes; give one per class"),
+        ({"ids": [1, 1]}, "ids has the value 1 twice; ids must be distinct"),
+        ({"ignored_ids": [1]}, "ignored_ids has 1, which is the value of the class b; remove it, or set ids to the"),
+        ({"ignored_ids": [0], "background": "class"}, "ignored_ids has 0, which is the value of the class background"),
+        ({"ids": [0, 5], "background": "class"}, "ids has 0, which is the background's value with background="),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_one_line_with_their_place(tmp_path, settings, message):
+    write(tmp_path, masks_of([0, 1]))
+    dataset = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"], **settings}
+    with pytest.raises(ConfigError, match=rf"train_data\.dataset(\.background)?: {re.escape(message)}") as caught:
+        build_dataset({"dataset": dataset, "pipeline": []}, data_root=tmp_path, training=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ignored_background_may_also_be_in_ignored_ids(tmp_path):
+    write(tmp_path, masks_of([0, 1, 2]))
+    dataset = folder(tmp_path, ["a", "b"], background="ignored", ignored_ids=[0, 255])
+    assert dataset.encoding.ids == (1, 2) and set(dataset.encoding.ignored_ids) == {0, 255}
+
+
+def test_label_files_without_an_image_are_reported(tmp_path):
+    write(tmp_path, masks_of([0, 1]))
+    assert not folder(tmp_path, ["a", "b"]).health_report
+    for number in (0, 2):
+        (tmp_path / f"images/00{number}.jpg").rename(tmp_path / f"images/00{number}.txt")
+    (tmp_path / "names.txt").write_text("001")
+    (line,) = folder(tmp_path, ["a", "b"]).health_report
+    assert line.endswith("labels: 2 of 3 label files have no image, and are not used: 000.png")
+    assert not folder(tmp_path, ["a", "b"], files="names.txt").health_report

@@ -11,12 +11,14 @@ import pytest
 import torch
 from class_folders import write_folders
 from loading import open_loader
+from stick_figures import detected, write_figures
 from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main
-from chordate.data import CocoDataset, CocoPanoptic, ImageFolder, VocDataset, YoloDataset
+from chordate.data import CocoDataset, CocoPanoptic, ImageFolder, VocDataset, YoloDataset, paths
 from chordate.data import dataset as dataset_module
+from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import BrokenFile, DataError
 from chordate.evaluation.coco_metric import CocoMetric
@@ -233,12 +235,63 @@ def test_an_image_that_replaces_a_broken_one_is_counted_once_in_semantic_metrics
 
 
 def test_missing_images_of_panoptic_data_are_found_on_opening(tmp_path: Path) -> None:
-    write_panoptic(tmp_path, 3)
+    content = write_panoptic(tmp_path, 5)
     (tmp_path / "images/1.jpg").unlink()
     with pytest.raises(DataError, match=r"images/1\.jpg: no such image file"):
         CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
+    (tmp_path / "panoptic/3.png").unlink()
     dataset = CocoPanoptic("panoptic.json", "images", data_root=tmp_path, skip_broken=True)
-    assert [dataset[(0, index)]["info"].image_id for index in range(3)] == [48, 50, 50]
+    assert [dataset[(0, index)]["info"].image_id for index in range(len(dataset))] == [46, 48, 50]
+    assert [" and left out (" in line for line in dataset.health_report] == [True, True]
+    assert "1 of 5 images are missing" in dataset.health_report[0] and "(1.jpg)" in dataset.health_report[0]
+    assert "1 of 4 panoptic PNGs are missing" in dataset.health_report[1] and "(3.png)" in dataset.health_report[1]
+    assert [line.rpartition("/")[2].split(":")[0] for line in dataset.left_out] == ["1.jpg", "3.png"]
+    for key, field in (("images", "id"), ("annotations", "image_id")):
+        content[key] = [record for record in content[key] if record[field] in (46, 48, 50)]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    alone = CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
+    for index in range(3):
+        ours, expected = dataset.original(index).targets, alone.original(index).targets
+        assert torch.equal(ours.labels, expected.labels) and torch.equal(ours.slots, expected.slots)
+
+
+@pytest.mark.parametrize("rename", [int, lambda number: f"photo {number}", lambda number: 2**60 + number])
+def test_detected_boxes_of_missing_images_are_left_out(tmp_path: Path, rename) -> None:
+    content = write_figures(tmp_path)
+    for record in content["images"]:
+        record["id"] = rename(record["id"])
+    for record in content["annotations"]:
+        record["image_id"] = rename(record["image_id"])
+    (tmp_path / "figures.json").write_text(json.dumps(content))
+    (tmp_path / "found.json").write_text(json.dumps(detected(content)))
+    (tmp_path / "images/2.png").unlink()
+    dataset = CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
+    boxes = [a["bbox"] for a in content["annotations"] if a["image_id"] != rename(20)]
+    assert len(dataset) == len(boxes) == 10
+    corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    assert sorted(dataset.boxes.tolist()) == sorted(corners)
+    assert "2.png" not in {Path(dataset.read(index)["info"].path).name for index in range(10)}
+    assert {dataset.id_in_file(index) for index in range(10)} == {rename(10 * number) for number in (1, 3, 4, 5, 6)}
+    (tmp_path / "found.json").write_text(json.dumps([*detected(content), *detected(content, image_id=77)]))
+    with pytest.raises(DataError, match="12 of 22 boxes belong to images that the annotations do not have"):
+        CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
+
+
+def test_the_names_near_missing_files_are_not_searched_for_skipped_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each search takes 0.1 s in a folder of 3,000 files."""
+    root, searched = write_coco(tmp_path, BOXES, sizes=((60, 80),) * COUNT), []
+    dataset = open_set(root, skip_broken=True)
+    for number in range(2, COUNT + 1):
+        (root / f"images/{number}.png").unlink()
+    near = paths.near_names
+    monkeypatch.setattr(paths, "near_names", lambda *arguments: searched.append(arguments) or near(*arguments))
+    assert dataset[(0, 1)]["info"].image_id == 1 and not searched
+    dataset.skip_broken = False
+    with pytest.raises(BrokenFile) as error:
+        dataset[(0, 1)]
+    assert "images/2.png: no such image file; did you mean 1.png" in str(error.value) and len(searched) == 1
 
 
 def test_training_goes_on_past_missing_and_broken_images(root: Path, capsys) -> None:

@@ -8,8 +8,8 @@ from test_semantic_smp import randomize_norms
 import chordate
 from chordate.config import load_config
 from chordate.errors import ConfigError
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.checkpoint_sources import read_state
-from chordate.weights.conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 
 NETWORKS = ["Unet", "UnetPlusPlus", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "Linknet", "MAnet"]

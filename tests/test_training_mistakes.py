@@ -11,7 +11,7 @@ import pytest
 import torch
 from class_folders import write_folders
 from test_two_stage import batch_of, detector
-from trainer_toy import ToyMetric, log_text, toy_loader, toy_trainer
+from trainer_toy import ToyMetric, ToyModel, log_text, toy_loader, toy_trainer
 
 import chordate
 from chordate.errors import CheckpointError, ConfigError, TrainingError
@@ -148,6 +148,40 @@ def test_an_incomplete_optimizer_state_is_a_one_line_error(tmp_path: Path, optim
     message = rf"epoch_1.pt: train.optimizer.state.head.weight.{key} must be \[.*\], got nothing"
     with pytest.raises(CheckpointError, match=message):
         toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=2, resume=path).train()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adagrad"])
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_missing_optimizer_state_of_a_parameter_is_a_one_line_error(tmp_path: Path, name: str, emptied: bool) -> None:
+    optimizer = {"type": name, "lr": 0.01, **({"momentum": 0.9} if name == "SGD" else {})}
+    toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=1).train()
+    path = tmp_path / "a" / "epoch_1.pt"
+    checkpoint = torch.load(path)
+    del checkpoint["train"]["optimizer"]["state"]["head.weight"]
+    if emptied:
+        checkpoint["train"]["optimizer"]["state"]["head.weight"] = {}
+    torch.save(checkpoint, path)
+    trainer = toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=2, resume=path)
+    if emptied and name == "AdamW":  # a parameter that never had a gradient
+        trainer.train()
+        return
+    with pytest.raises(
+        CheckpointError, match="epoch_1.pt: train.optimizer.state has nothing for head.weight; the file"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_parameter_that_is_unfrozen_on_resume_starts_as_in_a_new_optimizer(tmp_path: Path, name: str) -> None:
+    """Fused SGD needs a momentum for every parameter."""
+    optimizer = {"type": name, "lr": 0.01, **({"momentum": 0.9} if name == "SGD" else {})}
+    frozen = ToyModel()
+    frozen.head.weight.requires_grad_(False)
+    toy_trainer(tmp_path, model=frozen, optimizer=optimizer, epochs=1).train()
+    trainer = toy_trainer(tmp_path, optimizer=optimizer, epochs=2, resume=True)
+    trainer.train()
+    assert trainer.iteration == trainer.max_iterations
+    assert not torch.equal(trainer.module.head.weight, frozen.head.weight)
 
 
 def test_a_key_error_of_an_optimizer_in_a_new_run_keeps_its_traceback(tmp_path: Path, monkeypatch) -> None:

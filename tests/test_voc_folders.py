@@ -156,3 +156,20 @@ def test_a_class_of_the_model_may_be_absent_in_the_evaluation_folder(tmp_path: P
     assert val.classes == ("ant", "cat") and samples(val) == {"1.png": [CAT]}
     with pytest.raises(DataError, match='unknown class "dgo"'):
         VocDataset(tmp_path / "b", classes=["dgo"])
+
+
+def test_a_report_names_the_files_and_the_numbers_of_the_objects(tmp_path: Path) -> None:
+    """The ids of the annotations exist only in memory."""
+    inside, half, outside = (11, 6, 30, 25), (70, 6, 95, 25), (90, 6, 95, 25)
+    one = {"1.xml": [inside, half], "b/2.xml": [outside, inside, half], "b/3.xml": [inside]}
+    files = {}
+    for name, boxes in one.items():
+        parts = [voc_xml(corners=corners) for corners in boxes]
+        objects = "".join(part[part.index("<object>") : part.index("</annotation>")] for part in parts)
+        files[name] = f"<annotation>{parts[0][len('<annotation>') : parts[0].index('<object>')]}{objects}</annotation>"
+    dataset = VocDataset(voc(tmp_path, files, ["1.png", "b/2.png", "b/3.png"]))
+    (line,) = dataset.health_report
+    assert "1 box without area in the image dropped (b/2.xml: object 1)" in line
+    assert "2 boxes clipped to the image (1.xml: object 2, b/2.xml: object 3)" in line
+    with pytest.raises(DataError, match=r"/Annotations: 1\.xml: object 1 has no segmentation; masks=True needs one"):
+        VocDataset(tmp_path, masks=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -73,3 +74,22 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="lock"), locked(tmp_path):
         pass
     assert (tmp_path / "other").read_text() == "precious"
+
+
+def test_a_lock_file_that_was_removed_before_it_was_locked_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock would not keep out a training that creates the file again."""
+
+    def lock(descriptor: int, operation: int) -> None:
+        if not removed:
+            (tmp_path / "lock").unlink()
+            removed.append(descriptor)
+        flock(descriptor, operation)
+
+    removed: list[int] = []
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with locked(tmp_path), open(tmp_path / "lock") as file, pytest.raises(BlockingIOError):
+        flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert len(removed) == 1

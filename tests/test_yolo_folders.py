@@ -153,3 +153,19 @@ def test_a_relative_data_root_is_joined_once(tmp_path: Path, monkeypatch, root: 
     shutil.rmtree(here / "data/labels")
     with pytest.raises(DataError, match="no such label folder"):
         YoloDataset("images", "labels", ["cat"], data_root=root)
+
+
+def test_a_report_names_the_label_files_and_lines(tmp_path: Path) -> None:
+    """The ids of the annotations exist only in memory."""
+    half, outside, thin = "0 1.0 0.5 0.4 0.4", "0 1.5 0.5 0.2 0.2", "0 0.1 0.1 0.5 0.5 0.1 0.1"
+    polygon = "0 0.1 0.1 0.5 0.1 0.5 0.5"
+    labels = {"1.txt": f"{LINE}\n\n{half}\n{polygon}\n", "b/2.txt": f"{outside}\n{LINE}\n{half}\n{thin}\n"}
+    dataset = YoloDataset(
+        "images", names="data.yaml", data_root=yolo(tmp_path, labels, ["1.png", "b/2.png"]), masks=True
+    )
+    report = " ".join(dataset.health_report)
+    assert "1 box without area in the image dropped (b/2.txt:1)" in report
+    assert "2 boxes clipped to the image (1.txt:3, b/2.txt:3)" in report
+    assert (
+        "5 of 6 objects have no usable mask, so they are trained on without one (1.txt:1, 1.txt:3, b/2.txt:2," in report
+    )

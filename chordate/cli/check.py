@@ -1,103 +1,163 @@
-"""Read all training and validation data of a config, and report what is missing, broken or suspicious."""
+"""Read all data of a config or of a folder, and report what is missing, broken or suspicious."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_config_arguments, data_root
-from chordate.text import pluralize, printable
+from chordate.text import printable
 
-THUMBNAILS = 12  # suspicious images on the page, per dataset
+if TYPE_CHECKING:
+    from chordate.data.data_report import DataReport
+    from chordate.data.recognition import FoundSet
+
 # Settings to open a dataset that does not open as configured, to report its other problems too.
 TOLERANT: tuple[dict[str, Any], ...] = ({"skip_broken": True, "health": "warn"}, {"skip_broken": True})
+WORKERS = 16  # loader processes that read bare data, at most one per core
 EXAMPLE = "chordate check faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
 
 
-@dataclass
-class DataReport:
-    """What was read of one section, "train_data" or "val_data"; `dataset` is None if it cannot be opened.
-
-    `problems` would end the training; `notes` are its warnings; `unreadable` has one line per image; `sizes` are
-    heights and widths in pixels; `counts` are objects per class; `suspicious` are sample indices by kind of suspicion.
-    """
-
-    name: str
-    dataset: Any = None
-    problems: list[str] = field(default_factory=list)
-    notes: dict[str, None] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    counts: Any = None
-    suspicious: dict[str, list[int]] = field(default_factory=dict)
-
-    def numbers(self) -> dict[str, str]:
-        """The columns of the table; dashes for what is not known."""
-        suspicious = set().union(*self.suspicious.values())
-        known = {
-            "images": f"{len(self.sizes) + len(self.unreadable):,}",
-            "unreadable": f"{len(self.unreadable):,}",
-            "instances": "–" if self.counts is None else f"{self.counts.sum():,}",
-            "classes": "–" if self.counts is None else f"{(self.counts > 0).sum()} of {len(self.counts)}",
-            "suspicious": f"{len(suspicious):,}",
-        }
-        return known if self.dataset is not None else dict.fromkeys(known, "–")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser)
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<config's name>/check)")
+    add_config_arguments(
+        parser,
+        "a packaged config's name, a config file, or data: a folder, a zip, a COCO .json or a YOLO data.yaml, whose "
+        "format is recognized",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<name>/check)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status: 0 if training would start and can read all samples, else 1."""
-    from rich.console import Console
-    from rich.table import Table
+    from chordate.visualization.check_page import write_page
 
-    from chordate.config import load_config, naming_files, section
-    from chordate.training.run import check_settings
-    from chordate.training.settings import TrainSettings
-    from chordate.visualization.contact_sheet import Group, contact_sheet
-
-    cfg = load_config(arguments.config, arguments.cfg_options)
-    out = Path(arguments.out or Path("work_dirs") / Path(cfg.filename).stem / "check")
-    out.mkdir(parents=True, exist_ok=True)
-    with naming_files(cfg):
-        settings = TrainSettings.from_config(section(cfg, "train"))
-        check_settings(cfg, settings)
-        reports = read_sets(cfg, data_root(arguments), settings.seed)
-    console, table, groups = Console(), Table("data", *reports[0].numbers()), []
-    for report in reports:
-        table.add_row(report.name, *report.numbers().values())
-        note = ", ".join(f"{name}: {value}" for name, value in report.numbers().items())
-        groups.append(Group(report.name, note, plots(report, out), [*report.problems, *report.notes]))
-        if report.dataset is None:
-            continue
-        groups.append(Group(f"{report.name}: unreadable images", "", [], report.unreadable or ["none"]))
-        groups.append(
-            Group(
-                f"{report.name}: suspicious images", "", thumbnails(report, out), [] if report.suspicious else ["none"]
-            )
-        )
-    console.print(table)
-    for line in [f"{report.name}: {note}" for report in reports for note in report.notes]:
-        console.print(printable(line, None), markup=False, highlight=False, soft_wrap=True)
+    if is_data(arguments):
+        path = Path(arguments.config).resolve()
+        name, out = path.stem if path.is_file() else path.name, out_folder(arguments, path.stem)
+        source, reports = read_data(Path(arguments.config))
+    else:
+        name, reports = read_config(arguments)
+        source, out = f"the data of {name}", out_folder(arguments, name)
+    print_reports(reports)
     problems = dict.fromkeys(problem for report in reports for problem in report.problems)
     verdict = "Training would fail." if problems else "Training would start."
-    (out / "index.html").write_text(contact_sheet(Path(cfg.filename).stem, verdict, groups), encoding="utf-8")
-    print(f"{verdict} {out / 'index.html'}", flush=True)
+    page = write_page(reports, name, source, verdict, not problems, out)
+    print(f"{verdict} {page}", flush=True)
     for problem in problems:
         print(printable(f"chordate check: {problem}", None), file=sys.stderr)
     return 1 if problems else 0
 
 
+def out_folder(arguments: argparse.Namespace, name: str) -> Path:
+    out = Path(arguments.out or Path("work_dirs") / name / "check")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def print_reports(reports: Sequence[DataReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, table = Console(), Table()
+    for name in reports[0].header():
+        table.add_column(name, overflow="fold")
+    for report in reports:
+        table.add_row(*map(printable, report.row()))
+    console.print(table)
+    for line in [f"{report.name}: {line}" for report in reports for line in report.lines()]:
+        console.print(printable(line, None), markup=False, highlight=False, soft_wrap=True)
+
+
+def is_data(arguments: argparse.Namespace) -> bool:
+    """Whether the argument is data instead of a config.
+
+    Raises:
+        ConfigError: it is data, and options for configs are given.
+    """
+    from chordate.config import packaged_configs
+    from chordate.data.recognize_annotations import is_annotation_file
+    from chordate.errors import ConfigError
+
+    path = Path(arguments.config)
+    if arguments.config in packaged_configs():
+        return False
+    found = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
+    for option, value in (("--data-root", arguments.data_root), ("--cfg-options", arguments.cfg_options)):
+        if found and value:
+            raise ConfigError(f"{option} belongs to a config, but {path} is data; leave it out, or name a config")
+    return found
+
+
+def read_data(path: Path) -> tuple[str, list[DataReport]]:
+    """Recognize the format of the data, open each set that is found as training would, and read all samples.
+
+    Returns:
+        What the data were taken for, and a report of each set.
+    """
+    from chordate.data.data_report import read_set
+    from chordate.data.recognition import is_training, recognize
+    from chordate.data.recognize_folders import RECOGNIZERS
+
+    recognition = recognize(path, RECOGNIZERS)
+    source = printable(f"{path}: taken for {recognition.describe()}", None)
+    print(source, flush=True)
+    reports: list[DataReport] = []
+    first: dict[tuple[str, ...], DataReport] = {}  # by the type of the dataset and the optional settings
+    for found in recognition.sets:
+        training = is_training(found.name, len(recognition.sets) == 1)
+        wiring: dict[str, Any] = {"data_root": recognition.root, "training": training}
+        report = open_found(found, **wiring)
+        earlier = first.setdefault((str(found.settings["type"]), *found.optional), report)
+        if report.dataset is not None and earlier.dataset is not None and earlier is not report:
+            same = open_set(found.name, section_of(found.settings), **wiring, **meta_of(earlier))
+            report.problems += same.problems
+        reports.append(report)
+        if report.dataset is not None:
+            read_set(report, section_of(found.settings), training=training)
+    return source, reports
+
+
+def open_found(found: FoundSet, **wiring: Any) -> DataReport:
+    """Open a set with masks and keypoints if the files have them; if that fails, without them, with a note."""
+    report = open_set(found.name, section_of({**found.settings, **found.optional}), **wiring)
+    if not report.problems or not found.optional:
+        return report
+    plain = open_set(found.name, section_of(found.settings), **wiring)
+    if not plain.problems:
+        options = ", ".join(f"{name}=True" for name in found.optional)
+        plain.notes |= {f"cannot be opened with {options}: {problem}": None for problem in report.problems}
+    return plain if report.dataset is None or not plain.problems else report
+
+
+def section_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dataset": dict(dataset), "workers": WORKERS}
+
+
+def meta_of(report: DataReport) -> dict[str, Any]:
+    """The arguments of `build_dataset` for the other sets of the same data, whose classes must be the same."""
+    return {} if report.dataset is None else {"meta": report.dataset.meta, "meta_of": f"the set {report.name}"}
+
+
+def read_config(arguments: argparse.Namespace) -> tuple[str, list[DataReport]]:
+    """The config's name, and a report of each of its datasets."""
+    from chordate.config import load_config, naming_files, section
+    from chordate.training.run import check_settings
+    from chordate.training.settings import TrainSettings
+
+    cfg = load_config(arguments.config, arguments.cfg_options)
+    with naming_files(cfg):
+        settings = TrainSettings.from_config(section(cfg, "train"))
+        check_settings(cfg, settings)
+        return Path(cfg.filename).stem, read_sets(cfg, data_root(arguments), settings.seed)
+
+
 def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
     """Open the datasets as training does, build the model and the metric, and read all samples."""
     from chordate.config import part_section, section
+    from chordate.data.data_report import read_set
     from chordate.errors import ChordateError
     from chordate.evaluation.build_metric import build_metric
     from chordate.models.build import build_model, image_channels
@@ -106,7 +166,7 @@ def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
     reports = [open_set("train_data", section(cfg, "train_data"), training=True, seed=seed, **wiring)]
     train = reports[0].dataset
     if cfg.get("val_data"):
-        same = {} if train is None else {"meta": train.meta, "meta_of": "the training data"}
+        same = meta_of(reports[0]) | ({} if train is None else {"meta_of": "the training data"})
         reports.append(open_set("val_data", section(cfg, "val_data"), training=False, **same, **wiring))
     try:
         model = None if train is None else build_model(cfg, meta=train.meta, pretrained=False)
@@ -116,17 +176,19 @@ def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
         reports[0].problems.append(str(error))
     for report in reports:
         if report.dataset is not None:
-            read_set(report, section(cfg, report.name))
+            read_set(report, section(cfg, report.name), training=report is reports[0])
     return reports
 
 
 def open_set(name: str, data: Any, **wiring: Any) -> DataReport:
     """Open a dataset. If that fails, add the problem to the report, and try again with tolerant settings."""
+    from chordate.data.data_report import DataReport
     from chordate.data.loader import build_dataset
     from chordate.data.read_all import collected_warnings
     from chordate.errors import ChordateError
 
-    report, part = DataReport(name), data.get("dataset")
+    part = data.get("dataset")
+    report = DataReport(name, describe(part))
     for changes in ({}, *(TOLERANT if isinstance(part, Mapping) else ())):
         try:
             with collected_warnings() as lines:
@@ -138,72 +200,10 @@ def open_set(name: str, data: Any, **wiring: Any) -> DataReport:
     return report
 
 
-def read_set(report: DataReport, data: Any) -> None:
-    """Read all samples of a report's dataset in parallel, with a progress bar."""
-    from chordate.data.loader import build_loader
-    from chordate.data.read_all import read_all
-    from chordate.progress import ProgressBar
-
-    dataset = report.dataset
-    report.unreadable += dataset.left_out
-    workers = build_loader(dataset, data, training=report.name == "train_data").num_workers
-    for reading in ProgressBar().track(read_all(dataset, workers), report.name, len(dataset)):
-        report.notes |= dict.fromkeys(reading.warnings)
-        if reading.error is not None:
-            report.unreadable.append(reading.error)
-            continue
-        report.sizes.append(reading.size)
-        if reading.counts is not None:
-            report.counts = reading.counts + (0 if report.counts is None else report.counts)
-        for kind in reading.suspicions:
-            report.suspicious.setdefault(kind, []).append(reading.index)
-    skips = isinstance(part := data.get("dataset"), Mapping) and part.get("skip_broken")
-    if report.unreadable and not (skips and report.sizes):
-        count = pluralize(len(report.unreadable), "image")
-        report.problems.append(f"{report.name}: {count} cannot be read, the first: {report.unreadable[0]}")
-    if report.counts is not None:
-        counts = ", ".join(f"{printable(name)} {count:,}" for name, count in zip(dataset.classes, report.counts))
-        report.notes[f"instances per class: {counts}"] = None
-    for kind, indices in report.suspicious.items():
-        report.notes[f"{kind}: {pluralize(len(indices), 'image')}"] = None
-
-
-def plots(report: DataReport, out: Path) -> list[Any]:
-    """Plot the objects per class and the image sizes."""
-    import numpy as np
-
-    from chordate.visualization.contact_sheet import Thumbnail
-    from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes
-    from chordate.visualization.style import save
-
-    figures = {"image sizes": plot_sizes(np.array(report.sizes))} if report.sizes else {}
-    if report.counts is not None and len(report.counts):
-        figures["instances per class"] = plot_class_counts(report.dataset.classes, report.counts)
-    drawn = []
-    for name, figure in figures.items():
-        file = f"{report.name}_{name.replace(' ', '_')}.png"
-        save(figure, out / file)
-        width, height = (int(side * figure.dpi) for side in figure.get_size_inches())
-        drawn.append(Thumbnail(file, width, height, name, ""))
-    return drawn
-
-
-def thumbnails(report: DataReport, out: Path) -> list[Any]:
-    """Draw up to twelve suspicious samples with their ground truth, equally many of each kind."""
-    from chordate.data.read_all import read_original
-    from chordate.visualization import describe_image, draw_batch, write_image
-    from chordate.visualization.contact_sheet import Thumbnail
-
-    chosen: dict[int, str] = {}
-    for kind, indices in report.suspicious.items():
-        for index in indices[: max(THUMBNAILS // len(report.suspicious), 1)]:
-            chosen[index] = f"{chosen[index]}, {kind}" if index in chosen else kind
-    drawn = []
-    for index, kinds in list(chosen.items())[:THUMBNAILS]:
-        batch = read_original(report.dataset, index)
-        (picture,) = draw_batch(batch, report.dataset.meta)
-        file, (height, width) = f"{report.name}_{index:06}.jpg", picture.shape[:2]
-        write_image(out / file, picture)
-        note = f"{kinds}; {describe_image(batch, 0)}"
-        drawn.append(Thumbnail(file, width, height, Path(batch.infos[0].path).name, note))
-    return drawn
+def describe(part: Any) -> str:
+    """The settings of a dataset in one line: its type, and its settings that are paths or words."""
+    if not isinstance(part, Mapping):
+        return part if isinstance(part, str) else type(part).__name__
+    plain = {name: value for name, value in part.items() if name != "type" and isinstance(value, str | bool)}
+    words = [f"{name}={value}" for name, value in plain.items()]
+    return f"{part.get('type', '')}: {', '.join(words)}" if words else str(part.get("type", ""))

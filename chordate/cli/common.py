@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from chordate.structures import DatasetMeta
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a dataset."""
-    parser.add_argument("config", help="a packaged config's name, or a config file")
+def add_config_arguments(
+    parser: argparse.ArgumentParser, what: str = "a packaged config's name, or a config file"
+) -> None:
+    """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a dataset.
+
+    `what` is the help on CONFIG.
+    """
+    parser.add_argument("config", help=what)
     parser.add_argument(
         "--data-root", type=nonempty, help="folder of the dataset (default: $CHORDATE_DATA, else data/)"
     )

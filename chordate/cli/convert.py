@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from chordate.config import load_config
     from chordate.models.build import build_model
+    from chordate.weights.checkpoint_conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
     from chordate.weights.checkpoint_sources import read_state
-    from chordate.weights.conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
     from chordate.weights.find_weights import find_weights
 
     out = Path(arguments.out)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import chordate
-from chordate.cli import browse, check, convert, features, predict, summary, test, train
+from chordate.cli import browse, check, convert, convert_config, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
 from chordate.failures import explain_failures
 from chordate.signals import ended_by_signals
-from chordate.text import PrintableFormatter, printable
+from chordate.text import PrintableFormatter, one_line, printable
 
 COMMANDS = {
     "browse": browse,
@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": convert,
     "summary": summary,
     "list": list_command,
+    "convert-config": convert_config,
 }
 
 
@@ -36,7 +37,7 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 
 class CommandParser(OneLineParser):
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def one_line(command: str, message: str) -> str:
+def command_message(command: str, message: str) -> str:
     return printable(f"chordate {command}: {' '.join(message.splitlines())}", None)
 
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.error(f"name a command: {', '.join(COMMANDS)} (chordate --help describes them)")
     # Print warnings in one line, without the line of code that issued them.
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"{one_line(arguments.command, str(message))}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"{command_message(arguments.command, str(message))}\n"
     if logging.lastResort is not None:  # prints the warnings of commands that write no log
         logging.lastResort.setFormatter(PrintableFormatter())
     try:

@@ -49,7 +49,8 @@ def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
         DataError: a name is a URL, a missing file, or a folder without images.
     """
     from chordate.data.image_files import list_files, list_images
-    from chordate.data.image_io import SUFFIXES, missing_file
+    from chordate.data.image_io import SUFFIXES
+    from chordate.data.paths import missing_file
     from chordate.errors import DataError
 
     files: list[tuple[Path, str]] = []
@@ -130,7 +131,8 @@ def run(arguments: argparse.Namespace) -> None:
     broken: list[str] = []
     for number, path in enumerate(track(paths, description="predict")):
         try:
-            image = read_image(path, channels=model.input_shape(*model.example_size)[0])
+            channels = model.input_shape(*model.example_size)[0]
+            image = read_image(path, channels=channels, white_level=model.meta.white_level)
             own = None if boxes is None else boxes[number]
             (prediction,) = predict(model, image, boxes=own, precision=arguments.precision)
         except DataError as error:  # continue with the other images, and report the error at the end

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chordate.data.coco_geometry import (
+    has_mask_in_box,
     parse_box,
     parse_flag,
     parse_keypoints,
@@ -26,8 +27,9 @@ class AnnotationReader:
         findings: collects the problems.
 
     Attributes:
-        instances: dict from category id to the number of annotations that are not crowds.
-        without_mask: category id and annotation id of each annotation that is not a crowd and has no usable mask.
+        instances: dict from category id to the number of objects: annotations that are not crowds, and whose boxes
+            have an area in their images.
+        without_mask: category id and annotation id of each object without a usable mask: none, or one outside its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
@@ -64,12 +66,23 @@ class AnnotationReader:
             self.findings.error("no bbox and no usable segmentation", id)
             return None
         if not crowd:
-            self.instances[category] += 1
-            if segmentation is None:
-                self.without_mask.append((category, id))
+            self._count_mask(fields, id, category, size)
         self._read_area(record, fields, id)
         self._read_keypoints(record, fields, id, category)
         return fields
+
+    def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
+        """Count an object whose box has an area in the image, and note if it has no usable mask."""
+        segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
+        if "bbox" in fields:
+            x, y, w, h = fields["bbox"]
+            left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, size[1]), min(y + h, size[0])
+            if right <= left or bottom <= top:
+                return
+            has_mask = has_mask and has_mask_in_box(segmentation, left, top, right, bottom)
+        self.instances[category] += 1
+        if not has_mask:
+            self.without_mask.append((category, id))
 
     def _segmentation(self, value: Any, id: Any, size: tuple[int, int]) -> Any:
         """The usable polygons, or the RLE; None if there is no usable mask."""
@@ -97,7 +110,10 @@ class AnnotationReader:
 
     def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
         value, count = record.get("keypoints"), self.keypoint_counts.get(category)
-        if not value or count is None:
+        if not value or not self.keypoint_counts:
+            return
+        if count is None:
+            self.findings.repair("keypoints of a category without keypoint names, which are ignored", id)
             return
         keypoints = parse_keypoints(value, count) if isinstance(value, list) else None
         if keypoints is None:

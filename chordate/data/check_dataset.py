@@ -14,6 +14,7 @@ from chordate.errors import ChordateError, DataError
 from chordate.model_contracts import check_implements
 from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, Targets
 from chordate.structures.layout import check_layouts, layouts_of
+from chordate.text import one_line
 
 
 def check_dataset(dataset: Any) -> None:
@@ -115,7 +116,7 @@ def _collate(dataset: Dataset, sample: Any, name: str) -> Any:
         reason = f"have no {error.args[0]!r}" if missing else f"cannot be collated ({type(error).__name__}: {error})"
         layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
         wanted = f"; the fields of {kind.__name__} are {layouts}" if kind and layouts else ""
-        raise DataError(f"{name}: its samples {' '.join(reason.split())}{wanted}") from error
+        raise DataError(f"{name}: its samples {one_line(reason)}{wanted}") from error
 
 
 def _kind(value: Any) -> str:

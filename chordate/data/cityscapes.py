@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.panoptic_index import PanopticIndex
+from chordate.data.paths import resolve_path
 from chordate.data.semantic_folder import SemanticFolder
 from chordate.errors import DataError
 from chordate.registry import DATASETS
@@ -96,6 +96,6 @@ class CityscapesPanoptic(CocoPanoptic):
     def read_index(self) -> PanopticIndex:
         index = super().read_index()
         # The JSON file names the images …_gtFine_leftImg8bit.png, without their folders; no such files exist.
-        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in map(str, index.image_ids)]
+        names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in map(str, index.file_ids)]
         index.files = np.column_stack([names, index.files[:, 1]])
         return index

@@ -1,7 +1,7 @@
 """Dataset with COCO annotations, kept in a compact index (hotcoco.COCO) that forked workers share."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,16 @@ from chordate.data.coco_annotations import (
     keypoint_counts,
     missing_masks,
     open_index,
-    resolve_path,
 )
+from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.file_ids import Id, id_in_file, parse_id
 from chordate.data.findings import Health
-from chordate.data.image_io import read_image
+from chordate.data.image_headers import check_image
+from chordate.data.image_io import decode_image, read_bytes, read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import find_missing, report_missing, without_images
+from chordate.data.paths import resolve_path
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
@@ -86,6 +89,7 @@ class CocoDataset(Dataset):
         category_ids: the category id in the file for each label.
         coco: hotcoco.COCO, the opened annotation file, with all its images and categories.
         image_ids: `[len]` int64, ids of the images in this dataset, ascending.
+        missing_ids: ids in the file of the missing images that were left out.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
@@ -94,6 +98,7 @@ class CocoDataset(Dataset):
     """
 
     target_type: type[Targets] | None = InstanceTargets
+    missing_ids: Collection[Id | None] = ()
     default_metric = "CocoMetric"
 
     def __init__(
@@ -133,13 +138,14 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image with an instance of its classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        parts = np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096)  # loaded in chunks to limit memory
         sizes, files = [], []
-        for record in (record for part in parts for record in self.coco.load_imgs(part.tolist())):
+        for record in load_images(self.coco, self.image_ids.tolist()):
             if not record.get("file_name"):
-                raise DataError(f"{self.annotations}: image {record['id']} has no file_name; add it")
+                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
             if record["height"] * record["width"] > MAX_PIXELS:
-                raise DataError(f"{self.annotations}: image {record['id']}, {too_many_pixels(record['file_name'])}")
+                raise DataError(
+                    f"{self.annotations}: image {id_in_file(record)}, {too_many_pixels(record['file_name'])}"
+                )
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
         self.sizes = np.array(sizes)
@@ -151,7 +157,9 @@ class CocoDataset(Dataset):
             ]
             absent = [name for name, is_missing in zip(files, missing) if is_missing]
             self.left_out = [*self.left_out, *(f"{self.images / name}: no such image file" for name in absent)]
-            self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+            absent_ids = self.image_ids[missing].tolist()
+            self.missing_ids = {parse_id(id_in_file(record)) for record in load_images(self.coco, absent_ids)}
+            self.coco = without_images(self.coco, set(absent_ids))
             self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
         if self.checked < ALL:
             self.unchecked = UncheckedAnnotations(
@@ -195,7 +203,9 @@ class CocoDataset(Dataset):
         """Read a sample without applying the transforms; its masks are `polygons`."""
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
+        image = Image(
+            decode_image(read_bytes(path), path, (record["height"], record["width"]), self.channels, self.white_level)
+        )
         size = image.shape[-2], image.shape[-1]
         annotations, boxes = self._annotations(record["id"], size)
         crowd = [bool(annotation.get("iscrowd", 0)) for annotation in annotations]
@@ -214,6 +224,22 @@ class CocoDataset(Dataset):
         if self.keypoints and self.meta.skeleton is not None:
             sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
         return sample
+
+    def id_in_file(self, image_id: int) -> int | str:
+        number: int | str = id_in_file(self.coco.load_imgs([image_id])[0])
+        return number
+
+    def image_path(self, index: int) -> Path:
+        return self.images / self.coco.load_imgs([int(self.image_ids[index])])[0]["file_name"]
+
+    def check_files(self, index: int) -> None:
+        record = self.coco.load_imgs([int(self.image_ids[index])])[0]
+        size = record["height"], record["width"]
+        check_image(
+            self.images / record["file_name"],
+            size,
+            lambda path: read_image(path, size, self.channels, self.white_level),
+        )
 
     def finish(self, sample: Sample) -> Sample:
         sample = SANITIZE(sample)
@@ -243,8 +269,13 @@ class CocoDataset(Dataset):
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
-    def read_report(self) -> list[str]:
-        return super().read_report() + (self.unchecked.report(self.coco) if self.checked < ALL else [])
+    def read_problems(self) -> dict[str, list[int]]:
+        return super().read_problems() | ({"annotations": self.unchecked.unreported()} if self.checked < ALL else {})
+
+    def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
+        problems = self.read_problems() if problems is None else problems
+        later = self.unchecked.report(self.coco, problems["annotations"]) if self.checked < ALL else []
+        return super().read_report(problems) + later
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:
@@ -273,9 +304,8 @@ class CocoDataset(Dataset):
         """Ids of the images with an instance of the used classes (and a labeled keypoint, if `keypoints`)."""
         used: set[int] = set()
         if self.keypoints:
-            for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // 4096):
-                ids = self.coco.get_ann_ids(img_ids=part.tolist(), cat_ids=self.category_ids, iscrowd=False)
-                used.update(a["image_id"] for a in self.coco.load_anns(ids) if has_keypoints(a))
+            ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
+            used.update(a["image_id"] for a in load_annotations(self.coco, ids) if has_keypoints(a))
             return self.image_ids[np.isin(self.image_ids, list(used))]
         for category in self.category_ids:
             used.update(self.coco.get_img_ids(cat_ids=[category]))

@@ -7,7 +7,7 @@ A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a 
 import logging
 import mmap
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import hotcoco
 
 from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
-from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS
+from chordate.data.coco_geometry import MAX_RLE_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
-from chordate.data.findings import Findings, Health, with_ids
-from chordate.data.image_io import missing_file
-from chordate.data.zip_files import split_archive
+from chordate.data.coco_records import load_annotations, load_images
+from chordate.data.file_ids import MAX_ID, id_in_file
+from chordate.data.findings import Findings, Health, name_annotation, with_ids
+from chordate.data.paths import missing_file
 from chordate.errors import ConfigError, DataError, UnknownClass, unknown
 from chordate.text import pluralize
 
@@ -30,7 +31,6 @@ _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 # of tens of seconds for COCO's train2017); the others are checked when they are read.
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
-BLOCK = 10_000  # annotations read at a time, to limit memory
 ALL = 2**63 - 1  # the largest image id
 WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2 as 1
 
@@ -115,11 +115,11 @@ def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
         return False
     if any(ids and max(ids) > MAX_ID for ids in (image_ids, category_ids, annotation_ids)):
         return False
-    for place, record in enumerate(_in_blocks(index.load_imgs, image_ids)):
+    for place, record in enumerate(load_images(index, image_ids)):
         name = record["file_name"]
         if not place and find_file(images, name) != name:
             return False
-        if "\\" in name or not is_file_name(name) or record["height"] * record["width"] > MAX_PIXELS:
+        if "\\" in name or not is_file_name(name) or record["height"] * record["width"] > MAX_RLE_PIXELS:
             return False
     return not (path.is_file() and index.get_ann_ids(iscrowd=True) and _has_wrong_flags(path))
 
@@ -136,10 +136,10 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
     if len(ids) > CHECKED_ANNOTATIONS and len(image_ids) > CHECKED_IMAGES and not whole:
         image_ids = image_ids[:CHECKED_IMAGES]
         ids, checked = index.get_ann_ids(img_ids=image_ids), image_ids[-1]
-    sizes = {image["id"]: (image["height"], image["width"]) for image in _in_blocks(index.load_imgs, image_ids)}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in load_images(index, image_ids)}
     reader = AnnotationReader(keypoint_counts(index), Findings())
-    for annotation in _in_blocks(index.load_anns, ids):
-        reader.read(annotation, annotation["id"], annotation["category_id"], sizes[annotation["image_id"]])
+    for annotation in load_annotations(index, ids):
+        reader.read(annotation, id_in_file(annotation), annotation["category_id"], sizes[annotation["image_id"]])
     return reader, checked
 
 
@@ -159,14 +159,13 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
     if opened.checked < ALL:
         images = f" of the first {CHECKED_IMAGES:,} images"
         if none and not _has_later_mask(opened, category_ids):
-            ids = opened.coco.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)
-            total = len(ids)
+            total = len(opened.coco.get_ann_ids(cat_ids=list(category_ids), iscrowd=False))
         else:
             none = False
     if ids and none:
         usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
         raise DataError(
-            f"{source}: annotation {ids[0]} has no {usable}segmentation; masks=True needs one, but none of the "
+            f"{source}: {name_annotation(ids[0])} has no {usable}segmentation; masks=True needs one, but none of the "
             f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
         )
     line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
@@ -176,12 +175,12 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
 def _has_later_mask(opened: OpenedAnnotations, category_ids: Sequence[int]) -> bool:
     """Whether an object of an image that was not checked has a usable mask."""
     index, reader = opened.coco, AnnotationReader(opened.reader.keypoint_counts, Findings())
-    for annotation in _in_blocks(index.load_anns, index.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)):
+    for annotation in load_annotations(index, index.get_ann_ids(cat_ids=list(category_ids), iscrowd=False)):
         if annotation["image_id"] > opened.checked:
             image = index.load_imgs([annotation["image_id"]])[0]
             size = image["height"], image["width"]
-            fields = reader.read(annotation, annotation["id"], annotation["category_id"], size)
-            if fields is not None and "segmentation" in fields:
+            reader.read(annotation, id_in_file(annotation), annotation["category_id"], size)
+            if sum(reader.instances.values()) > len(reader.without_mask):
                 return True
     return False
 
@@ -223,11 +222,6 @@ def keypoint_counts(index: hotcoco.COCO) -> dict[int, int]:
     return {c["id"]: len(c["keypoints"]) for c in index.load_cats(index.get_cat_ids()) if c.get("keypoints")}
 
 
-def _in_blocks(load: Callable[[list[int]], list[dict[str, Any]]], ids: list[int]) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(ids), BLOCK):
-        yield from load(ids[start : start + BLOCK])
-
-
 def _index(content: dict[str, Any], source: str, findings: Findings, health: Health) -> hotcoco.COCO:
     """Open normalized content with hotcoco."""
     try:
@@ -243,7 +237,7 @@ def _check_fractions(index: hotcoco.COCO, findings: Findings, health: Health) ->
     if not any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
         message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height"
         for annotation in sample:
-            (findings.error if health == "error" else findings.repair)(message, annotation["id"])
+            (findings.error if health == "error" else findings.repair)(message, id_in_file(annotation))
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
@@ -255,24 +249,12 @@ def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
         width = min(x + w, image["width"]) - max(x, 0)
         height = min(y + h, image["height"]) - max(y, 0)
         if width <= 0 or height <= 0:
-            dropped.append(annotation["id"])
+            dropped.append(id_in_file(annotation))
         elif width < w or height < h:
-            clipped.append(annotation["id"])
+            clipped.append(id_in_file(annotation))
     parts = [
         with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
         for ids, effect in ((dropped, "without area in the image dropped"), (clipped, "clipped to the image"))
         if ids
     ]
     return ", ".join(parts)
-
-
-def resolve_path(data_root: str | Path, path: str | Path) -> Path:
-    """Join the data root (a folder, a zip, or a folder in a zip) and `path`; an absolute `path` is unchanged.
-
-    Raises:
-        DataError: `path` is relative, and the data root does not exist.
-    """
-    path, root = Path(path), Path(data_root)
-    if not path.is_absolute() and not root.is_dir() and split_archive(root)[0] is None:
-        raise DataError(f"{root}: no such data folder; set it with --data-root or CHORDATE_DATA")
-    return root / path

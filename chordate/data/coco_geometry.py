@@ -5,28 +5,17 @@ of a size that a file claims.
 """
 
 import math
-import re
 from collections.abc import Mapping
+from operator import mul
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
-MAX_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
-MAX_ID = 2**53  # larger integers are not exact in float64
-DECIMAL = re.compile(r"-?[0-9]{1,400}")
+MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
+MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
 FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0 and 1.0
-
-
-def parse_id(value: Any) -> int | str | None:
-    """Normalize an id, so that `7`, `7.0` and `"7"` are the same; None if the value cannot be an id."""
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if DECIMAL.fullmatch(text) and str(int(text)) == text else text or None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def parse_number(value: Any) -> float | None:
@@ -107,6 +96,43 @@ def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[s
     return {"size": [height, width], "counts": counts if isinstance(counts, str) else runs.tolist()}, ""
 
 
+def has_mask_in_box(segmentation: Any, x1: float, y1: float, x2: float, y2: float) -> bool:
+    """Whether a mask has an area and its bounds overlap a box, as `Polygons.overlap`.
+
+    Args:
+        segmentation: usable polygons, or a usable RLE.
+        x1, y1, x2, y2: the box in pixels.
+    """
+    if isinstance(segmentation, Mapping):
+        left, top, right, bottom = _rle_bounds(segmentation)
+    else:
+        area = abs(sum(map(_twice_area, segmentation))) / 2
+        if area < MIN_MASK_AREA:
+            return False
+        xs, ys = [[v for ring in segmentation for v in ring[axis::2]] for axis in (0, 1)]
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    return right > x1 and left < x2 and bottom > y1 and top < y2
+
+
+def _twice_area(ring: list[float]) -> float:
+    """Twice the area of a polygon x1, y1, x2, y2, … (shoelace formula)."""
+    xs, ys = ring[::2], ring[1::2]
+    return abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1])))
+
+
+def _rle_bounds(encoding: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom border of the pixels of a usable RLE, whose runs go down the columns."""
+    height, counts = encoding["size"][0], encoding["counts"]
+    runs = decompress(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    assert runs is not None  # the encoding is usable
+    ends = runs.cumsum()
+    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of the mask
+    starts, ends = starts[ends > starts], ends[ends > starts] - 1
+    is_crossing = (starts // height < ends // height).any()  # a run that reaches the next column
+    top, bottom = (0, height) if is_crossing else (int((starts % height).min()), int((ends % height).max()) + 1)
+    return int(starts[0]) // height, top, int(ends[-1]) // height + 1, bottom
+
+
 def _runs(counts: Any) -> NDArray[np.int64] | None:
     """Uncompressed counts as an array."""
     numbers = [parse_number(count) for count in counts] if isinstance(counts, list) else [None]
@@ -136,17 +162,17 @@ def decompress(text: str) -> NDArray[np.int64] | None:
     values -= np.where(negative, 1 << (5 * (last - first + 1)), 0)
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()
-    return values if values.min() >= 0 and values.max() <= MAX_PIXELS else None
+    return values if values.min() >= 0 and values.max() <= MAX_RLE_PIXELS else None
 
 
-def parse_keypoints(value: list[Any], count: int | None) -> list[float] | None:
+def parse_keypoints(value: list[Any], count: int) -> list[float] | None:
     """Keypoints x1, y1, v1, …; None unless all numbers are finite and every visibility v is 0, 1 or 2.
 
     Args:
         value: the annotation's list.
-        count: number of keypoints of its category; None if unknown.
+        count: number of keypoints of its category.
     """
     numbers = [number for entry in value if (number := parse_number(entry)) is not None]
-    if len(numbers) < len(value) or len(numbers) % 3 or (count is not None and len(numbers) != 3 * count):
+    if len(numbers) < len(value) or len(numbers) != 3 * count:
         return None
     return numbers if set(numbers[2::3]) <= {0.0, 1.0, 2.0} else None

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import printable
 

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from chordate.data.annotation_reader import AnnotationReader, quote
-from chordate.data.coco_geometry import MAX_ID, MAX_PIXELS, parse_id, parse_side
+from chordate.data.coco_geometry import MAX_RLE_PIXELS, parse_side
+from chordate.data.file_ids import FILE_ID, MAX_ID, PLACE, Id, id_in_file, parse_id
 from chordate.data.findings import Findings
-from chordate.data.image_files import displayed_size
+from chordate.data.image_headers import displayed_size
 from chordate.errors import BrokenFile, DataError
 
-FILE_ID = "chordate_file_id"  # field of images and categories: the file's own id, if it is not the record's `id`
-
 Record = Mapping[str, Any]
-Id = int | str
 
 
 def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], AnnotationReader]:
@@ -48,7 +46,7 @@ def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], 
     left_out = {"image": parse_ids(parts["images"]), "category": parse_ids(parts["categories"])}
     annotations = []
     for place, record in enumerate(parts["annotations"], start=1):
-        id = record.get("id") if record.get("id") is not None else f"no. {place}"
+        id = own if (own := id_in_file(record)) is not None else f"no. {place}"
         owners = {}
         for name, known in (("image", normal_images), ("category", normal_categories)):
             key = parse_id(record.get(f"{name}_id"))
@@ -64,7 +62,9 @@ def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], 
             image, category = owners["image"], owners["category"]
             fields = reader.read(record, id, category["id"], (image["height"], image["width"]))
             if fields is not None:
-                annotations.append((record, {"image_id": image["id"], "category_id": category["id"], **fields}))
+                ids = {"image_id": image["id"], "category_id": category["id"]}
+                where = {PLACE: record[PLACE]} if PLACE in record else {}
+                annotations.append((record, {**ids, **fields, **where}))
     _number_annotations(annotations, findings)
     return {
         "images": list(normal_images.values()),
@@ -124,7 +124,7 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
     """Remove the categories without a name, and those with the name of another category."""
     names: set[str] = set()
     for key, record in list(categories.items()):
-        name = _text(record.get("name"))
+        name = parse_text(record.get("name"))
         if not name:
             findings.error("category without a name", record["id"], quote(record.get("name")))
         elif name in names:
@@ -136,15 +136,18 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
 
 def _category(record: Record, findings: Findings) -> dict[str, Any]:
     """Name, and keypoint names and bones if the category has usable ones."""
-    category: dict[str, Any] = {"name": _text(record["name"])}
+    category: dict[str, Any] = {"name": parse_text(record["name"])}
     names = record.get("keypoints")
-    if not names or not isinstance(names, list) or not all(map(_text, names)):
+    if not names:
         return category
-    category["keypoints"] = [_text(name) for name in names]
+    if not isinstance(names, list) or not all(map(parse_text, names)):
+        findings.repair("keypoint names that are not a list of texts, which are ignored", record["id"])
+        return category
+    category["keypoints"] = [parse_text(name) for name in names]
     numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}
     try:
         bones = [[end if type(end) is int else numbers[end] for end in bone] for bone in record.get("skeleton") or ()]
-        if any(len(bone) != 2 or min(bone) < 0 or max(bone) > MAX_PIXELS for bone in bones):
+        if any(len(bone) != 2 or min(bone) < 0 or max(bone) > MAX_RLE_PIXELS for bone in bones):
             raise ValueError
         category["skeleton"] = bones
     except (TypeError, KeyError, ValueError):
@@ -155,7 +158,7 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
 def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] | None:
     """File name and size of an image; None if the image cannot be used."""
     value = record.get("file_name")
-    name = _text(value)
+    name = parse_text(value)
     if (not name and value not in (None, "")) or not is_file_name(name):
         findings.error("file_name is not the name of a file", record["id"], quote(value))
         return None
@@ -165,7 +168,7 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
     elif found != name:
         findings.repair(f"file_name that starts with the folder {images.name}, which is left out", record["id"])
     height, width = parse_side(record.get("height")), parse_side(record.get("width"))
-    if height is None or width is None or height * width > MAX_PIXELS:
+    if height is None or width is None or height * width > MAX_RLE_PIXELS:
         try:
             height, width = displayed_size(images / found)
         except BrokenFile as error:
@@ -205,7 +208,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _text(value: Any) -> str:
+def parse_text(value: Any) -> str:
     """A name as text; "" if it is neither text nor an integer, or has a lone UTF-16 surrogate."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
@@ -228,5 +231,5 @@ def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], fi
             findings.repair("duplicate annotation ids, which are replaced by numbers", record["id"])
         seen.add(key)
     exact = len(seen) == len(keys) and all(isinstance(key, int) and 0 <= key <= MAX_ID for key in keys)
-    for number, ((_, annotation), key) in enumerate(zip(annotations, keys), start=1):
-        annotation["id"] = key if exact else number
+    for number, ((record, annotation), key) in enumerate(zip(annotations, keys), start=1):
+        annotation |= {"id": key} if exact else {"id": number} if key is None else {"id": number, FILE_ID: record["id"]}

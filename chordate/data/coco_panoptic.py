@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset
-from chordate.data.image_io import check_image_file, missing_file, read_image
+from chordate.data.image_bands import decode_unchanged, undecodable
+from chordate.data.image_headers import check_image
+from chordate.data.image_io import check_image_file, read_bytes, read_image
 from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import find_missing, report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
+from chordate.data.paths import missing_folder, resolve_path
 from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
@@ -54,7 +56,7 @@ class CocoPanoptic(Dataset):
 
     Attributes:
         category_ids: the category id in the file of each label.
-        image_ids: `[len]` int64, the image ids in ascending order; for text ids, 0, 1, …
+        image_ids: `[len]` int64, see `PanopticIndex`.
 
     Raises:
         DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
@@ -82,23 +84,29 @@ class CocoPanoptic(Dataset):
         self.index = self.read_index()
         for folder in (self.images, self.segments):
             if not folder.is_dir():
-                raise DataError(missing_file(folder, "data").replace("data file", "folder"))
-        files = self.index.files[:, 0].tolist()
-        missing = find_missing(files, self.images)
-        if missing.any() and not skip_broken:  # else they are skipped when they are read
-            report_missing(files, missing, self.images, data_root, skip_broken)
+                raise DataError(missing_folder(folder))
+        self._leave_out_missing(data_root)
         own = self.index.meta()
         if meta is None:
             self.meta = own
         _check_same_classes(self.annotations, own, self.meta)
         by_name = {name: number for number, name in self.index.names.items()}
         self.category_ids = [by_name[name] for name in self.meta.classes]
-        ids = self.index.image_ids
-        self.image_ids = ids if ids.dtype == np.int64 else np.arange(len(ids))
-        self.sizes = self.index.sizes
+        self.image_ids, self.sizes = self.index.image_ids, self.index.sizes
         label_of = {number: label for label, number in enumerate(self.category_ids)}
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
+
+    def _leave_out_missing(self, data_root: str | Path) -> None:
+        """Leave out the images without a file or a PNG, and report their number, if `skip_broken`."""
+        for column, folder, kind in ((0, self.images, "image"), (1, self.segments, "panoptic")):
+            files = self.index.files[:, column].tolist()
+            missing = find_missing(files, folder)
+            if missing.any():
+                line = report_missing(files, missing, folder, data_root, self.skip_broken, kind)
+                absent = [f"{folder / file}: no such {kind} file" for file in self.index.files[missing, column]]
+                self.health_report, self.left_out = [*self.health_report, line], [*self.left_out, *absent]
+                self.index = self.index.select(~missing)
 
     def read_index(self) -> PanopticIndex:
         """Read the annotation file. Subclasses override this method if their images are named differently."""
@@ -115,7 +123,7 @@ class CocoPanoptic(Dataset):
                 PNG or only in the JSON file.
         """
         path = self.images / self.index.files[index, 0]
-        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels))
+        image = Image(read_image(path, tuple(self.index.sizes[index]), self.channels, self.white_level))
         own = self._rows(index)
         return {
             "image": image,
@@ -124,6 +132,15 @@ class CocoPanoptic(Dataset):
             "segment_crowd": torch.from_numpy(self.index.crowd[own]),
             "info": ImageInfo(int(self.image_ids[index]), str(path), *image.shape[-2:]),
         }
+
+    def image_path(self, index: int) -> Path:
+        return self.images / self.index.files[index, 0]
+
+    def check_files(self, index: int) -> None:
+        (height, width), (image, segments) = self.index.sizes[index].tolist(), self.index.files[index]
+        size = height, width
+        check_image(self.images / image, size, lambda path: read_image(path, size, self.channels, self.white_level))
+        check_image(self.segments / segments, size, _read_ids)
 
     def finish(self, sample: Sample) -> Sample:
         numbers = sample.pop("segments").as_subclass(Tensor).long()
@@ -148,8 +165,7 @@ class CocoPanoptic(Dataset):
 
     def id_in_file(self, image_id: int) -> int | str:
         """The id of an image as in the JSON file, an integer or text."""
-        number: int | str = self.index.image_ids[self.index_of(image_id)].item()
-        return number
+        return self.index.file_ids[self.index_of(image_id)]
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
         """The ground truth of an image at its original size.
@@ -173,12 +189,15 @@ class CocoPanoptic(Dataset):
                 f"{path}: {ids.shape[1]}×{ids.shape[0]}, but its image {self.index.files[index, 0]} is {width}×{height}"
             )
         known = np.concatenate([[0], self.index.ids[self._rows(index)]])
-        present, inverse = np.unique(ids, return_inverse=True)
-        if extra := np.setdiff1d(present, known).tolist():
-            raise DataError(f"{path}: pixels have the segment id {extra[0]}, which is not in {self.annotations.name}")
-        if missing := np.setdiff1d(known[1:], present).tolist():
-            raise DataError(f"{self.annotations}: segment {missing[0]} of {path.name} has no pixel in {path}")
-        return torch.from_numpy(np.searchsorted(known, present).astype(np.int16)[inverse.reshape(ids.shape)])
+        numbers, unknown = segment_numbers(ids, known)
+        if len(unknown):
+            raise DataError(f"{path}: pixels have the segment id {unknown[0]}, which is not in {self.annotations.name}")
+        absent = np.ones(len(known), bool)
+        absent[numbers] = False
+        if absent[1:].any():
+            missing = known[1:][absent[1:]][0]
+            raise DataError(f"{self.annotations}: segment {missing} of {path.name} has no pixel in {path}")
+        return torch.from_numpy(numbers)
 
     def check_annotated(self, training: bool) -> None:
         if training and not len(self.index.crowd):
@@ -212,18 +231,40 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
     return (numbers[y[:, :, None], x[:, None]] == own[:, None, None]).byte()
 
 
-def _read_ids(path: Path) -> NDArray[np.int64]:
+def segment_numbers(ids: NDArray[np.int32], known: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """The index in `known` of each pixel's segment id.
+
+    Only the first pixel of each run of equal ids is looked up, since neighbors are mostly of the same segment.
+
+    Args:
+        ids: `[H, W]`, not empty.
+        known: `[K]`, ascending.
+
+    Returns:
+        The indices `[H, W]`, undefined for unknown ids; and the ids that `known` lacks, ascending.
+    """
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    values = flat[starts]
+    numbers = np.searchsorted(known, values).clip(max=len(known) - 1).astype(np.int16)
+    unknown = np.unique(values[known[numbers] != values])
+    return np.repeat(numbers, np.diff(starts, append=len(flat))).reshape(ids.shape), unknown
+
+
+def _read_ids(path: Path) -> NDArray[np.int32]:
     """The segment ids `[H, W]` of a PNG."""
-    if not path.is_file():
-        raise BrokenFile(missing_file(path, "panoptic"))
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = read_bytes(path, "panoptic")
     check_image_file(path, data)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    image = decode_unchanged(data, path)
     if image is None:
-        raise BrokenFile(f"{path}: not a readable image, or truncated; copy or download it again")
+        raise BrokenFile(undecodable(data, path))
     if image.ndim != 3 or image.dtype != np.uint8:
         raise DataError(f"{path}: not an RGB PNG; a segment's id must be its color, R + 256 G + 65536 B")
-    return image[..., :3].astype(np.int64) @ np.array([65536, 256, 1])  # OpenCV's order is B, G, R
+    # The bytes R, G, B, 0 are the id as a little-endian integer.
+    bytes_ = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2RGBA)
+    bytes_[..., 3] = 0
+    ids: NDArray[np.int32] = bytes_.view("<i4")[..., 0]
+    return ids
 
 
 def _check_same_classes(path: Path, own: DatasetMeta, model: DatasetMeta) -> None:

@@ -14,17 +14,18 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Fraction, Names
 from chordate.data.coco import MIN_SIDE, CocoDataset
-from chordate.data.coco_annotations import resolve_path
+from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.detected_boxes import DetectedBoxes, ids_by_file_id, read_detected_boxes
 from chordate.data.findings import Health
 from chordate.data.image_io import read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints
+from chordate.data.paths import resolve_path
 from chordate.errors import DataError
 from chordate.registry import DATASETS
-from chordate.structures import DatasetMeta, Sample
-from chordate.structures.pose import CropInfo, PoseTargets
+from chordate.structures import DatasetMeta, Sample, Statistic
+from chordate.structures.pose import IDENTITY, CropInfo, PoseTargets
+from chordate.structures.statistics import count_value
 
-BLOCK = 10_000  # annotations read at a time, to limit memory
 NO_ANNOTATION = -1  # annotation id of detected boxes, which have no annotation
 
 
@@ -82,7 +83,7 @@ class CocoPoseDataset(CocoDataset):
             path = resolve_path(data_root, boxes)
             image_ids = ids_by_file_id(self.coco.load_imgs(self.image_ids.tolist()))
             category_ids = ids_by_file_id(self.coco.load_cats(self.category_ids))
-            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold)
+            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold, self.missing_ids)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()
@@ -92,12 +93,22 @@ class CocoPoseDataset(CocoDataset):
     def __len__(self) -> int:
         return len(self.crop_image_ids)
 
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        sample = super().__getitem__(key)
+        info = sample["info"]
+        if info.matrix == IDENTITY and info.box != (0, 0, info.width, info.height):
+            raise DataError(
+                "CocoPoseDataset: the pipeline does not crop the object of a sample; add "
+                'dict(type="TopDownCrop", size=(256, 192)) to it'
+            )
+        return sample
+
     def read(self, index: int) -> Sample:
         """The sample before its transforms: the whole image and the object."""
         assert self.meta.skeleton is not None  # the constructor ensures this
         record = self.coco.load_imgs([int(self.crop_image_ids[index])])[0]
         path = self.images / record["file_name"]
-        image = Image(read_image(path, (record["height"], record["width"]), self.channels))
+        image = Image(read_image(path, (record["height"], record["width"]), self.channels, self.white_level))
         size = image.shape[-2], image.shape[-1]
         number = int(self.annotation_ids[index])
         annotation = {"id": number} if number == NO_ANNOTATION else self.coco.load_anns([number])[0]
@@ -115,6 +126,17 @@ class CocoPoseDataset(CocoDataset):
             "info": info,
         }
 
+    def id_in_file(self, image_id: int) -> int | str:
+        return super().id_in_file(int(self.crop_image_ids[image_id]))
+
+    def image_path(self, index: int) -> Path:
+        return self.images / self.coco.load_imgs([int(self.crop_image_ids[index])])[0]["file_name"]
+
+    def check_files(self, index: int) -> None:
+        image_id = self.crop_image_ids[index]
+        if not index or self.crop_image_ids[index - 1] != image_id:  # once per image
+            super().check_files(int(np.searchsorted(self.image_ids, image_id)))
+
     def finish(self, sample: Sample) -> Sample:
         return {**sample, "keypoints": sample["keypoints"].as_subclass(Tensor)}
 
@@ -129,23 +151,23 @@ class CocoPoseDataset(CocoDataset):
         """For each class, the indices of the samples of that class, for class-balanced sampling."""
         return [np.flatnonzero(self.box_categories == category) for category in self.category_ids]
 
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """The number of objects in the image, with the first object of each image."""
+        first, end = np.searchsorted(self.crop_image_ids, self.crop_image_ids[index] + np.arange(2))
+        return {"objects per image": count_value(int(end - first))} if index == first else {}
+
     def _annotated_boxes(self) -> tuple[DetectedBoxes, NDArray[np.int64]]:
         """The boxes of all objects with a labeled keypoint, clipped to the images, and the annotation ids."""
-        sizes: dict[int, tuple[int, int]] = {}
-        for part in np.array_split(self.image_ids, 1 + len(self.image_ids) // BLOCK):
-            sizes |= {
-                record["id"]: (record["width"], record["height"]) for record in self.coco.load_imgs(part.tolist())
-            }
+        images = load_images(self.coco, self.image_ids.tolist())
+        sizes = {record["id"]: (record["width"], record["height"]) for record in images}
         rows = []
-        ids = self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)
-        for start in range(0, len(ids), BLOCK):
-            for annotation in self.coco.load_anns(ids[start : start + BLOCK]):
-                if has_keypoints(annotation) and annotation.get("bbox"):
-                    x, y, w, h = annotation["bbox"]
-                    width, height = sizes[annotation["image_id"]]
-                    corners = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-                    if min(corners[2] - corners[0], corners[3] - corners[1]) >= MIN_SIDE:
-                        rows.append((annotation["image_id"], annotation["category_id"], corners, annotation["id"]))
+        for annotation in load_annotations(self.coco, self.coco.get_ann_ids(cat_ids=self.category_ids, iscrowd=False)):
+            if has_keypoints(annotation) and annotation.get("bbox"):
+                x, y, w, h = annotation["bbox"]
+                width, height = sizes[annotation["image_id"]]
+                corners = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+                if min(corners[2] - corners[0], corners[3] - corners[1]) >= MIN_SIDE:
+                    rows.append((annotation["image_id"], annotation["category_id"], corners, annotation["id"]))
         if not rows:
             raise DataError(
                 f"{self.annotations}: no object with a box and a labeled keypoint; there is nothing to load"

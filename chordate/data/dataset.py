@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chordate.data.seeding import seeded
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.errors import BrokenFile, DataError, UnknownClass
-from chordate.structures import Batch, DatasetMeta, Sample, Targets, collate_images
+from chordate.structures import Batch, DatasetMeta, Sample, Statistic, Targets, collate_images
 from chordate.text import pluralize
 
 MAX_SKIPPED = 100  # more broken samples in a row are an error, since single files are not the cause
@@ -45,6 +45,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         health_report: problems found when the dataset was opened, one line each.
         left_out: images that are missing or broken and were left out when the dataset was opened, one line each.
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
+        white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
+            finds it; None judges each image alone.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
             defaults here.
     """
@@ -56,6 +58,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     health_report: Sequence[str] = ()
     left_out: Sequence[str] = ()
     channels: int = 3
+    white_level: int | None = None
     skip_broken: bool = False
     not_inherited: Sequence[str] = ()
     _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
@@ -88,6 +91,24 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
+    def id_in_file(self, image_id: int) -> int | str:
+        """What the files call an image, for messages and results: its id in the annotations, or its file name if they
+        have none. By default, the `image_id` of its ImageInfo."""
+        return image_id
+
+    def image_path(self, index: int) -> Path | None:
+        """The image file of a sample; None (the default) if it is not a single file."""
+        return None
+
+    def check_files(self, index: int) -> None:
+        """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
+        Called from several threads. By default, checks nothing.
+
+        Raises:
+            BrokenFile: a file is missing or broken.
+            DataError: a file does not fit the annotations.
+        """
+
     def finish(self, sample: Sample) -> Sample:
         """Complete a transformed sample, e.g. convert polygons to masks. By default, returns it unchanged."""
         return sample
@@ -116,12 +137,17 @@ class Dataset(torch.utils.data.Dataset[Sample]):
                 reason = error
         raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
 
-    def read_report(self) -> list[str]:
-        """Problems of the samples read so far, one line each: the number of broken samples, and the first of them.
+    def read_problems(self) -> dict[str, list[int]]:
+        """Indices of the samples with problems among those that this process and its workers have read, by problem."""
+        return {"broken": [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()}
 
-        The loader logs them after each epoch.
+    def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
+        """One line per problem: the number of samples, and the first of them. The loader logs them after each epoch.
+
+        Args:
+            problems: the `read_problems` of all ranks; None for those of this process.
         """
-        broken = [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()
+        broken = (self.read_problems() if problems is None else problems)["broken"]
         if not broken:
             return []
         try:
@@ -141,6 +167,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
         """Collate samples into a batch; images are padded to multiples of `size_divisor` pixels."""
         return collate_images(samples, self.target_type, size_divisor)
+
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """Statistics of a sample that its targets do not have, by title, for `chordate check`."""
+        return {}
 
     def class_images(self) -> list[NDArray[np.int64]]:
         """For each class, the indices of the images that contain the class, for class-balanced sampling.

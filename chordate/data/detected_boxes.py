@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from chordate.data.coco import MIN_SIDE
-from chordate.data.coco_geometry import parse_id
-from chordate.data.coco_normalize import FILE_ID
-from chordate.data.image_io import missing_file
+from chordate.data.coco_geometry import MAX_COORDINATE
+from chordate.data.file_ids import Id, id_in_file, parse_id
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 
-Id = int | str | None
-Pixels = Annotated[FiniteFloat, Ge(-1e9), Le(1e9)]  # larger crops would overflow float32
+Pixels = Annotated[FiniteFloat, Ge(-MAX_COORDINATE), Le(MAX_COORDINATE)]  # larger crops would overflow float32
 
 
 @dataclass
@@ -52,13 +51,17 @@ class DetectedBoxes(NamedTuple):
     scores: NDArray[np.float32]
 
 
-def ids_by_file_id(records: Sequence[Mapping[str, Any]]) -> dict[Id, int]:
+def ids_by_file_id(records: Sequence[Mapping[str, Any]]) -> dict[Id | None, int]:
     """Mapping from the ids in the annotation file to the ids in the dataset, for images or categories."""
-    return {parse_id(record.get(FILE_ID, record["id"])): record["id"] for record in records}
+    return {parse_id(id_in_file(record)): record["id"] for record in records}
 
 
 def read_detected_boxes(
-    path: Path, image_ids: Mapping[Id, int], category_ids: Mapping[Id, int], score_threshold: float = 0.0
+    path: Path,
+    image_ids: Mapping[Id | None, int],
+    category_ids: Mapping[Id | None, int],
+    score_threshold: float = 0.0,
+    left_out: Collection[Id | None] = (),
 ) -> DetectedBoxes:
     """Read the boxes of the given categories with a score of at least the threshold, sorted by image id (boxes of one
     image in the order of the file).
@@ -68,6 +71,7 @@ def read_detected_boxes(
         image_ids: mapping from the ids of all images in the annotation file to their ids in the dataset.
         category_ids: the same for the categories to read.
         score_threshold: minimum score; boxes with lower scores are dropped.
+        left_out: ids in the annotation file of images that were left out; their boxes are dropped.
 
     Raises:
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
@@ -81,6 +85,7 @@ def read_detected_boxes(
         raise DataError(
             f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
         ) from (error)
+    entries = [entry for entry in entries if parse_id(entry.image_id) not in left_out]
     foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]
     if foreign:
         raise DataError(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from chordate.data.file_ids import Place
 from chordate.errors import DataError
 from chordate.text import printable
 
@@ -62,6 +63,12 @@ class Findings:
 
 
 def with_ids(message: str, ids: Sequence[Any]) -> str:
-    """Append the affected ids to a message; at most ten are listed."""
+    """Append the affected ids or Places to a message; at most ten are listed."""
     listed = ", ".join(printable(str(id)) for id in ids[:LISTED])
-    return f"{message} (id {listed}{f' … ({len(ids)} in all)' if len(ids) > LISTED else ''})"
+    kind = "" if isinstance(ids[0], Place) else "id "
+    return f"{message} ({kind}{listed}{f' … ({len(ids)} in all)' if len(ids) > LISTED else ''})"
+
+
+def name_annotation(id: Any) -> str:
+    """Name an annotation in a message, by its id or its Place."""
+    return printable(id) if isinstance(id, Place) else f"annotation {printable(str(id))}"

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.errors import BrokenFile, DataError
-from chordate.text import pluralize
+from chordate.text import one_line, pluralize
 
 SENSOR_BITS = (8, 10, 12, 14, 16)  # numbers of significant bits of files with 16 bits per value
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError)  # raised by Pillow
 # GIF, AVIF and animated WebP are decoded by Pillow, since builds of OpenCV differ in what they support.
-_BY_PILLOW = re.compile(rb"GIF8|.{4}ftypavi[fs]|RIFF.{4}WEBPVP8X", re.DOTALL)
+BY_PILLOW = re.compile(rb"GIF8|.{4}ftypavi[fs]|RIFF.{4}WEBPVP8X", re.DOTALL)
 _HEIC = re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 _NUMPY = b"\x93NUMPY"
 _NATIVE = ("L", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes that numpy reads as they are
@@ -34,13 +34,16 @@ log = logging.getLogger("chordate")
 reported: set[str] = set()
 
 
-def decode_bands(data: NDArray[np.uint8], path: Path, channels: int, *, rotate: bool = True) -> NDArray[np.uint8]:
+def decode_bands(
+    data: NDArray[np.uint8], path: Path, channels: int, white_level: int | None = None, *, rotate: bool = True
+) -> NDArray[np.uint8]:
     """Decode an image to `[H, W, channels]` uint8; the first three channels are RGB.
 
     Args:
         data: the bytes of the file.
         path: the file, for messages.
         channels: number of channels of the result.
+        white_level: see `to_uint8`.
         rotate: whether to apply the EXIF orientation.
 
     Raises:
@@ -48,7 +51,7 @@ def decode_bands(data: NDArray[np.uint8], path: Path, channels: int, *, rotate: 
         DataError: the values have no known range, or the file has another number of channels.
     """
     bands = decode_native(data, path, rotate)
-    return np.array(select_channels(to_uint8(bands, str(path)), channels, str(path)), order="C")
+    return np.array(select_channels(to_uint8(bands, str(path), white_level), channels, str(path)), order="C")
 
 
 def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> NDArray[Any]:
@@ -59,7 +62,7 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
     is_tiff = head.startswith((b"II", b"MM"))
     if is_tiff and (many := _load_many_bands(data, path, rotate)) is not None:
         return many
-    bands = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) and not _BY_PILLOW.match(head) else None
+    bands = None if BY_PILLOW.match(head) else decode_unchanged(data, path)
     if bands is not None and bands.ndim == 3 and bands.shape[2] in (3, 4):
         bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's order
     try:
@@ -83,6 +86,23 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
 
 def _mode(image: PIL.Image.Image) -> str:
     return "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "LA") else "RGB"
+
+
+def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None:
+    """Decode a file by OpenCV, to the file's own type and number of channels; None if OpenCV cannot read it.
+
+    Raises:
+        BrokenFile: the image exceeds OpenCV's own limit of pixels.
+    """
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    except cv2.error as error:
+        raise BrokenFile(opencv_message(path, error)) from error
+
+
+def opencv_message(path: Path, error: cv2.error) -> str:
+    """Error message for an image for which OpenCV raises an error."""
+    return f"{path}: OpenCV cannot decode it ({one_line(error, 160)})"
 
 
 def undecodable(data: NDArray[np.uint8], path: Path) -> str:
@@ -143,19 +163,40 @@ def _orient(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     return image
 
 
-def to_uint8(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
-    """Convert pixels of any type to 0 … 255.
+def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -> NDArray[np.uint8]:
+    """Convert pixels of any type to 0 … 255. Of integers with more than 8 bits, the upper 8 bits are kept.
 
-    Of integers with more than 8 bits, the upper 8 bits are kept; the number of bits is the smallest of SENSOR_BITS that
-    holds the largest value. Floats must be within 0 … 1 or 0 … 255.
+    Args:
+        image: the pixels.
+        source: the file, for messages.
+        white_level: the largest value of pixels in the image's dataset, see `find_white_level`; larger values are
+            clipped with a warning. None judges the image alone.
 
     Raises:
-        DataError: the values are in another range, or not finite.
+        DataError: the values are in an unknown range, or not finite.
     """
     if image.dtype == np.uint8:
         return image
     if image.dtype == np.bool_:
         return image * np.uint8(255)
+    own = white_level_of(image, source)
+    is_float, level = image.dtype.kind == "f", own
+    if white_level is not None and (white_level in (1, 255) if is_float else white_level >= 255):
+        level = white_level
+        if own > level:
+            _report("white", f"{source}: values above {level}, the largest in its dataset, are clipped")
+            image = image.clip(max=level)
+    elif not is_float and own < 65535:
+        bits = f"{8 * image.itemsize} bits are read as {own.bit_length()} bits"
+        _report("bits", f"{source}: values up to {image.max()} in {bits}")
+    if is_float:
+        return np.rint(image * 255.0 if level == 1 else image).astype(np.uint8)
+    return (image >> (level.bit_length() - 8)).astype(np.uint8)
+
+
+def white_level_of(image: NDArray[Any], source: str) -> int:
+    """The smallest white level that fits the values of an image: 1 or 255 for floats, 2ᵇ - 1 with one of SENSOR_BITS
+    for integers. Raises as `to_uint8` does."""
     if image.dtype.kind not in "iuf":
         raise DataError(f"{source}: pixels must be integers or floats, got {image.dtype}")
     low, high = image.min(), image.max()
@@ -165,13 +206,10 @@ def to_uint8(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
                 f"{source}: floating-point pixels must be within 0 … 1 or 0 … 255, got {low:g} … {high:g}; scale them, "
                 f"or save 8 or 16 bits"
             )
-        return np.rint(image * 255.0 if high <= 1 else image).astype(np.uint8)
+        return 1 if high <= 1 else 255
     if low < 0 or high > 65535:
         raise DataError(f"{source}: integer pixels must be within 0 … 65535, got {low} … {high}; scale them")
-    bits = next(bits for bits in SENSOR_BITS if high < 2**bits)
-    if bits < 16:
-        _report("bits", f"{source}: values up to {high} in {8 * image.itemsize} bits are read as {bits} bits")
-    return (image >> (bits - 8)).astype(np.uint8)
+    return next(2**bits - 1 for bits in SENSOR_BITS if high < 2**bits)
 
 
 def select_channels(image: NDArray[np.uint8], channels: int, source: str) -> NDArray[np.uint8]:

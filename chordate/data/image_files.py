@@ -1,19 +1,11 @@
-"""Finds the image files in a folder, and the sizes in their headers."""
+"""Finds the image files in a folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import PIL.Image
-
-from chordate.data.image_bands import EXIF_ORIENTATION, UNDECODABLE, decode_native, load_array
-from chordate.data.image_io import SUFFIXES, missing_file
-from chordate.data.pixel_limit import too_many_pixels
-from chordate.errors import BrokenFile
-
-EXIF_QUARTER_TURNS = (5, 6, 7, 8)
+from chordate.data.image_io import SUFFIXES
 
 
 def list_images(folder: Path) -> list[str]:
@@ -54,28 +46,3 @@ def image_stem(name: str) -> str:
     """A path with slashes, without the suffix of an image; other suffixes belong to the name (`frame.0001`)."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
-
-
-def displayed_size(path: Path) -> tuple[int, int]:
-    """Read the height and width of an image from the header of its file, with the EXIF orientation applied.
-
-    Raises:
-        BrokenFile: the file is missing or not an image.
-    """
-    if not path.is_file():
-        raise BrokenFile(missing_file(path, "image"))
-    try:
-        if path.suffix.lower() == ".npy":
-            height, width = load_array(np.fromfile(path, np.uint8), path).shape[:2]
-            return height, width
-        with PIL.Image.open(path) as image:
-            width, height = image.size
-            if image.format == "TIFF":  # versions of Pillow differ in whether `size` is that of the rotated image
-                width, height = (image.tag_v2[tag] for tag in (256, 257))  # type: ignore[attr-defined]
-            turned = image.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
-            return (width, height) if turned else (height, width)
-    except PIL.Image.DecompressionBombError as error:
-        raise BrokenFile(too_many_pixels(path)) from error
-    except (*UNDECODABLE, KeyError):  # Pillow does not know the format, or the header is broken
-        height, width = decode_native(np.fromfile(path, np.uint8), path).shape[:2]
-        return height, width

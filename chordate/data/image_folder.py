@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torchvision.tv_tensors import Image
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_files import is_hidden, is_image, list_images
+from chordate.data.image_headers import check_image
 from chordate.data.image_io import SUFFIXES, decode_image, read_image
+from chordate.data.paths import resolve_path
 from chordate.data.zip_files import UNREADABLE, check_unpacked_size, members, split_archive
 from chordate.errors import BrokenFile, DataError, UnknownClass, unknown
 from chordate.registry import DATASETS
@@ -93,6 +94,20 @@ class ImageFolder(Dataset):
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         return {"image": image, "label": int(self.labels[index]), "info": info}
 
+    def id_in_file(self, image_id: int) -> str:
+        return self.files[image_id]
+
+    def image_path(self, index: int) -> Path | None:
+        return None if self.archive else self.images / self.files[index]
+
+    def check_files(self, index: int) -> None:
+        if self.archive is None:
+            check_image(
+                self.images / self.files[index],
+                None,
+                lambda path: read_image(path, None, self.channels, self.white_level),
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zips": {}}  # open files cannot be sent to another process
 
@@ -113,7 +128,7 @@ class ImageFolder(Dataset):
         """Decode an image file to `[3, H, W]` uint8 RGB."""
         path = self.images / self.files[index]
         if self.archive is None:
-            return read_image(path, None, self.channels)
+            return read_image(path, None, self.channels, self.white_level)
         process = os.getpid()  # a zip's read position must not be shared by forked workers
         if process not in self._zips:
             self._zips = {process: zipfile.ZipFile(self.archive)}
@@ -123,7 +138,7 @@ class ImageFolder(Dataset):
             data = archive.read(name)
         except UNREADABLE as error:
             raise BrokenFile(f"{path}: cannot be read from the zip: {error}") from error
-        return decode_image(np.frombuffer(data, np.uint8), path, None, self.channels)
+        return decode_image(np.frombuffer(data, np.uint8), path, None, self.channels, self.white_level)
 
     def _on_disk(self) -> dict[str, list[str]]:
         """Find the image files: a dict from class name to paths relative to `images`."""

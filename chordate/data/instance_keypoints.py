@@ -8,6 +8,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import TVTensor
 
+from chordate.data.file_ids import id_in_file
+from chordate.data.findings import name_annotation
 from chordate.data.point_kernels import MOVERS, Canvas, Mover
 from chordate.errors import DataError
 from chordate.structures import Skeleton
@@ -121,9 +123,10 @@ def read_keypoints(
     for annotation in annotations:
         numbers = annotation.get("keypoints") or [0.0] * (3 * count)
         if len(numbers) != 3 * count:
+            owner = name_annotation(id_in_file(annotation))
             raise DataError(
-                f"{source}: annotation {annotation['id']} has {len(numbers)} numbers in `keypoints`; its category "
-                f"has {count} keypoints, with three numbers each"
+                f"{source}: {owner} has {len(numbers)} numbers in `keypoints`; its category has {count} keypoints, "
+                f"with three numbers each"
             )
         rows.append(numbers)
     keypoints = torch.tensor(rows, dtype=torch.float32).reshape(-1, count, 3)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.data.label_map import LabelMap, label_map
-from chordate.errors import DataError
+from chordate.errors import ConfigError, DataError
 
-MAX_ID = 65535  # the largest pixel value of a 16-bit label image
-LabelId = Annotated[int, Ge(0), Le(MAX_ID)]
+MAX_LABEL_ID = 65535  # the largest pixel value of a 16-bit label image
+LabelId = Annotated[int, Ge(0), Le(MAX_LABEL_ID)]
 Byte = Annotated[int, Ge(0), Le(255)]
 Color = tuple[Byte, Byte, Byte]
 Background = Literal["class", "ignored"]
@@ -59,18 +59,19 @@ class LabelEncoding:
         """Make the encoding from the arguments of `SemanticDataset`, where they are described.
 
         Raises:
-            DataError: `ids` or `palette` does not have one entry per class, or two classes have the same id.
+            ConfigError: `ids` or `palette` does not have one entry per class, two classes have the same id, or a class
+                has an ignored id (255 may be both: by default it is ignored, but `ids` may name it).
         """
         for setting, values in (("ids", ids), ("palette", palette)):
             if values is not None and len(values) != len(classes):
-                raise DataError(f"{setting} has {len(values)} entries for {len(classes)} classes; give one per class")
+                raise ConfigError(f"{setting} has {len(values)} entries for {len(classes)} classes; give one per class")
         if ids is not None and len(set(ids)) < len(ids):
-            raise DataError(f"ids has the value {max(ids, key=list(ids).count)} twice; ids must be distinct")
+            raise ConfigError(f"ids has the value {max(ids, key=list(ids).count)} twice; ids must be distinct")
         unnamed = background is not None and BACKGROUND not in classes
         names = [BACKGROUND, *classes] if unnamed else list(classes)
         values = list(range(len(names))) if ids is None else [0, *ids] if unnamed else list(ids)
         if unnamed and 0 in values[1:]:
-            raise DataError(f'ids has 0, which is the background\'s value with background="{background}"')
+            raise ConfigError(f'ids has 0, which is the background\'s value with background="{background}"')
         default_ids = None if ids is not None else tuple(values[1:] if unnamed else values)
         colors = None if palette is None else [BLACK, *palette] if unnamed else list(palette)
         ignored_colors: tuple[Color, ...] = ()
@@ -79,6 +80,12 @@ class LabelEncoding:
             del names[number]
             ignored_ids = [*ignored_ids, values.pop(number)]
             ignored_colors = () if colors is None else (colors.pop(number),)
+        for value in ignored_ids:
+            if value in values and value != 255:
+                raise ConfigError(
+                    f"ignored_ids has {value}, which is the value of the class {names[values.index(value)]}; remove "
+                    f"it, or set ids to the values of the classes"
+                )
         ignored = tuple(value for value in ignored_ids if value not in values)
         packed = None if colors is None else tuple(colors)
         return cls(tuple(names), tuple(values), ignored, packed, ignored_colors, default_ids)
@@ -142,6 +149,6 @@ class LabelDecoder:
 
 def remedy_of(value: int) -> str:
     """A phrase for messages: what to do about a pixel value that is neither a class nor ignored."""
-    if 0 <= value <= MAX_ID:
+    if 0 <= value <= MAX_LABEL_ID:
         return "add it to ids or to ignored_ids"
-    return f"label images have values 0 … {MAX_ID}; save it as another value (255 is ignored by default)"
+    return f"label images have values 0 … {MAX_LABEL_ID}; save it as another value (255 is ignored by default)"

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.data.pixel_limit import too_many_pixels
 from chordate.errors import BrokenFile, DataError
 
@@ -50,17 +50,6 @@ def read_label_image(path: Path) -> LabelPixels:
     except (OSError, SyntaxError, ValueError) as error:
         raise BrokenFile(f"{path}: not a readable label image: {error}") from error
     raise DataError(f"{path}: pixels of mode {mode} are not class ids; save them as an 8-bit or 16-bit PNG")
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    """Height and width from the header of an image file, without the EXIF rotation; None if Pillow cannot read it."""
-    if not path.is_file():
-        return None
-    try:
-        with PIL.Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
-        return None
 
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

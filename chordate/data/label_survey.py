@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from chordate.data.image_headers import image_sizes
 from chordate.data.label_encoding import BACKGROUND, LabelEncoding, remedy_of
-from chordate.data.label_files import LabelPixels, format_color, image_size, pack_colors
+from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.errors import BrokenFile, DataError
 
 SAMPLE = 32  # number of label files to check
@@ -100,11 +101,19 @@ def survey_labels(
                 continue
             raise
         survey.add(label, pixels)
-        (height, width), size = pixels.shape[:2], image_size(image)
-        if size is not None and size not in ((height, width), (width, height)):  # EXIF may rotate the image
-            phrase = f"{label}: {width}×{height}, but its image {image.name} is {size[1]}×{size[0]}"
-            survey.wrong_sizes.append(phrase)
+        height, width = pixels.shape[:2]
+        try:
+            sizes = image_sizes(image)
+        except BrokenFile:  # reported when the image is read
+            continue
+        if (height, width) not in sizes:
+            survey.wrong_sizes.append(wrong_label_size(label, (height, width), image, sizes[0]))
     return survey
+
+
+def wrong_label_size(label: Path, size: tuple[int, int], image: Path, image_size: tuple[int, int]) -> str:
+    """Error message for a label file whose height and width differ from those of its image."""
+    return f"{label}: {size[1]}×{size[0]}, but its image {image.name} is {image_size[1]}×{image_size[0]}"
 
 
 def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> tuple[LabelEncoding, list[str]]:

@@ -11,7 +11,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import first_names, pluralize
 
@@ -39,7 +39,12 @@ def _list(folder: Path) -> set[str]:
 
 
 def report_missing(
-    names: Sequence[str], missing: NDArray[np.bool_], folder: Path, root: str | Path, skip_broken: bool
+    names: Sequence[str],
+    missing: NDArray[np.bool_],
+    folder: Path,
+    root: str | Path,
+    skip_broken: bool,
+    kind: str = "image",
 ) -> str:
     """One line about missing images that are left out.
 
@@ -49,15 +54,17 @@ def report_missing(
         folder: the folder of the images.
         root: the folder in which the first missing name is searched.
         skip_broken: whether missing images may be left out.
+        kind: what the files are, for messages: "image", or "panoptic" for their PNGs.
 
     Raises:
         DataError: `skip_broken` is false, or all images are missing; the message says where the first name was found.
     """
+    noun, setting = ("image", "images") if kind == "image" else (f"{kind} PNG", "segments")
     absent = [name for name, is_missing in zip(names, missing) if is_missing]
-    count = f"{len(absent):,} of {pluralize(len(names), 'image')}"
+    count = f"{len(absent):,} of {pluralize(len(names), noun)}"
     if skip_broken and len(absent) < len(names):
         return f"{folder}: {count} are missing and left out ({first_names(absent)})"
-    message = missing_file(folder / absent[0], "image")
+    message = missing_file(folder / absent[0], kind)
     if len(absent) > 1:
         message += f"; {count} are missing"
     found = _search(Path(absent[0]).name, Path(root))
@@ -65,7 +72,7 @@ def report_missing(
         message += f"; found {found}"
         images = found.as_posix().removesuffix(absent[0])
         if images != found.as_posix():
-            message += f': set images="{os.path.relpath(images, root)}"'
+            message += f': set {setting}="{os.path.relpath(images, root)}"'
     raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
 
 

@@ -15,7 +15,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from chordate.data.coco import MIN_SIDE
 from chordate.data.detected_boxes import Pixels, first_problem
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.structures import Detections, Sample
 from chordate.structures.pose import CropInfo

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import TVTensor
 
-MIN_AREA = 1e-4  # square pixels; SanitizeInstances drops instances with a smaller mask
+from chordate.data.coco_geometry import MIN_MASK_AREA
+
 Ring = NDArray[np.float32]  # [vertices, 2], x, y; an edge joins the last vertex to the first
 
 
@@ -147,7 +148,7 @@ class Polygons(TVTensor):
         """
         bounds = self.bounds()
         apart = (bounds[:, 2:] <= boxes[:, :2]) | (bounds[:, :2] >= boxes[:, 2:])
-        return (self.areas() >= MIN_AREA) & ~apart.any(1)
+        return (self.areas() >= MIN_MASK_AREA) & ~apart.any(1)
 
 
 def _rebuild(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from chordate.data.dataset import Dataset
 from chordate.data.loader import Loader, start_worker
 from chordate.data.samplers import EvaluationBatches, Key
 from chordate.errors import ChordateError
-from chordate.structures import Batch
+from chordate.structures import Batch, Statistic
 
 SAMPLES = 16  # samples that a worker reads at once
 
@@ -24,14 +24,17 @@ SAMPLES = 16  # samples that a worker reads at once
 class Reading:
     """What was read of one sample, or why it could not be read (`error`).
 
-    `warnings` were logged meanwhile; `size` is the image's height and width in pixels; see `Targets` for the others.
+    `warnings` were logged meanwhile; `path` is that of the image file; `size` is the image's height and width in
+    pixels; see `Targets` for the others.
     """
 
     index: int
     warnings: list[str]
     error: str | None = None
+    path: str = ""
     size: tuple[int, int] = (0, 0)
     counts: Any = None
+    statistics: dict[str, Statistic] = field(default_factory=dict)
     suspicions: tuple[str, ...] = ()
 
 
@@ -43,19 +46,23 @@ class _Readings(torch.utils.data.Dataset[Reading]):
         with collected_warnings() as lines:
             reading = Reading(key[1], lines)
             try:
-                batch = read_original(self.dataset, key[1])
+                self._fill(reading)
             except ChordateError as error:
                 reading.error = str(error)
-                return reading
             except Exception as error:  # a bug in a custom dataset must not end the reading either
                 reading.error = f"sample {key[1]}: {type(error).__name__}: {' '.join(str(error).split())}"
-                return reading
-        reading.size = batch.infos[0].height, batch.infos[0].width
+        return reading
+
+    def _fill(self, reading: Reading) -> None:
+        batch = read_original(self.dataset, reading.index)
+        info = batch.infos[0]
+        reading.path, reading.size = info.path, (info.height, info.width)
+        reading.statistics = self.dataset.sample_statistics(reading.index)
         if batch.targets is not None:
             counts = batch.targets.class_counts(len(self.dataset.classes))
             reading.counts = None if counts is None else counts.numpy()
+            reading.statistics = batch.targets.statistics(self.dataset.meta) | reading.statistics
             reading.suspicions = batch.targets.suspicions(0)
-        return reading
 
 
 def read_original(dataset: Dataset, index: int) -> Batch:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chordate.data.coco_geometry import parse_rle
+from chordate.data.file_ids import id_in_file
+from chordate.data.findings import name_annotation
 from chordate.data.polygons import Ring
 from chordate.errors import DataError
 
@@ -35,7 +37,7 @@ def check_rle(annotation: Mapping[str, Any], size: Sequence[int], source: str) -
     if isinstance(segmentation, Mapping):
         _, problem = parse_rle(segmentation, size[0], size[1])
         if problem:
-            raise DataError(f"{source}: the RLE of annotation {annotation.get('id')} has {problem}")
+            raise DataError(f"{source}: the RLE of {name_annotation(id_in_file(annotation))} has {problem}")
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:

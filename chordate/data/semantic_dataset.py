@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torchvision.tv_tensors import Image
 
 from chordate.arguments import Names
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.image_headers import check_image, image_sizes
 from chordate.data.image_io import read_image
 from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding, LabelId
-from chordate.data.label_files import LabelPixels, read_label_image
+from chordate.data.label_files import LabelPixels, format_color, pack_colors, read_label_image
 from chordate.data.label_map import LabelMap
-from chordate.data.label_survey import check_encoding, survey_labels
-from chordate.errors import DataError
-from chordate.structures import DatasetMeta, ImageInfo, Sample
+from chordate.data.label_survey import LabelSurvey, check_encoding, survey_labels, wrong_label_size
+from chordate.errors import BrokenFile, DataError
+from chordate.structures import Counts, DatasetMeta, ImageInfo, Sample, Statistic
 from chordate.structures.semantic import SemanticTargets
 
 
@@ -44,8 +46,8 @@ class SemanticDataset(Dataset):
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
-        DataError: the settings contradict each other, or the label images have values that are neither a class nor
-            ignored.
+        ConfigError: the settings contradict each other.
+        DataError: the label images have values that are neither a class nor ignored.
     """
 
     target_type = SemanticTargets
@@ -92,13 +94,45 @@ class SemanticDataset(Dataset):
                 class nor ignored.
         """
         path, label_path = self.pairs[index]
-        image, labels = read_image(path, None, self.channels), self.read_labels(label_path)
+        image, labels = read_image(path, None, self.channels, self.white_level), self.read_labels(label_path)
         (height, width), size = image.shape[-2:], (labels.shape[-2], labels.shape[-1])
         if size == (width, height) and width != height:  # the labels match the image without its EXIF rotation
-            image = read_image(path, size, self.channels)
+            image = read_image(path, size, self.channels, self.white_level)
         elif size != (height, width):
-            raise DataError(f"{label_path}: {size[1]}×{size[0]}, but its image {path.name} is {width}×{height}")
+            raise DataError(wrong_label_size(label_path, size, path, (height, width)))
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
+
+    def id_in_file(self, image_id: int) -> str:
+        return self.pairs[image_id][0].name
+
+    def image_path(self, index: int) -> Path:
+        return self.pairs[index][0]
+
+    def check_files(self, index: int) -> None:
+        path, label_path = self.pairs[index]
+        check_image(path, None, lambda path: read_image(path, None, self.channels, self.white_level))
+        check_image(label_path, None, self.read_pixels)
+        sizes = image_sizes(path)
+        try:
+            size = image_sizes(label_path)[1]
+        except BrokenFile:  # labels that are not image files
+            height, width = self.read_pixels(label_path).shape[:2]
+            size = height, width
+        if size not in sizes:
+            raise DataError(wrong_label_size(label_path, size, path, sizes[0]))
+
+    def sample_statistics(self, index: int) -> dict[str, Statistic]:
+        """The pixels of each value in the label file, with the class that the value means."""
+        path = self.pairs[index][1]
+        survey = LabelSurvey()
+        survey.add(path, self.read_pixels(path))
+        rows = {f"{value} ({self._meaning(self.encoding.ids, value)})": (n,) for value, n in survey.ids.items()}
+        palette = pack_colors(np.array(self.encoding.palette or [(0, 0, 0)], np.uint8)).tolist()
+        rows |= {f"{format_color(v)} ({self._meaning(palette, v)})": (n,) for v, n in survey.colors.items()}
+        return {"values in the label files": Counts(("pixels",), rows)}
+
+    def _meaning(self, values: Sequence[int], value: int) -> str:
+        return self.classes[values.index(value)] if value in values else "ignored"
 
     def labels_of(self, index: int) -> Tensor:
         """The labels `[H, W]` int16 of an image at its original size; ignored pixels have the label `IGNORED`."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from chordate.arguments import Names
-from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_files import list_images
-from chordate.data.image_io import SUFFIXES, missing_file
+from chordate.data.image_files import list_files, list_images
+from chordate.data.image_io import SUFFIXES
+from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
+from chordate.data.text_lists import read_lines
 from chordate.errors import DataError, near_names
 from chordate.registry import DATASETS
 
@@ -53,6 +54,8 @@ class SemanticFolder(SemanticDataset):
         pairs = [(found[name], label_folder / f"{name}{label_suffix}") for name in names]
         check_label_files(pairs, label_folder)
         super().__init__(pairs, classes=classes, **settings)
+        if files is None:
+            self.health_report = [*self.health_report, *labels_without_image(label_folder, label_suffix, found)]
 
 
 def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -83,9 +86,7 @@ def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[s
     Raises:
         DataError: the file cannot be read, has no names, or has a name that is not in `images`.
     """
-    if not file.is_file():
-        raise DataError(missing_file(file, "image list"))
-    names = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    names = read_lines(file, "image list")
     if not names:
         raise DataError(f"{file}: the file has no names")
     if missing := [name for name in names if name not in images]:
@@ -103,6 +104,10 @@ def check_label_files(pairs: Sequence[tuple[Path, Path]], folder: Path) -> None:
         raise DataError(f"{missing_file(without[0], 'label')} ({len(without)} of {len(pairs)} images have none)")
 
 
-def missing_folder(folder: Path) -> str:
-    """Error message for a missing folder."""
-    return missing_file(folder, "data").replace("data file", "folder")
+def labels_without_image(folder: Path, suffix: str, images: Mapping[str, Path]) -> list[str]:
+    """A line for the log if label files have no image in `images`, which is keyed by path without suffix."""
+    labels = list_files(folder, suffix.lower())
+    without = [label for label in labels if label[: -len(suffix)] not in images]
+    if not without:
+        return []
+    return [f"{folder}: {len(without)} of {len(labels)} label files have no image, and are not used: {without[0]}"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chordate.arguments import OpenFraction
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.held_out import held_out_part
 from chordate.data.image_folder import ImageFolder, subfolders
+from chordate.data.paths import resolve_path
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 

@@ -10,11 +10,12 @@ import hotcoco
 
 from chordate.arguments import OpenFraction
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import resolve_path
+from chordate.data.file_ids import PLACE
 from chordate.data.held_out import held_out_part
-from chordate.data.image_files import displayed_size, image_stem, list_files, list_images
-from chordate.data.image_io import missing_file
+from chordate.data.image_files import image_stem, list_files, list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.missing_images import describe_broken
+from chordate.data.paths import missing_file, resolve_path
 from chordate.data.text_lists import read_lines
 from chordate.data.voc_matching import ImageMatcher, last_part, read_image_list
 from chordate.data.voc_xml import VocImage, read_voc_xml
@@ -89,19 +90,24 @@ class VocDataset(CocoDataset):
                 broken.append(str(error))
                 continue
             images.append({"id": len(images) + 1, "file_name": image, "width": width, "height": height})
-            for item in content.objects:
+            for number, item in enumerate(content.objects, 1):
                 x, y = item.corners[0] - 1, item.corners[1] - 1
                 w, h = item.corners[2] - x, item.corners[3] - y
                 annotations.append(
                     {
                         "id": len(annotations) + 1, "image_id": len(images), "category_id": category_ids[item.name],
                         "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
+                        PLACE: f"{stem}.xml: object {number}",
                     }
                 )  # fmt: skip
         self.left_out = broken
         self.notes += describe_broken(broken)
         categories = [{"id": number, "name": name} for name, number in category_ids.items()]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
+
+    def id_in_file(self, image_id: int) -> str:
+        name: str = self.coco.load_imgs([image_id])[0]["file_name"]
+        return name
 
     def _class_names(self, contents: Mapping[str, VocImage]) -> list[str]:
         """The class names in the order of their ids, including the model's classes that do not occur in this folder."""

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chordate.data.coco_annotations import resolve_path
 from chordate.data.label_encoding import BACKGROUND
 from chordate.data.label_files import LabelPixels, read_label_image
+from chordate.data.paths import missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
-from chordate.data.semantic_folder import check_label_files, find_images, listed_names, missing_folder
+from chordate.data.semantic_folder import check_label_files, find_images, listed_names
 from chordate.errors import DataError
 from chordate.registry import DATASETS
 

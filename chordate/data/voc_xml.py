@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_file
 from chordate.errors import DataError
 
 MAX_SIDE = 2**31  # larger values cannot be the size of an image

@@ -15,9 +15,11 @@ from typing import Any
 import hotcoco
 
 from chordate.data.coco import CocoDataset
-from chordate.data.coco_annotations import resolve_path
-from chordate.data.image_files import displayed_size, list_files, list_images
+from chordate.data.file_ids import PLACE
+from chordate.data.image_files import list_files, list_images
+from chordate.data.image_headers import displayed_size
 from chordate.data.missing_images import describe_broken
+from chordate.data.paths import resolve_path
 from chordate.data.text_lists import read_text
 from chordate.data.yolo_data import label_file, read_names, split_images
 from chordate.errors import BrokenFile, ConfigError, DataError
@@ -25,7 +27,7 @@ from chordate.registry import DATASETS
 from chordate.text import first_names, pluralize
 
 _DECIMALS = re.compile(r"[-+.\deE\s]*", re.ASCII)
-MAX_COORDINATE = 2  # larger values are pixels, not fractions; values from 1 to 2 lie outside the image
+MAX_FRACTION = 2  # larger values are pixels, not fractions; values from 1 to 2 lie outside the image
 
 
 @DATASETS.register_module()
@@ -100,12 +102,18 @@ class YoloDataset(CocoDataset):
                 for line, text in enumerate(read_text(labels, "label").splitlines(), start=1):
                     if text.strip():
                         annotation = _annotation(text, width, height, len(self.names), f"{labels}:{line}")
-                        annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+                        place = f"{os.path.relpath(labels, self.annotations)}:{line}"
+                        ids = {"id": len(annotations) + 1, "image_id": len(images), PLACE: place}
+                        annotations.append({**ids, **annotation})
         self.left_out = broken
         self.notes += describe_broken(broken)
         self._note_unused({labels for _, labels in pairs})
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
+
+    def id_in_file(self, image_id: int) -> str:
+        name: str = self.coco.load_imgs([image_id])[0]["file_name"]
+        return name
 
     def _pairs(self) -> list[tuple[Path, Path]]:
         """Each image with its label file, which may not exist."""
@@ -144,7 +152,7 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
     if not (label.is_integer() and 0 <= label < classes):
         raise DataError(f"{place}: class {label:g} is not among the {classes} names (0 … {classes - 1})")
     for number in numbers:
-        if not abs(number) <= MAX_COORDINATE:  # also for NaN
+        if not abs(number) <= MAX_FRACTION:  # also for NaN
             raise DataError(
                 f"{place}: {number:g} is not a fraction of the image's size; YOLO's coordinates are 0 … 1: divide "
                 f"pixels by the width ({width}) and the height ({height})"

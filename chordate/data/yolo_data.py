@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from chordate.data.image_files import list_images
-from chordate.data.image_io import missing_file
+from chordate.data.paths import missing_folder
 from chordate.data.text_lists import read_lines, read_text
 from chordate.errors import DataError, unknown
+from chordate.text import one_line
 
 SPLITS = ("train", "val", "test")
 
@@ -80,7 +81,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(content, Mapping):
         raise DataError(f'{file}: needs an entry "names"; name a file with one class per line names.txt')
     return content
@@ -111,7 +112,7 @@ def _locate(entry: str, path: str, file: Path) -> Path:
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
     found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None:
-        raise DataError(missing_file(candidates[0], "image").replace("image file", "image folder"))
+        raise DataError(missing_folder(candidates[0], "image"))
     return Path(os.path.normpath(found))
 
 

@@ -14,7 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from chordate.data.coco_geometry import MAX_ID
+from chordate.data.file_ids import MAX_ID
 from chordate.evaluation.packed_detections import IouType, PackedDetections
 from chordate.evaluation.pr_curves import PRCurves
 

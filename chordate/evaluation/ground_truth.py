@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.rle import check_rle
 from chordate.errors import DataError
 from chordate.structures import DatasetMeta
-
-BLOCK = 10_000  # number of annotations read at a time, to limit memory
 
 
 @runtime_checkable
@@ -84,8 +83,8 @@ class GroundTruth:
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
         objects: Counter[tuple[int, int]] = Counter()  # by image and category
-        sizes = {image["id"]: (image["height"], image["width"]) for image in coco.load_imgs(coco.get_img_ids())}
-        for annotation in _annotations(coco):
+        sizes = {image["id"]: (image["height"], image["width"]) for image in load_images(coco)}
+        for annotation in load_annotations(coco):
             if annotation["image_id"] in sizes:
                 check_rle(annotation, sizes[annotation["image_id"]], "CocoMetric")
             all_boxed = all_boxed and bool(annotation.get("bbox"))
@@ -135,12 +134,6 @@ class GroundTruth:
                 f"of keypoints"
             )
         return counts[0]
-
-
-def _annotations(coco: hotcoco.COCO) -> Iterator[dict[str, Any]]:
-    ids = coco.get_ann_ids()
-    for start in range(0, len(ids), BLOCK):
-        yield from coco.load_anns(ids[start : start + BLOCK])
 
 
 def _with_boxes(coco: hotcoco.COCO) -> hotcoco.COCO:

@@ -5,7 +5,7 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.coco_normalize import FILE_ID
+from chordate.data.file_ids import id_in_file
 
 
 def with_file_ids(results: Sequence[dict[str, Any]], coco: hotcoco.COCO) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def with_file_ids(results: Sequence[dict[str, Any]], coco: hotcoco.COCO) -> list
     named = []
     for result in results:
         image, category = images[result["image_id"]], categories[result["category_id"]]
-        ids = {"image_id": image.get(FILE_ID, image["id"]), "category_id": category.get(FILE_ID, category["id"])}
+        ids = {"image_id": id_in_file(image), "category_id": id_in_file(category)}
         name = {"file_name": image["file_name"]} if image["file_name"] else {}
         named.append({**ids, **name, **{key: result[key] for key in result if key not in ids}})
     return named

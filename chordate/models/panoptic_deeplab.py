@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,27 +23,9 @@ from chordate.ops.instance_centers import (
     small_instance_weights,
 )
 from chordate.ops.panoptic_merge import Segments, add_stuff
-from chordate.pixel_contracts import PixelHead, WeightedPixelHead, check_pixel_head
+from chordate.pixel_contracts import CenterHead, PixelHead, WeightedPixelHead, check_center_head, check_pixel_head
 from chordate.registry import BACKBONES, HEADS, MODELS, NECKS
 from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
-
-
-class CenterHead(Protocol):
-    """The contract of a head that predicts the centers of instances, and the offset of each pixel to its center.
-
-    The model builds the head with `in_features`, the FeatureSpecs of the backbone's feature maps.
-    """
-
-    def __call__(self, maps: dict[str, Tensor]) -> Any:
-        """Compute outputs from feature maps `[N, C, H, W]` keyed by name. Their type is up to the head: the model only
-        passes them to `resize` and `loss`."""
-
-    def resize(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Resize the outputs to images of `size` (height, width): center heatmap `[N, H, W]`, and offsets
-        `[N, 2, H, W]` (y, x) in pixels."""
-
-    def loss(self, outputs: Any, targets: PanopticTargets) -> dict[str, Tensor]:
-        """Scalar losses keyed by name."""
 
 
 @MODELS.register_module()
@@ -118,6 +100,7 @@ class PanopticDeepLab(Model):
             except ConfigError as error:
                 raise ConfigError(f"{error}; for losses without weights, set small_instance_weight=1") from error
         self.center: CenterHead = HEADS.build(center, in_features=features, facts=meta.facts(), contract=CenterHead)
+        check_center_head(self.center, features)
         self.is_thing: Tensor
         is_thing = torch.tensor([name not in meta.stuff for name in meta.classes])
         self.register_buffer("is_thing", is_thing, persistent=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,27 +15,10 @@ from chordate.model_contracts import TopDownModel, check_batch
 from chordate.models.parts import Part, wrong_targets
 from chordate.models.preprocess import Normalize
 from chordate.ops.gaussian_heatmaps import shift_right
+from chordate.pixel_contracts import HeatmapHead, check_heatmap_head
 from chordate.registry import BACKBONES, HEADS, MODELS
 from chordate.structures import Batch, DatasetMeta, ImageInfo
 from chordate.structures.pose import CropInfo, Poses, PoseTargets
-
-
-class HeatmapHead(Protocol):
-    """The contract of a head that predicts one heatmap per keypoint.
-
-    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
-    the DatasetMeta that the head's signature names, such as `num_keypoints`.
-    """
-
-    def __call__(self, maps: dict[str, Tensor]) -> Tensor:
-        """Predict heatmaps `[N, num_keypoints, h, w]` from feature maps `[N, C, H, W]` keyed by name."""
-
-    def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
-        """Scalar losses keyed by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch and
-        visibility."""
-
-    def decode(self, heatmaps: Tensor) -> Tensor:
-        """Keypoints `[N, num_keypoints, 3]`: x, y in pixels of the batch, and confidence."""
 
 
 @MODELS.register_module()
@@ -87,6 +70,7 @@ class PoseEstimator(TopDownModel):
         specs = offered(self.backbone)
         self.size_divisor = list(specs.values())[-1].stride
         self.head: HeatmapHead = HEADS.build(head, in_features=specs, facts=meta.facts(), contract=HeatmapHead)
+        check_heatmap_head(self.head, specs, len(meta.skeleton.mirrored))
         self.register_buffer("mirrored", torch.tensor(meta.skeleton.mirrored), persistent=False)
 
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and He initialization."""
+"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and initial weights."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,15 @@ def he_init(module: nn.Module) -> None:
         # Tensors on the meta device have no values to initialize.
         if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and not conv.weight.is_meta:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Initialize every convolution in `module` as Caffe2's Xavier filler does: uniformly, with variance 1 / fan-in."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 
@@ -51,6 +60,7 @@ def conv_tower(
     convs: int,
     norm: Norm,
     init: Callable[[nn.Module], None] | None = he_init,
+    dilation: int = 1,
 ) -> nn.Sequential:
     """A sequence of `convs` 3 × 3 convolutions with `channels` output channels, each followed by norm and ReLU.
 
@@ -62,6 +72,6 @@ def conv_tower(
     """
     tower = nn.Sequential()
     for _ in range(convs):
-        tower.append(conv_norm_relu(in_channels, channels, norm, kernel=3, init=init))
+        tower.append(conv_norm_relu(in_channels, channels, norm, kernel=3, dilation=dilation, init=init))
         in_channels = channels
     return tower

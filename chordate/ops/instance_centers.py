@@ -120,6 +120,9 @@ def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> C
 def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
     """Assign each pixel to the center nearest to the pixel's position plus its offset (equation 1).
 
+    The distances to the valid centers are computed in chunks of pixels, at most CHUNK at a time. (Dropping the padding
+    of the centers needs a host sync on a GPU.)
+
     Args:
         centers: the centers in each image.
         offsets: `[N, 2, H, W]` (y, x) in pixels.
@@ -129,8 +132,9 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
     """
     n, _, height, width = offsets.shape
     votes = (offsets + torch.stack(_coordinates(height, width, offsets.device))).flatten(2).mT
-    points = torch.where(centers.valid[..., None], centers.points, torch.inf)
-    step = max(1, CHUNK // max(1, n * points.shape[1]))
+    count = max(1, int(centers.valid.sum(1).max()))  # valid centers come first
+    points = torch.where(centers.valid[..., None], centers.points, torch.inf)[:, :count]
+    step = max(1, CHUNK // (n * count))
     nearest = torch.empty(n, height * width, dtype=torch.int64, device=offsets.device)
     for votes_part, into in zip(votes.split(step, 1), nearest.split(step, 1)):
         # The faster computation by matrix multiplication has errors of whole pixels in large images.

@@ -38,6 +38,7 @@ class Matcher:
         low_quality: whether the candidates with a target's highest IoU (including ties) are also positive, for any IoU
             above 0 (Faster R-CNN, section 3.1.2). As in Detectron2 and torchvision, such a candidate is matched to the
             target with which the candidate has its highest IoU, which may be another target.
+        low_quality_iou: minimum IoU of these candidates, besides the requirement that it is above 0.
         crowd: a candidate with at least this fraction of its area in a crowd region is ignored instead of negative
             (Detectron's CROWD_FILTER_THRESH). Candidates are never matched to crowds.
     """
@@ -45,6 +46,7 @@ class Matcher:
     positive: float
     negative: float
     low_quality: bool = False
+    low_quality_iou: float = 0.0
     crowd: float = 0.7
 
     @torch.no_grad()
@@ -79,7 +81,7 @@ class Matcher:
             best = torch.maximum(best, group_best)
             if self.low_quality:
                 peak = iou.amax(dim=2, keepdim=True)
-                low |= ((iou == peak) & (peak > 0)).any(dim=1)
+                low |= ((iou == peak) & (peak > 0) & (peak >= self.low_quality_iou)).any(dim=1)
             if has_crowd:
                 inside = (shared >= self.crowd * candidate_area) & (shared > 0)
                 covered |= (inside & crowd[:, group, None]).any(dim=1)

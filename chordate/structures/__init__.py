@@ -8,6 +8,7 @@ from chordate.structures.metadata import DatasetMeta, Skeleton
 from chordate.structures.panoptic import PanopticMap, PanopticTargets
 from chordate.structures.pose import CropInfo, Poses, PoseTargets
 from chordate.structures.semantic import IGNORED, SemanticMap, SemanticTargets
+from chordate.structures.statistics import Counts, Statistic, Values
 
 __all__ = [
     "BITMAP_SIZE",
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "ClassTargets",
     "Classification",
+    "Counts",
     "CropInfo",
     "DatasetMeta",
     "Detections",
@@ -32,7 +34,9 @@ __all__ = [
     "SemanticMap",
     "SemanticTargets",
     "Skeleton",
+    "Statistic",
     "Targets",
     "TensorStruct",
+    "Values",
     "collate_images",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chordate.errors import ConfigError
 from chordate.structures.metadata import DatasetMeta
+from chordate.structures.statistics import Statistic
 
 Sample = dict[str, Any]  # keys: `image`, `info`, and the fields of the image's targets
 
@@ -42,9 +43,11 @@ class Targets(TensorStruct):
 
     Attributes:
         legend: a phrase on the page of `chordate browse` that explains how targets are drawn, or an empty string.
+        counted: what `class_counts` counts; the counts of "pixels" are shown as percentages.
     """
 
     legend: ClassVar[str] = ""
+    counted: ClassVar[str] = "images"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -81,6 +84,15 @@ class Targets(TensorStruct):
         """
         labels = self.image_labels()
         return None if labels is None else torch.bincount(labels[labels >= 0], minlength=classes)
+
+    def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
+        """Further statistics of the targets of one image, by title, for `chordate check`. Those of all images are
+        merged by `merge_statistics`.
+
+        Args:
+            meta: metadata of the dataset.
+        """
+        return {}
 
     def suspicions(self, index: int) -> tuple[str, ...]:
         """What may be wrong with the ground truth of one image, in a few fixed phrases, for `chordate check`."""

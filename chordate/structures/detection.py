@@ -18,6 +18,7 @@ from chordate.errors import DataError
 from chordate.structures.batch import ImageInfo, Prediction, Sample, Targets, TensorStruct
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
+from chordate.structures.statistics import Statistic, box_statistics, count_value, keypoint_statistics
 
 BITMAP_SIZE = 112  # height and width in pixels of an instance's bitmap mask, which covers only the instance's box
 # The number of targets is padded to these sizes, above 64 to multiples of 128: few distinct shapes avoid recompilation.
@@ -42,7 +43,11 @@ class InstanceTargets(Targets):
             masks are known.
     """
 
-    legend: ClassVar[str] = "crowds are dashed, every instance has its own color"
+    legend: ClassVar[str] = (
+        "every instance has its own color; a dashed box is a crowd, a group of objects that is neither an object to "
+        "learn nor background"
+    )
+    counted: ClassVar[str] = "instances"
 
     boxes: Annotated[Tensor, Layout("N", "G", 4, dtype=torch.float32)]
     labels: Annotated[Tensor, Layout("N", "G", dtype=torch.int64)]
@@ -83,12 +88,22 @@ class InstanceTargets(Targets):
     def suspicions(self, index: int) -> tuple[str, ...]:
         boxes = self.boxes[index][self.valid[index] & ~self.crowd[index]]
         short, long = (boxes[:, 2:] - boxes[:, :2]).aminmax(dim=1) if len(boxes) else (torch.zeros(0),) * 2
+        rows = torch.cat((boxes, self.labels[index][self.valid[index] & ~self.crowd[index]][:, None]), dim=1)
         found = {
             "no instances": not self.valid[index].any(),
             f"boxes under {TINY} px": (short < TINY).any(),
             f"boxes over {THIN}:1": (long > THIN * short).any(),
+            "the same box twice": len(rows.unique(dim=0)) < len(rows),
         }
         return tuple(phrase for phrase, is_found in found.items() if is_found)
+
+    def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
+        """The sizes and aspect ratios of the boxes, the instances per image, and the labeled keypoints, if any."""
+        single = self.valid & ~self.crowd
+        statistics = box_statistics(self.boxes[single]) | {"instances per image": count_value(int(single.sum()))}
+        if self.keypoints is not None and meta.skeleton is not None:
+            statistics |= keypoint_statistics(self.keypoints[single], meta.skeleton.names)
+        return statistics
 
     def describe(self, index: int) -> str:
         crowds = int((self.valid & self.crowd)[index].sum())

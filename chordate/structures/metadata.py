@@ -67,6 +67,8 @@ class DatasetMeta:
         stuff: names of the classes that are stuff (regions without instances); the others are things.
         palette: RGB color (0 … 255) of each class, in the order of the labels; None for generated colors.
         ignore_label: label of pixels that are ignored in training and evaluation, or None.
+        white_level: the largest value of pixels of images with more than 8 bits, or 1 or 255 for floating-point pixels;
+            None if the images have 8 bits.
         extra: further metadata, a dict from name to plain Python value. A head receives each value whose name is an
             argument in the head's signature.
     """
@@ -76,6 +78,7 @@ class DatasetMeta:
     stuff: tuple[str, ...] = ()
     palette: tuple[tuple[Byte, Byte, Byte], ...] | None = None
     ignore_label: PixelLabel | None = None
+    white_level: Annotated[int, Ge(1), Le(65535)] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,6 +132,7 @@ class DatasetMeta:
             "stuff": list(self.stuff),
             "palette": plain(self.palette),
             "ignore_label": self.ignore_label,
+            "white_level": self.white_level,
             "extra": plain(self.extra),
         }
 

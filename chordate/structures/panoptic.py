@@ -13,7 +13,8 @@ from chordate.structures.batch import Prediction, Sample, Targets
 from chordate.structures.detection import InstanceTargets, encode_masks
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
-from chordate.structures.semantic import IGNORED, SemanticTargets
+from chordate.structures.semantic import IGNORED, SemanticTargets, label_statistics, label_suspicions
+from chordate.structures.statistics import Statistic
 
 
 @dataclass
@@ -31,7 +32,11 @@ class PanopticTargets(Targets):
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
     slots: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
-    legend: ClassVar[str] = "colors are classes, and each thing has its own shade; pixels without a tint are ignored"
+    legend: ClassVar[str] = (
+        "colors are classes, and each thing has its own shade; a crowd, a group of things that is neither a thing to "
+        "learn nor background, has an outline but no tint; other pixels without a tint are ignored"
+    )
+    counted: ClassVar[str] = "segments"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -44,6 +49,23 @@ class PanopticTargets(Targets):
 
     def class_labels(self) -> Tensor:
         return self.labels
+
+    def class_counts(self, classes: int) -> Tensor:
+        """The things (without crowds), and the regions of stuff, at most one per class and image."""
+        counts = self.instances.class_counts(classes)
+        for labels, slots in zip(self.labels, self.slots):
+            counts[labels[(slots == IGNORED) & (labels != IGNORED)].unique().long()] += 1
+        return counts
+
+    def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
+        """The statistics of the things (sizes of their boxes, things per image) and of the labeled pixels."""
+        things = self.instances.statistics(meta)
+        things["things per image"] = things.pop("instances per image")
+        return things | label_statistics(self.labels)
+
+    def suspicions(self, index: int) -> tuple[str, ...]:
+        things = [phrase for phrase in self.instances.suspicions(index) if phrase != "no instances"]
+        return (*things, *label_suspicions(self.labels[index]))
 
     def describe(self, index: int) -> str:
         present = self.labels[index].unique()

@@ -12,9 +12,12 @@ from torch import Tensor
 from chordate.structures.batch import ImageInfo, Sample, Targets
 from chordate.structures.detection import Detections
 from chordate.structures.layout import Layout
+from chordate.structures.metadata import DatasetMeta
+from chordate.structures.statistics import Statistic, box_statistics, keypoint_statistics
 
 Row = tuple[float, float, float]
 Matrix = tuple[Row, Row]
+OUTSIDE = 0.5  # keypoints that are farther outside, as a fraction of the box's side, may be annotation errors
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
@@ -76,6 +79,7 @@ class PoseTargets(Targets):
     labels: Annotated[Tensor, Layout("N", dtype=torch.int64)]
 
     legend: ClassVar[str] = "the object's left side is orange, its right side green"
+    counted: ClassVar[str] = "objects"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -85,6 +89,22 @@ class PoseTargets(Targets):
             return torch.stack([sample[name].as_subclass(Tensor)[0] for sample in samples])
 
         return cls(pack("keypoints"), pack("boxes"), pack("labels"))
+
+    def class_counts(self, classes: int) -> Tensor:
+        return torch.bincount(self.labels, minlength=classes)
+
+    def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
+        """The sizes and aspect ratios of the boxes, and the labeled keypoints."""
+        assert meta.skeleton is not None
+        return box_statistics(self.boxes) | keypoint_statistics(self.keypoints, meta.skeleton.names)
+
+    def suspicions(self, index: int) -> tuple[str, ...]:
+        points, (x1, y1, x2, y2) = self.keypoints[index], self.boxes[index].tolist()
+        x, y = points[points[:, 2] > 0, :2].T
+        wide, tall = OUTSIDE * (x2 - x1), OUTSIDE * (y2 - y1)
+        outside = (x < x1 - wide) | (x > x2 + wide) | (y < y1 - tall) | (y > y2 + tall)
+        found = {"no labeled keypoints": not len(x), "keypoints far outside the box": bool(outside.any())}
+        return tuple(phrase for phrase, is_found in found.items() if is_found)
 
     def describe(self, index: int) -> str:
         visibility = self.keypoints[index, :, 2]
@@ -99,6 +119,8 @@ class Poses(Detections):
         boxes, scores, labels: see `Detections`; the boxes are those that were cropped.
         keypoints: `[D, K, 3]`, x and y in pixels of the original image, and confidence 0 … 1.
     """
+
+    display_threshold: ClassVar[float] = 0.2  # a confidence is the height of a heatmap's peak, which is rarely near 1
 
     def describe(self) -> str:
         return f"{len(self) or 'no'} pose{'' if len(self) == 1 else 's'}"

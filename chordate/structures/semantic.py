@@ -13,8 +13,10 @@ from chordate.errors import DataError
 from chordate.structures.batch import Prediction, Sample, Targets
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
+from chordate.structures.statistics import Counts, Statistic, count_value
 
 IGNORED = -1  # label of padding and of pixels without a class, which losses and metrics ignore
+MOSTLY = 0.9  # a larger ignored fraction of an image may be an annotation error
 
 
 @dataclass
@@ -28,6 +30,7 @@ class SemanticTargets(Targets):
     labels: Annotated[Tensor, Layout("N", "H", "W", dtype=torch.int16)]
 
     legend: ClassVar[str] = "colors are classes; pixels without a tint are ignored"
+    counted: ClassVar[str] = "pixels"
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], size: tuple[int, int]) -> Self:
@@ -46,9 +49,36 @@ class SemanticTargets(Targets):
     def class_labels(self) -> Tensor:
         return self.labels
 
+    def class_counts(self, classes: int) -> Tensor:
+        return torch.bincount(self.labels[self.labels != IGNORED].long(), minlength=classes)
+
+    def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
+        """The pixels with a class, and the classes per image."""
+        return label_statistics(self.labels)
+
+    def suspicions(self, index: int) -> tuple[str, ...]:
+        return label_suspicions(self.labels[index])
+
     def describe(self, index: int) -> str:
         present = self.labels[index].unique()
         return f"{int((present != IGNORED).sum())} classes"
+
+
+def label_statistics(labels: Tensor) -> dict[str, Statistic]:
+    """The pixels with a class, and the classes per image, of the label map of one image."""
+    present, ignored = labels.unique(), int((labels == IGNORED).sum())
+    return {
+        "labeled pixels": Counts(("pixels",), {"with a class": (labels.numel() - ignored,), "ignored": (ignored,)}),
+        "classes per image": count_value(int((present != IGNORED).sum())),
+    }
+
+
+def label_suspicions(labels: Tensor) -> tuple[str, ...]:
+    """What may be wrong with a label map `[H, W]`."""
+    ignored = float((labels == IGNORED).float().mean())
+    if ignored == 1:
+        return ("no labeled pixels",)
+    return (f"over {MOSTLY:.0%} of the pixels ignored",) if ignored > MOSTLY else ()
 
 
 @dataclass

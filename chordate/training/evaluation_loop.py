@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,7 +12,9 @@ from torch import nn
 from chordate import launch
 from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
+from chordate.distributed import world_size
 from chordate.errors import NothingToEvaluate, TrainingError
+from chordate.log_once import no_warnings
 from chordate.model_contracts import Metric, Model, compute_numbers
 from chordate.progress import ProgressBar
 from chordate.structures import Batch
@@ -56,6 +57,8 @@ def evaluate(
             metric.update(predictions, batch)
             if interrupted():
                 return {}
+        if world_size() > 1 and isinstance(loader, Loader):
+            loader.report_problems()
         return compute_numbers(metric)
 
 
@@ -63,10 +66,9 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
 
     Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample
-    has no ground truth, since other samples may have some. Ignores numerical warnings.
+    has no ground truth, since other samples may have some. Ignores warnings, for example about numbers.
     """
-    with warnings.catch_warnings(), suppress(TrainingError, NothingToEvaluate):
-        warnings.simplefilter("ignore")
+    with no_warnings(), suppress(TrainingError, NothingToEvaluate):
         metrics = evaluate(model, [loader.first_batch()], metric, device)
         metric.table()
         return metrics

@@ -89,8 +89,8 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
 
 def _remove_unused(created: Sequence[Path]) -> None:
     """Remove the log folder `created[0]` if it contains only the log, and then its empty parents in `created`."""
-    if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
-        (created[0] / "train.log").unlink()
-        with suppress(OSError):  # a folder that is not empty
+    with suppress(OSError):  # a folder that is not empty, or no longer there
+        if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
+            (created[0] / "train.log").unlink()
             for path in created:
                 path.rmdir()

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chordate.data.seeding import preserved_rng
 from chordate.distributed import is_active, world_size
 from chordate.errors import ConfigError
+from chordate.text import one_line
 from chordate.training.precision import to_channels_last_weights, use_channels_last
 from chordate.training.settings import TrainSettings
 
@@ -53,7 +54,7 @@ def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Mod
     try:
         return cast(nn.Module, torch.compile(model, **({} if options is True else options)))
     except (TypeError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"train.compile: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"train.compile: {one_line(error)}") from error
 
 
 def wrap_ddp(model: nn.Module, device: torch.device, *, find_unused: bool = False) -> DistributedDataParallel:

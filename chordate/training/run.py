@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from chordate import launch
 from chordate.arguments import validate_arguments
 from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
+from chordate.data.check_files import check_all_files
 from chordate.data.loader import build_dataset, build_loader, check_data_section
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
@@ -26,6 +27,7 @@ from chordate.training.schedule import schedule_settings
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
+from chordate.work_dir_lock import locked
 
 
 def train(
@@ -65,7 +67,8 @@ def train(
     settings = TrainSettings.from_config(section(cfg, "train"))
     work_dir = Path(work_dir or Path("work_dirs") / Path(cfg.filename or "config").stem)
     ranks: dict[str, Any] = dict(zip(("rank", "world_size"), launch.start(settings.seed)))
-    with run_log(work_dir), naming_files(cfg):
+    # Locked before the newest checkpoint is chosen: a run that is still being stopped may save a newer one.
+    with run_log(work_dir), locked(work_dir), naming_files(cfg):
         data = section(cfg, "train_data")
         check_settings(cfg, settings)
         callbacks = [CALLBACKS.build(callback) for callback in (*list_section(cfg, "callbacks"), *callbacks)]
@@ -92,6 +95,7 @@ def train(
                 "channels": channels,
             }
             val_set = build_dataset(val_data, training=False, **same)
+            check_all_files(val_set, "val_data")
             val_loader = build_loader(val_set, val_data, training=False, **padding, **ranks)
             metric = build_metric(part_section(cfg, "metric"), val_set)
             metric.check_model(model)
@@ -118,7 +122,7 @@ def train(
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
             metrics = trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
             check_monitored(trainer, metrics)
-        trainer.train()
+        trainer.train(is_locked=True)
     return trainer
 
 

@@ -18,7 +18,7 @@ from chordate.distributed import all_gather_object, broadcast_object, is_main_pr
 from chordate.errors import CheckpointError, ConfigError, TrainingError, unknown
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.text import format_metric
+from chordate.text import format_metric, one_line
 from chordate.training.logging import logger
 from chordate.weights.checkpoint_folder import POINTER, best_name, read_checkpoint
 from chordate.weights.checkpoint_schema import FORM
@@ -176,7 +176,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
             counts = f"saved by {len(saved['rng'])} processes, resumed by {trainer.world_size}"
             logger.warning(f"{counts}: the random numbers differ from those of an uninterrupted run")
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(f"{path}: its training state does not fit this run ({reason})") from error
 
 
@@ -213,7 +213,8 @@ def trained_names(optimizer: Optimizer, model: nn.Module) -> list[str]:
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state keyed by parameter name, and the values that it added to its parameter groups."""
     trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
-    state = {trained[index]: values for index, values in optimizer.state_dict()["state"].items()}
+    own = optimizer.state_dict()["state"]
+    state = {name: own.get(index, {}) for index, name in enumerate(trained)}  # empty if it never had a gradient
     groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]
     return {"type": type(optimizer).__name__, "trained": trained, "state": state, "groups": groups}
 
@@ -232,7 +233,8 @@ def load_optimizer_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[
         raise CheckpointError(f'{path} was trained with {before}, but optimizer.type is {now}; set it to "{before}"')
     check_optimizer_state(saved, optimizer, model, path)
     trained, state = trained_names(optimizer, model), optimizer.state_dict()
-    state["state"] = {i: dict(saved["state"][name]) for i, name in enumerate(trained) if name in saved["state"]}
+    # Newly trained parameters keep the state of a new optimizer.
+    state["state"] |= {i: dict(saved["state"][name]) for i, name in enumerate(trained) if saved["state"].get(name)}
     optimizer.load_state_dict(state)
     for group, added in zip(optimizer.param_groups, saved["groups"]):
         group.update(added)

@@ -14,6 +14,7 @@ from chordate.errors import CheckpointError
 from chordate.head_contracts import HasFinalLayers
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
+from chordate.text import one_line
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.find_weights import Weights
 from chordate.weights.formats.classifiers import network_meta, split_network
@@ -92,7 +93,7 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
         converted = format.convert(state, model)
         return Candidate(format.library, converted, meta, conversion=format, settings=format.settings(state))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
             f"{weights.source} has the names of {format.library}'s weights ({type(format).__name__}), but cannot be "
             f"converted: {reason}"
@@ -129,9 +130,10 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 def _without_prefixes(state: State, model: nn.Module) -> Iterator[tuple[State, list[str]]]:
     """Yield the tensors whose names start with a prefix, without the prefix, and the names of the others; at last, the
-    state dict itself. Prefixes with which the model's own names start are kept.
+    state dict itself. Prefixes with which names of the model or of its library start are kept.
     """
-    ours = model.state_dict()
+    library = model.library if isinstance(model, Backbone) else None
+    ours = [*model.state_dict(), *(library.tensors if library else ())]
     prefixes = [prefix for prefix in _PREFIXES if not any(name.startswith(prefix) for name in ours)]
 
     def parts(part: dict[str, str], depth: int) -> Iterator[dict[str, str]]:

@@ -19,9 +19,9 @@ from chordate.weights.plain_contents import is_dense
 # were not averaged, since its EMAHook swaps the two before it saves them.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model"),
-    *("net", "network", "weights", "params", "ema_state_dict"),
+    *("net", "network", "weights", "params", "ema_state_dict", "blobs"),
 )
-_MAX_DEPTH = 4  # limit on nested wrappers: an untrusted file may nest without end
+_MAX_WRAPPERS = 4  # limit on nested wrappers: an untrusted file may nest without end
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _unwrap(contents: Mapping[Any, Any], source: str) -> tuple[dict[Any, Any], d
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
     entries."""
     weights, beside = dict(contents), {}
-    for _ in range(_MAX_DEPTH):
+    for _ in range(_MAX_WRAPPERS):
         if any(isinstance(value, Tensor) for value in weights.values()):
             return weights, beside
         key = next((key for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)

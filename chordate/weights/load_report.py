@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,7 @@ class LoadReport:
         missing: the model's tensors that were not loaded and keep their values.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
         notes: mapping from tensor name to how the tensor was adapted, or why it does not fit.
+        settings: settings that the weights were trained with, see `Format.settings`.
     """
 
     source: str
@@ -45,6 +47,7 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     meta: DatasetMeta | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"{pluralize(len(self.loaded), 'tensor')} loaded"]

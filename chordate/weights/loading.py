@@ -77,6 +77,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         missing=[*matched.missing, *matched.mismatched],
         meta=candidate.meta,
         notes={**matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
+        settings=candidate.settings,
     )
 
 
@@ -100,6 +101,9 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
             setting = f"model.{path}.pretrained" if path else "pretrained"
             remedy = f"set {setting} to a local file, or to None for random weights (pretrained=False in Python)"
             raise DownloadError(f"{error}; or {remedy}") from error
+        # The backbone's own settings have been compared by `load_checkpoint`; those of the images are the model's.
+        own = {name: value for name, value in reports[-1].settings.items() if name.startswith("preprocess.")}
+        warn_about_settings(model, str(source), own)
         warn_about_normalization(model, str(source))
     return reports
 

@@ -71,14 +71,15 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
 def _read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
-    A head passes its settings of RoIAlign to its pooler; a backbone passes the eps of its norms to every norm.
+    A head passes its settings of RoIAlign to its pooler, and of pooling to its ASPP; a backbone passes the eps of its
+    norms to every norm.
     """
     part, _, last = name.rpartition(".")
     if last == "eps":
         backbone = model if isinstance(model, Backbone) else getattr(model, part.partition(".")[0], None)
         norms = backbone.modules() if isinstance(backbone, Backbone) else ()
         return next((norm.eps for norm in norms if isinstance(norm, FOLDABLE)), None)
-    for path in (name, f"{part}.pooler.{last}"):
+    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}"):
         try:
             return attrgetter(path)(model)
         except AttributeError:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chordate.errors import CheckpointError
 from chordate.text import printable
 
-MAX_DEPTH = 32  # levels of nested dicts and lists; our own checkpoints have 7
+MAX_CHECKPOINT_DEPTH = 32  # levels of nested dicts and lists; our own checkpoints have 7
 MAX_REPEATED = 100_000  # values of repeated dicts and lists; nested repetitions multiply, even in a small file
 MAX_COPIES = 4  # bytes of all tensors per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
@@ -68,10 +68,10 @@ class PlainCopy:
             if id(value) in self._seen:
                 self._repeated += len(value)
             self._seen.add(id(value))
-            if len(path) > MAX_DEPTH or self._repeated > MAX_REPEATED:
+            if len(path) > MAX_CHECKPOINT_DEPTH or self._repeated > MAX_REPEATED:
                 raise CheckpointError(
                     f"{self.source} has no weights that can be read: its dicts and lists contain themselves, or are "
-                    f"nested more than {MAX_DEPTH} levels deep"
+                    f"nested more than {MAX_CHECKPOINT_DEPTH} levels deep"
                 )
         if isinstance(value, dict):
             return {key: self(item, (*path, key)) for key, item in dict.items(value)}

@@ -101,7 +101,8 @@ class LossSums(_Part):
 
 
 class OptimizerState(_Part):
-    """`state` is keyed by parameter name; `groups` are the values that the optimizer added to its parameter groups."""
+    """`state` is keyed by parameter name, and empty for parameters that never had a gradient; `groups` are the values
+    that the optimizer added to its parameter groups."""
 
     type: str
     trained: list[str]
@@ -186,6 +187,8 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
     kept: dict[torch.Size, dict[str, torch.Size]] = {}
     for name, parameter in model.named_parameters():
         values = saved["state"].get(name)
+        if (values is None and name in saved["trained"]) or (values == {} and optimizer.state.get(parameter)):
+            raise CheckpointError(f"{source}: train.optimizer.state has nothing for {name}; the file is damaged")
         if not values:
             continue
         if parameter.shape not in kept:

@@ -1,4 +1,4 @@
-"""DeepLab v3+, ResNet-18, output stride 16, on CamVid; small enough for a CPU."""
+"""DeepLab v3+, ResNet-18, output stride 16, on CamVid, with the paper's 256 channels."""
 
 _base_ = [
     "../_base_/models/deeplabv3plus.py",
@@ -8,6 +8,6 @@ _base_ = [
 
 model = dict(
     backbone=dict(type="resnet18", output_stride=16),
-    head=dict(channels=128, project_kernel=1),
+    head=dict(channels=256, project_kernel=1),
     auxiliary=dict(channels=64),
 )

@@ -1,4 +1,8 @@
-"""Panoptic-DeepLab, ResNet-50, 90,000 iterations of Adam with batch size 32 on Cityscapes."""
+"""Panoptic-DeepLab, ResNet-50, 90,000 iterations of Adam with batch size 32 on Cityscapes.
+
+The settings are those of Detectron2's project. There, the polynomial decay starts with the warm-up; here, it starts
+after the warm-up.
+"""
 
 _base_ = ["../_base_/models/panoptic-deeplab.py", "../_base_/datasets/cityscapes_panoptic.py"]
 

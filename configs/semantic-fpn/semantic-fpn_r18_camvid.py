@@ -1,4 +1,4 @@
-"""Semantic FPN, ResNet-18, on CamVid; small enough for a CPU."""
+"""Semantic FPN, ResNet-18, on CamVid."""
 
 _base_ = [
     "../_base_/models/semantic-fpn.py",
@@ -6,4 +6,4 @@ _base_ = [
     "../_base_/schedules/camvid_30e.py",
 ]
 
-model = dict(backbone=dict(type="resnet18"), neck=dict(channels=128), head=dict(channels=64))
+model = dict(backbone=dict(type="resnet18"))

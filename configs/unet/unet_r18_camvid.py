@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid; small enough for a CPU.
+"""U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid.
 
 Skip connections come from all feature maps of the backbone: c1 … c5 of a ResNet, c2 … c5 of a ConvNeXt.
 """
@@ -8,6 +8,7 @@ _base_ = ["../_base_/datasets/camvid.py", "../_base_/schedules/camvid_30e.py"]
 model = dict(
     type="SemanticSegmenter",
     backbone=dict(type="resnet18", out="all", pretrained=True),
-    neck=dict(type="UNet"),
+    neck=dict(type="UNet", channels=[256, 128, 64, 64, 64]),  # 64 at full size, as in figure 1 of the paper
     head=dict(type="FCNHead", level="p0", convs=0, dropout=0.0),
+    auxiliary=dict(type="FCNHead", level="c4", channels=64),
 )

@@ -20,15 +20,41 @@ from torchvision.io import ImageReadMode, read_image
 
 import chordate
 from chordate.cli.main import main as run_command
+from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.transforms import ResizeShortestEdge
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.models.semantic_segmenter import SemanticSegmenter
+from chordate.models.two_stage import TwoStageDetector
+from chordate.structures import Batch, Detections, ImageInfo, PanopticMap
 
 warnings.filterwarnings("ignore")
 IMAGES = 2
 SIZE = 320  # shorter edge in pixels
+PROPOSALS = 200  # per image, instead of 1000, to save time
+TORCHVISION = [
+    *("INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", False),
+    *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
+]
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
+CROP = (256, 384)  # height and width in pixels of the images for semantic segmentation
+POOLING = (8, 12)  # cells of the windows that ASPP averages: those of crops of half the size, at stride 16
+CROPPED = ["INPUT.CROP.SIZE", [128, 192]]
 # Name in the table: Detectron2's config, and options.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
+    "Faster R-CNN C4": ("COCO-Detection/faster_rcnn_R_50_C4_1x", FEWER),
+    "Faster R-CNN DC5": ("COCO-Detection/faster_rcnn_R_50_DC5_1x", []),
+    "Mask R-CNN FPN": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", []),
+    "Mask R-CNN C4": ("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x", FEWER),
+    "Mask R-CNN DC5": ("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x", []),
+    "Mask R-CNN FPN, GroupNorm": ("Misc/mask_rcnn_R_50_FPN_3x_gn", []),
+    "Cascade Mask R-CNN FPN": ("Misc/cascade_mask_rcnn_R_50_FPN_1x", []),
+    "Keypoint R-CNN FPN": ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", []),
+    "RetinaNet": ("COCO-Detection/retinanet_R_50_FPN_1x", []),
+    "Mask R-CNN FPN, SyncBN": ("Misc/mask_rcnn_R_50_FPN_3x_syncbn", []),
+    "Panoptic FPN": ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", []),
+    "DeepLab v3": ("deeplab_v3_R_103_os16_mg124_poly_90k_bs16", CROPPED),
+    "DeepLab v3+": ("deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16", CROPPED),
+    "Faster R-CNN FPN, torchvision's ResNet": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", TORCHVISION),
 }
 
 
@@ -56,13 +82,20 @@ def compare(name: str, images: list[Path]) -> Difference:
     pixels, sizes = [], []
     for path in images:
         image = read_image(str(path), ImageReadMode.RGB)
-        sizes.append(tuple(image.shape[-2:]))
         pixels.append(ResizeShortestEdge(SIZE)({"image": chordate_image(image)})["image"])
+        if name.startswith("DeepLab"):
+            image = pixels[-1] = pixels[-1][:, : CROP[0], : CROP[1]]
+        sizes.append(tuple(image.shape[-2:]))
     zoo, options = FAMILIES[name]
-    cfg = config(zoo, options)
+    cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
     theirs = random_model(cfg, pixels)
     with tempfile.TemporaryDirectory() as folder:
         ours = converted(theirs, Path(folder))
+    if isinstance(ours, TwoStageDetector):
+        ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
+    elif isinstance(ours, SemanticSegmenter):
+        assert ours.head.aspp.pooling_size == (32, 64)  # of Detectron2's models, which were trained on larger crops
+        ours.head.aspp.pooling_size = POOLING
     with float64():
         expected = predict(theirs.double(), cfg, pixels, sizes)
     found = []
@@ -101,7 +134,24 @@ def as_batch(image: Tensor, size: tuple[int, int], divisor: int) -> Batch:
 
 
 def compare_image(ours: Any, theirs: Any) -> Difference:
+    if "panoptic_seg" in theirs:
+        return compare_segments(ours, *theirs["panoptic_seg"])
+    if "sem_seg" in theirs:
+        same = int((ours.labels == theirs["sem_seg"].argmax(0)).sum())
+        return Difference(ours.labels.numel(), same, 0.0, 0.0, f"{ours.labels.unique().numel()} classes")
     return compare_detections(ours, theirs["instances"])
+
+
+def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, Any]]) -> Difference:
+    """Count their segments that ours has with the same class and an IoU of 0.99 or more."""
+    matched = 0
+    for segment in segments:
+        label = segment["category_id"] + (0 if segment["isthing"] else len(COCO_CLASSES) - 1)
+        theirs = ids == segment["id"]
+        masks = [ours.ids == number + 1 for number in torch.nonzero(ours.labels == label).flatten().tolist()]
+        matched += any(float((theirs & mask).sum() / (theirs | mask).sum()) > 0.99 for mask in masks)
+    same = len(segments) == len(ours)
+    return Difference(len(segments), matched if same else -1, 0.0, 0.0, f"{len(segments)} segments")
 
 
 def compare_detections(ours: Detections, theirs: Any) -> Difference:
@@ -117,8 +167,8 @@ def compare_detections(ours: Detections, theirs: Any) -> Difference:
         differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
         other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
     if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same].abs().amax()
-        other.append(f"keypoints {float(distance):.1e}")
+        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same].abs().amax(-1)
+        other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
     matched = int(same.sum()) if len(ours) == len(theirs) else -1
     return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))
 
@@ -133,10 +183,13 @@ def main() -> None:
     images = sorted(Path(sys.argv[1] if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir() else root).glob("*.jpg"))
     names = [name for name in sys.argv[1:] if not Path(name).is_dir()] or list(FAMILIES)
     print("| Detectron2's model | detections | the same | boxes / px | scores | masks, keypoints |")
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in names:
         found = compare(name, images[:IMAGES])
-        print(f"| {name} | {found.count} | {found.matched} | {found.box:.1e} | {found.score:.1e} | {found.other} |")
+        print(
+            f"| {name} | {found.count} | {found.matched} | {found.box:.1e} | {found.score:.1e} | {found.other} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import chordate
 from chordate.structures import Batch, ImageInfo
-from chordate.weights.conversion import recognized_config, restored
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 
 warnings.filterwarnings("ignore")
@@ -197,8 +197,9 @@ def describe(theirs: Any, ours: Any) -> str:
         differing = (ours.masks[index].bool() != theirs.masks)[same]
         masks = f", {int(differing.sum())} of {int(theirs.masks[same].sum())} mask pixels"
     return (
-        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | {float(box[same].max()):.1e} px, "
-        f"{float(score[same].max()):.1e}{masks}"
+        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | "
+        f"{float(box[same].amax()) if same.any() else float('nan'):.1e} px, "
+        f"{float(score[same].amax()) if same.any() else float('nan'):.1e}{masks}"
     )
 
 

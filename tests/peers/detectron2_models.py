@@ -45,6 +45,7 @@ def config(name: str, options: list[Any] = []) -> CfgNode:  # noqa: B006
     else:
         cfg = model_zoo.get_config(f"{name}.yaml")
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
+    _replace(cfg, "SyncBN", "BN")  # SyncBN needs several processes; its tensors are BN's
     return cfg
 
 
@@ -54,7 +55,6 @@ def random_model(cfg: CfgNode, images: list[Tensor], seed: int = 0) -> nn.Module
     Where the images have no std, weights are like MSRA's: the statistics are folded into scale and shift.
     """
     torch.manual_seed(seed)
-    _replace(cfg, "SyncBN", "BN")  # SyncBN needs several processes; its tensors are BN's
     model = build_model(cfg).eval()
     fold = set(cfg.MODEL.PIXEL_STD) == {1.0}
     handles = []

@@ -12,6 +12,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from chordate.errors import ChordateError, ConfigError, DataError, unknown
 from chordate.registry import TRANSFORMS
+from chordate.text import one_line
 
 Sample = dict[str, Any]
 
@@ -65,7 +66,7 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
         raise
     except Exception as error:
         where = f"{sample['info'].path}: " if "info" in sample else ""
-        message = " ".join(f"{type(error).__name__}: {error}".split())
+        message = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"{where}{type(transform).__name__} failed: {message}") from error
     return result
 

@@ -2,7 +2,9 @@
 
 from chordate.weights.formats import (
     cifar,
-    detectron2,
+    detectron2_detectors,
+    detectron2_imagenet,
+    detectron2_segmentation,
     mmdetection,
     mmpretrain,
     mmsegmentation,
@@ -15,7 +17,9 @@ from chordate.weights.formats import (
 
 __all__ = [
     "cifar",
-    "detectron2",
+    "detectron2_detectors",
+    "detectron2_imagenet",
+    "detectron2_segmentation",
     "mmdetection",
     "mmpretrain",
     "mmsegmentation",

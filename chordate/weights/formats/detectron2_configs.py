@@ -39,6 +39,9 @@ def backbone_overrides(state: State, resnet: str) -> tuple[str, Overrides]:
     norm = norm_of(state, f"{resnet}stem.conv1.norm.")
     if norm is not None:
         overrides["model.backbone.norm"] = {"_delete_": True, "type": norm}
+    if f"{resnet}stem.conv3.weight" in state:
+        overrides["model.backbone.stem_channels"] = len(state[f"{resnet}stem.conv3.weight"])
+        return f"r{depth}c", overrides
     if not is_bottleneck:
         return f"r{depth}", overrides
     weight = state[f"{resnet}res2.0.conv2.weight"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chordate.registry import FORMATS
-from chordate.weights.formats.detectron2 import Detectron2RCNN, Detectron2RetinaNet
+from chordate.weights.formats.detectron2_detectors import Detectron2RCNN, Detectron2RetinaNet
 from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
 from chordate.weights.formats.mm import MMFormat, Pairs, backbone, conv_module, count, fpn

@@ -1,7 +1,6 @@
 """Panoptic-DeepLab (Cheng et al. 2020) at output stride 16, with the settings of Detectron2's project (DSConv).
 
-Detectron2's R-52, a ResNet-50 with a deep stem (of 64, 64 and 128 channels), is `resnet50c` here (32, 32 and 64
-channels).
+Detectron2's R-52 is `resnet50s` here. `heads/dual_decoder.py` names the three differences of the heads.
 """
 
 model = dict(

@@ -16,7 +16,7 @@ from chordate.weights.formats.detectron2_settings import PIXELS, image_settings,
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
-_FPN_DIVISOR = 32  # stride of res5, to which images are padded with an FPN; without an FPN, they are not padded
+FPN_DIVISOR = 32  # stride of res5, to which images are padded with an FPN; without an FPN, they are not padded
 
 
 class Detectron2Format(Format):
@@ -84,7 +84,7 @@ class Detectron2RCNN(Detectron2Format):
             heads.append("keypoint")
         return {
             **super().settings(state),
-            "size_divisor": _FPN_DIVISOR if has_fpn else 1,
+            "size_divisor": FPN_DIVISOR if has_fpn else 1,
             **region_settings(heads),
         }
 
@@ -132,9 +132,10 @@ class Detectron2RetinaNet(Detectron2Format):
     def settings(self, state: State) -> dict[str, Any]:
         return {
             **super().settings(state),
-            "size_divisor": _FPN_DIVISOR,
+            "size_divisor": FPN_DIVISOR,
             "head.anchors.rounded": False,
             "head.anchors.stride_from_grid": False,
+            "head.clip_before_nms": False,
         }
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:

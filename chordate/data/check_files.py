@@ -1,0 +1,77 @@
+"""Checks the files of all samples of a dataset in parallel, before a training that evaluates on it starts."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from chordate.data.dataset import Dataset
+from chordate.distributed import all_gather_object, is_main_process, rank, world_size
+from chordate.errors import BrokenFile, DataError
+from chordate.progress import ProgressBar
+from chordate.text import pluralize, printable
+
+log = logging.getLogger("chordate")
+
+
+class FirstError(NamedTuple):
+    """The error with the lowest sample index on a rank, and how many samples have an error."""
+
+    sample: int
+    message: str
+    samples: int
+
+
+def check_all_files(dataset: Dataset, name: str) -> None:
+    """Check the files of every sample by `dataset.check_files`, each rank a part of them. All ranks must call this.
+
+    Args:
+        dataset: the dataset.
+        name: "val_data", for messages.
+
+    Raises:
+        DataError: samples cannot be read; on all ranks. Broken files are logged instead if `dataset.skip_broken`,
+            unless all are broken.
+    """
+    own = range(rank(), len(dataset), world_size())
+    if type(dataset).check_files is Dataset.check_files:
+        return
+    broken: dict[int, DataError] = {}
+    errors: dict[int, DataError] = {}
+
+    def check(index: int) -> None:
+        try:
+            dataset.check_files(index)
+        except BrokenFile as error:
+            (broken if dataset.skip_broken else errors)[index] = error
+        except DataError as error:
+            errors[index] = error
+
+    pool = ThreadPoolExecutor()
+    try:
+        for _ in ProgressBar().track(pool.map(check, own), f"checking {name}", len(own)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    total = pluralize(len(dataset), "sample")
+    first = _first(errors)
+    if first is not None:
+        raise DataError(
+            first.message if first.samples == 1 else f"{first.message} ({first.samples:,} of {total} cannot be read)"
+        )
+    first = _first(broken)
+    if first is None:
+        return
+    if first.samples == len(dataset):
+        raise DataError(f"{name}: all files are broken, the first: {first.message}")
+    if is_main_process():
+        message = f"{name}: {first.samples:,} of {total} are broken and will be skipped, the first: {first.message}"
+        log.warning(printable(message, None))
+
+
+def _first(errors: dict[int, DataError]) -> FirstError | None:
+    """The error with the lowest index on any rank, with the number of errors on all ranks; None if there are none."""
+    own = FirstError(min(errors), str(errors[min(errors)]), len(errors)) if errors else None
+    gathered = [first for first in all_gather_object(own) if first is not None]
+    return min(gathered)._replace(samples=sum(other.samples for other in gathered)) if gathered else None

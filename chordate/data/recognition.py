@@ -1,0 +1,125 @@
+"""Recognizes the format of a dataset by its files, for `chordate check DATA`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chordate.data.image_files import is_hidden, is_image
+from chordate.errors import DataError
+from chordate.text import first_names, pluralize
+
+DEPTH = 3  # levels of subfolders that are searched
+MAX_FOLDERS = 2000
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
+
+
+@dataclass(frozen=True)
+class FoundSet:
+    """One dataset that was found, such as the training images.
+
+    Attributes:
+        name: name of the set, for people.
+        settings: config of the dataset; paths are relative to the root.
+        optional: further settings that the files allow, such as `masks=True`.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    optional: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a folder or file was taken for.
+
+    Attributes:
+        kind: the format, and the files by which it was recognized.
+        root: the folder that the paths in the settings are relative to.
+        sets: the datasets, training data first.
+    """
+
+    kind: str
+    root: Path
+    sets: Sequence[FoundSet]
+
+    def describe(self) -> str:
+        """One line: the format, and the sets."""
+        return f"{self.kind}; {pluralize(len(self.sets), 'set')}: {', '.join(found.name for found in self.sets)}"
+
+
+@dataclass
+class Folder:
+    """A folder with the names of the files in it."""
+
+    path: Path
+    files: list[str]
+
+    @property
+    def images(self) -> list[str]:
+        return [name for name in self.files if is_image(name)]
+
+
+Recognizer = Callable[[Path], Recognition | None]
+
+
+def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
+    """Recognize the format of the data in a folder or file.
+
+    Args:
+        path: a folder, a zip, or a file such as `data.yaml`.
+        recognizers: what each of them looks for, and the function. The first that recognizes the data decides.
+
+    Raises:
+        DataError: none recognizes the data; the message lists what was looked for, and what is there.
+    """
+    for recognizer in recognizers.values():
+        recognition = recognizer(path)
+        if recognition is not None:
+            order = sorted(recognition.sets, key=lambda found: (split_rank(found.name), found.name))
+            return Recognition(recognition.kind, recognition.root, order)
+    content = f"it has {_content(path)}" if path.is_dir() else "it is a file of another kind"
+    raise DataError(f"{path}: no dataset recognized: {content}; looked for {'; '.join(recognizers)}")
+
+
+def split_rank(name: str) -> int:
+    """Training sets come first, then validation sets, then test sets, then others."""
+    ranks = [number for number, split in enumerate(SPLITS) if re.search(rf"(?<![a-z]){split}(?![a-z])", name.lower())]
+    return min(ranks, default=len(SPLITS))
+
+
+def is_training(name: str, alone: bool) -> bool:
+    """Whether a set is to be trained on: by its name, or because it is the only one."""
+    return alone or split_rank(name) < SPLITS.index("val")
+
+
+def find_folders(root: Path) -> list[Folder]:
+    """The folder `root` and its subfolders to a depth of three, without hidden ones, sorted by path."""
+    found: list[Folder] = []
+    for where, folders, files in os.walk(root):
+        path = Path(where)
+        deep = len(path.relative_to(root).parts) >= DEPTH or len(found) >= MAX_FOLDERS
+        folders[:] = [] if deep else sorted(name for name in folders if not is_hidden(name))
+        found.append(Folder(path, sorted(name for name in files if not is_hidden(name))))
+    return sorted(found, key=lambda folder: folder.path)
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path relative to the root, with slashes; `..` for a path outside."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _content(folder: Path) -> str:
+    """The subfolders and the kinds of files in a folder, in a few words."""
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not is_hidden(entry.name))
+    return first_names(names) if names else "no files"
+
+
+def with_suffix(folders: Sequence[Folder], *suffixes: str) -> Iterator[Path]:
+    """The files in the folders that have one of the suffixes, in any case."""
+    for folder in folders:
+        yield from (folder.path / name for name in folder.files if name.lower().endswith(suffixes))

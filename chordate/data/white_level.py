@@ -1,0 +1,64 @@
+"""Finds the largest value that the pixels of a dataset's images can have, if they have more than 8 bits.
+
+Judged per image, a dark image would become brighter than the others of its dataset.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from chordate.data.dataset import Dataset
+from chordate.data.image_bands import BY_PILLOW, decode_native, white_level_of
+from chordate.data.image_io import PLAIN, read_bytes
+from chordate.errors import DataError
+
+SAMPLED = 64  # images that are read
+
+
+def find_white_level(dataset: Dataset) -> int | None:
+    """The largest value of pixels, from images spread evenly over a dataset: 1023, 4095, 16383 or 65535 for integers of
+    10, 12, 14 or 16 bits, 255 for 8 bits in 16, and 1 or 255 for floats.
+
+    None if the sampled images have 8 bits, are of several kinds, or are not single files.
+    """
+    if type(dataset).image_path is Dataset.image_path:
+        return None
+    levels: dict[str, int] = {}
+    for index in range(0, len(dataset), max(1, len(dataset) // SAMPLED))[:SAMPLED]:
+        path = dataset.image_path(index)
+        try:
+            kind, level = ("", None) if path is None else _white_level(path)
+        except DataError:  # reported when the image is read
+            continue
+        if level is None:
+            return None
+        levels[kind] = max(level, levels.get(kind, 0))
+    return next(iter(levels.values())) if len(levels) == 1 else None
+
+
+def describe_white_level(level: int) -> str:
+    """How the images of a dataset are read, for the log."""
+    return f"pixels of 0 … {level} become 0 … 255, since no value in {SAMPLED} images of the dataset is larger"
+
+
+def _white_level(path: Path) -> tuple[str, int | None]:
+    """The kind of an image's pixels, "i" or "f", and the smallest white level that fits them; None for 8 bits."""
+    data = read_bytes(path)
+    head = data[:32].tobytes()
+    if PLAIN.match(head) or BY_PILLOW.match(head):
+        return "", None
+    if head.startswith((b"II", b"MM")):
+        try:
+            with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+                if file.pages[0].dtype == np.uint8:  # type: ignore[union-attr]
+                    return "", None
+        except Exception:  # a damaged header can raise anything; decoding reports it
+            pass
+    image = decode_native(data, path)
+    if image.dtype in (np.uint8, np.bool_):
+        return "", None
+    return ("f" if image.dtype.kind == "f" else "i"), white_level_of(image, str(path))

@@ -1,0 +1,143 @@
+"""The page of `chordate check`: an overview, and for each dataset its problems, plots, tables and suspicious images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chordate.data.data_report import DataReport
+from chordate.data.read_all import read_original
+from chordate.structures import Counts, Values
+from chordate.structures.statistics import format_percent
+from chordate.text import file_stem
+from chordate.visualization.batch_drawing import describe_image, draw_batch
+from chordate.visualization.canvas import write_image
+from chordate.visualization.contact_sheet import Group, Table, Thumbnail, contact_sheet
+from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes, plot_values
+from chordate.visualization.style import save
+
+THUMBNAILS = 12  # suspicious images per dataset
+SIZES = 15  # image sizes in the table
+WIDE = 800  # pixels; wider plots take a whole row
+CAPTION = 8  # classes in the caption of their plot
+
+
+def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: str, good: bool, out: Path) -> Path:
+    """Write the page and its pictures.
+
+    Args:
+        reports: one per dataset; the first one decides what the overview counts.
+        title: heading of the page.
+        source: where the data come from, in one line.
+        verdict: whether training would start, in one sentence.
+        good: whether it would.
+        out: the folder to write to.
+
+    Returns:
+        The path of the page.
+    """
+    overview = Table("", reports[0].header(), [report.row() for report in reports])
+    groups = [Group("Overview", source, tables=[overview])]
+    for report in reports:
+        tables = [] if report.dataset is None else _tables(report)
+        pictures = _plots(report, out)
+        groups.append(Group(report.name, report.source, pictures, list(report.notes), report.problems, tables))
+        if report.dataset is None:
+            continue
+        for kind, lines, drawn in (
+            ("unreadable", list(report.unreadable), []),
+            ("suspicious", _suspicions(report), _thumbnails(report, out)),
+        ):
+            groups.append(Group(f"{report.name}: {kind} images", "" if lines else "none", drawn, lines))
+    page = out / "index.html"
+    page.write_text(contact_sheet(title, verdict, groups, good), encoding="utf-8")
+    return page
+
+
+def _suspicions(report: DataReport) -> list[str]:
+    return [f"{kind}: {len(indices):,}" for kind, indices in report.suspicious.items()]
+
+
+def _plots(report: DataReport, out: Path) -> list[Thumbnail]:
+    """Plot the image sizes, the distributions and the objects per class."""
+    figures: dict[str, tuple[Figure, str]] = {}
+    if report.sizes:
+        figures["image sizes"] = plot_sizes(np.array(list(report.sizes.values()))), ""
+    for title, statistic in report.statistics().items():
+        if isinstance(statistic, Values) and len(statistic.values):
+            figures[title] = plot_values(statistic), statistic.summary()
+    counts = report.class_counts()
+    if counts is not None:
+        names, numbers = list(counts.rows), np.array([row[0] for row in counts.rows.values()])
+        first = ", ".join(f"{name} {number:,}" for name, number in list(zip(names, numbers.tolist()))[:CAPTION])
+        caption = first + (" …" if len(names) > CAPTION else "")
+        figures[f"{report.counted} per class"] = plot_class_counts(names, numbers), caption
+    drawn = []
+    for title, (figure, caption) in figures.items():
+        file = f"{file_stem(report.name)}_{file_stem(title.partition(' (')[0]).replace(' ', '_')}.png"
+        save(figure, out / file)
+        width, height = (int(side * figure.dpi) for side in figure.get_size_inches())
+        drawn.append(Thumbnail(file, width, height, title, caption, wide=width > WIDE))
+    return drawn
+
+
+def _tables(report: DataReport) -> list[Table]:
+    """Tables of the classes, the statistics and the image sizes."""
+    tables, distributions = [], []
+    counts = report.class_counts()
+    if counts is not None and report.images is not None:
+        images = {name: f"{count:,}" for name, count in zip(counts.rows, report.images.tolist())}
+        one_each = (report.images == report.counts).all()  # as for the images of a classifier
+        tables.append(_counts_table(f"{report.counted} per class", "class", counts, None if one_each else images))
+    for title, statistic in report.statistics().items():
+        if isinstance(statistic, Counts):
+            tables.append(_counts_table(title, "", statistic))
+        elif len(statistic.values):
+            name = f"{title}, {statistic.unit}" if statistic.unit else title
+            distributions.append([name, *statistic.percentiles()])
+    if distributions:
+        tables.append(Table("distributions", ["", "minimum", "5 %", "median", "95 %", "maximum"], distributions))
+    sizes = report.most_frequent_sizes()
+    if sizes:
+        most = sizes[0][1]
+        shown = [[f"{width}×{height}", f"{count:,}"] for (height, width), count in sizes[:SIZES]]
+        title = f"the {SIZES} most frequent of {len(sizes):,} image sizes" if len(sizes) > SIZES else "images per size"
+        bars = [count / most for _, count in sizes[:SIZES]]
+        tables.append(Table(title, ["width×height", "images"], shown, bars))
+    return tables
+
+
+def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] | None = None) -> Table:
+    """A table of counts, the largest first, with bars; `images` is a further column."""
+    ordered = Counts.merge([counts]).rows
+    sums = np.array([sum(row) for row in ordered.values()]).clip(0)
+    total, most = max(sums.sum(), 1), max(sums.max(initial=0), 1)
+    one = len(counts.columns) == 1
+    header = [name, *counts.columns, *(["share"] if one else []), *(["images"] if images else [])]
+    rows = []
+    for label, row in ordered.items():
+        share = [format_percent(row[0] / total)] if one else []
+        rows.append([label, *(f"{count:,}" for count in row), *share, *([images[label]] if images else [])])
+    bars = (sums / most).tolist() if one else [row[0] / max(sum(row), 1) for row in ordered.values()]
+    return Table(title, header, rows, bars)
+
+
+def _thumbnails(report: DataReport, out: Path) -> list[Thumbnail]:
+    """Draw up to twelve suspicious samples with their ground truth, equally many of each kind."""
+    assert report.dataset is not None
+    chosen: dict[int, str] = {}
+    for kind, indices in report.suspicious.items():
+        for index in indices[: max(THUMBNAILS // len(report.suspicious), 1)]:
+            chosen[index] = f"{chosen[index]}, {kind}" if index in chosen else kind
+    drawn = []
+    for index, kinds in list(chosen.items())[:THUMBNAILS]:
+        batch = read_original(report.dataset, index)
+        (picture,) = draw_batch(batch, report.dataset.meta)
+        file, (height, width) = f"{file_stem(report.name)}_{index:06}.jpg", picture.shape[:2]
+        write_image(out / file, picture)
+        note = f"{kinds}; {describe_image(batch, 0)}"
+        drawn.append(Thumbnail(file, width, height, Path(batch.infos[0].path).name, note))
+    return drawn

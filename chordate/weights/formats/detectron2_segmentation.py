@@ -1,0 +1,96 @@
+"""Formats of Detectron2's semantic segmentation models: DeepLab v3 and v3+, and Semantic FPN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from chordate.data.cityscapes import CITYSCAPES_CLASSES
+from chordate.data.coco_classes import COCO_STUFF
+from chordate.registry import FORMATS
+from chordate.structures import DatasetMeta
+from chordate.weights.formats import detectron2_names as names
+from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, heads_overrides, norm_of
+from chordate.weights.formats.detectron2_detectors import FPN_DIVISOR, Detectron2Format
+from chordate.weights.formats.format import State
+from chordate.weights.formats.name_table import NameTable
+
+# Settings of Detectron2's DeepLab configs that the tensors do not show: R-103 with output stride 16 and multi-grid,
+# trained on crops of 512×1024 px, which are 32×64 cells.
+_DEEPLAB: Overrides = {
+    "model.backbone.output_stride": 16,
+    "model.backbone.multi_grid": [1, 2, 4],
+    "model.auxiliary": None,
+    "model.head.channels": 256,
+    "model.head.project_kernel": 1,
+    "model.head.aspp_dropout": 0.1,
+    "model.head.dropout": 0.0,
+    "model.head.pooling_norm": False,
+}
+_POOLING_SIZE = (32, 64)
+
+
+@FORMATS.register_module()
+class Detectron2Segmentation(Detectron2Format):
+    """DeepLab v3 and v3+ on a ResNet, and a semantic head on FPN (`SemSegFPNHead`)."""
+
+    def recognizes(self, state: State) -> bool:
+        others = ("proposal_generator.", "ins_embed_head.")
+        is_supported = _head(state) is not None and "sem_seg_head.decoder.res3.project_conv.weight" not in state
+        return is_supported and not any(name.startswith(others) for name in state)
+
+    def names(self, state: State, ours: bool) -> NameTable:
+        head = _our_head(state) if ours else _head(state)
+        if head == "fpn":
+            pairs = (*names.FPN, *names.resnet("backbone.bottom_up.", "backbone."), *names.semantic_fpn("head."))
+            return NameTable(*pairs)
+        deep = ("backbone.conv1.6.weight" if ours else "backbone.stem.conv3.weight") in state
+        resnet = (names.deep_resnet if deep else names.resnet)("backbone.", "backbone.")
+        return NameTable(*resnet, *(names.DEEPLAB_V3_PLUS if head == "v3plus" else names.DEEPLAB_V3))
+
+    def settings(self, state: State) -> dict[str, Any]:
+        settings = super().settings(state)
+        if _head(state) == "fpn":
+            return {**settings, "size_divisor": FPN_DIVISOR}
+        return {**settings, "size_divisor": 1, "head.pooling_size": _POOLING_SIZE}
+
+    def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        known = {len(CITYSCAPES_CLASSES): CITYSCAPES_CLASSES, 1 + len(COCO_STUFF): ("things", *COCO_STUFF)}
+        classes = known.get(len(state["sem_seg_head.predictor.bias"]))
+        return None if classes is None else DatasetMeta(classes)
+
+    def config(self, state: State) -> tuple[str, Overrides] | None:
+        head = _head(state)
+        backbone, overrides = backbone_overrides(state, self.resnet(state))
+        meta = self.meta(state, nn.Identity())
+        classes = len(state["sem_seg_head.predictor.bias"])
+        overrides["fallback_meta.classes"] = list(meta.classes) if meta else classes
+        if head == "fpn":
+            norm = norm_of(state, "sem_seg_head.p2.0.norm.")
+            overrides |= {**heads_overrides(state), "model.head.norm": norm, "model.head.dropout": 0.0}
+            return f"semantic-fpn_{backbone}_fpn_80k_cityscapes", overrides
+        overrides |= _DEEPLAB
+        if head == "v3":
+            overrides |= {"model.backbone.out": ["c5"], "model.head.final_conv": False}
+            return f"deeplabv3_{backbone}_d8_80k_cityscapes", overrides
+        separable = "sem_seg_head.decoder.res5.project_conv.convs.1.depthwise.weight" in state
+        overrides |= {"model.backbone.out": ["c2", "c5"], "model.head.separable": separable}
+        return f"deeplabv3plus_{backbone}_d8_80k_cityscapes", overrides
+
+
+def _head(state: State) -> str | None:
+    """The kind of head by Detectron2's names: "v3", "v3plus" or "fpn"; None if there is none."""
+    signs = {
+        "v3": "sem_seg_head.aspp.project.weight",
+        "v3plus": "sem_seg_head.decoder.res5.project_conv.project.weight",
+        "fpn": "sem_seg_head.p2.0.weight",
+    }
+    return next((head for head, sign in signs.items() if sign in state), None)
+
+
+def _our_head(state: State) -> str:
+    """The kind of head by our names."""
+    if "head.low.0.weight" in state:
+        return "v3plus"
+    return "v3" if "head.aspp.project.0.weight" in state else "fpn"

@@ -1,0 +1,130 @@
+"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import chordate
+from chordate.cli.main import main
+from chordate.errors import CheckpointError
+from chordate.weights.checkpoint_sources import read_state
+
+CONFIG = """
+base = "faster-rcnn_r18_fpn_1x_coco"
+model = dict(
+    backbone=dict(pretrained=None),
+    box=dict(trunk=dict(fc_channels=16)),
+    neck=dict(channels=8),
+)
+fallback_meta = dict(classes=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a config, our checkpoint of its random model, and the same as Detectron2's."""
+    root = tmp_path_factory.mktemp("files")
+    (root / "small.py").write_text(CONFIG)
+    torch.manual_seed(0)
+    model = chordate.build_model(root / "small.py", pretrained=False)
+    model.backbone.bn1.running_mean.normal_()  # statistics as torchvision's weights have
+    torch.save(model.state_dict(), root / "plain.pth")
+    assert convert(root / "plain.pth", root / "ours.pt", "--config", root / "small.py") == 0
+    assert convert(root / "ours.pt", root / "theirs.pth", "--config", root / "small.py", "--to", "detectron2") == 0
+    yield root
+
+
+def convert(*arguments: Any) -> int:
+    return main(["convert", *map(str, arguments)])
+
+
+def states(*paths: Path) -> list[dict[str, torch.Tensor]]:
+    return [read_state(path).get("model") or dict(read_state(path)) for path in paths]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_way_to_detectron2_and_back_changes_no_bit(files, capsys):
+    assert convert(files / "theirs.pth", files / "back.pt") == 0
+    first, there, back = states(files / "plain.pth", files / "theirs.pth", files / "back.pt")
+    assert same(first, back)
+    assert "backbone.bottom_up.res2.0.conv1.norm.running_var" in there and "neck.lateral.c2.0.weight" not in there
+
+
+def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tmp_path):
+    assert convert(files / "theirs.pth", tmp_path / "out.pt") == 0
+    text = capsys.readouterr().out.partition("\n\n")[2]
+    assert text.startswith('base = "faster-rcnn_r18_fpn_1x_coco"\n')
+    (tmp_path / "printed.py").write_text(text)
+    model = chordate.build_model(tmp_path / "printed.py", checkpoint=tmp_path / "out.pt")
+    assert model.box.trunk.fcs[0].out_features == 16 and len(model.classes) == 3
+    assert model.size_divisor == 32 and model.box.pooler.aligned and not model.preprocess.bgr
+
+
+def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path, capsys):
+    """Detectron2's model zoo has files `{"model": arrays, "__author__": …}`."""
+    (theirs,) = states(files / "theirs.pth")
+    arrays = {name: tensor.numpy() for name, tensor in theirs.items()}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    assert convert(tmp_path / "model.pkl", tmp_path / "out.pt") == 0
+    assert same(*states(files / "plain.pth", tmp_path / "out.pt"))
+
+
+def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
+    assert convert(files / "theirs.pth", tmp_path / "out.safetensors") == 0
+    assert same(load_file(tmp_path / "out.safetensors"), states(files / "plain.pth")[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate) does not tell its config; name it: --config CONFIG"),
+        (["{}/plain.pth", "{}/x.pt"], "plain.pth (unnamed) does not tell its config; name it: --config CONFIG"),
+        (["{}/none.pth", "{}/x.pt"], "no checkpoint"),
+        (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
+        (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),
+        (["{}/theirs.pth", "{}/theirs.pth"], "is the checkpoint to read; name another file to write"),
+        (["{}/theirs.pth", "{}/x.pt", "--to", "detectron"], '--to: unknown library "detectron"; did you mean "detec'),
+        (["{}/ours.pt", "{}/x.pt", "--config", "{}/small.py", "--to", "timm"], "cannot be written as timm"),
+        (["{}/theirs.pth", "{}/x.pt", "--config", "retinanet_r50_fpn_1x_coco"], "does not fit"),
+    ],
+)
+def test_a_mistake_is_one_line(files, arguments, message, capsys):
+    assert convert(*(text.format(files) for text in arguments)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chordate convert: ")]
+    assert message in line
+    assert not (files / "x.pt").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_every_protocol_have_numpys_values(protocol, tmp_path):
+    arrays = {
+        "floats": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "empty": np.zeros((0, 3)),
+        "scalar": np.array(7),
+        "half": np.ones(3, np.float16),
+        "bool": np.array([True, False]),
+    }
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps({**arrays, "number": np.float64(0.5), "text": "x"}, protocol=protocol))
+    read = read_state(path)
+    assert (read["number"], read["text"]) == (0.5, "x")
+    for name, array in arrays.items():
+        assert read[name].numpy().dtype == array.dtype and np.array_equal(read[name].numpy(), array), name
+
+
+def test_a_pickle_of_torchs_tensors_is_refused(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"weight": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match="contains more than tensors.*could run code, so it was not opened"):
+        read_state(tmp_path / "x.pkl")

@@ -1,0 +1,210 @@
+"""Detectron2's weights: names, settings and configs. The referee is a table of the tensors that its own code builds."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import chordate
+from chordate.config import load_config
+from chordate.data.coco_classes import COCO_CLASSES
+from chordate.models.preprocess import Normalize
+from chordate.weights.candidates import formats
+from chordate.weights.checkpoint_conversion import recognized_config
+from chordate.weights.find_weights import Weights
+from chordate.weights.formats.detectron2_imagenet import Detectron2ResNet
+from chordate.weights.formats.format import Format
+from chordate.weights.numerics import differing_settings
+
+TABLE = json.loads((Path(__file__).parent / "data/detectron2_names.json").read_text())
+CONFIGS = {
+    "Faster R-CNN FPN": "faster-rcnn_r50_fpn_1x_coco",
+    "Faster R-CNN C4": "faster-rcnn_r50_c4_1x_coco",
+    "Faster R-CNN DC5": "faster-rcnn_r50_dc5_1x_coco",
+    "Mask R-CNN FPN": "mask-rcnn_r50_fpn_1x_coco",
+    "Mask R-CNN C4": "mask-rcnn_r50_c4_1x_coco",
+    "Mask R-CNN DC5": "mask-rcnn_r50_dc5_1x_coco",
+    "Mask R-CNN FPN, GroupNorm": "mask-rcnn_r50_fpn_1x_coco",
+    "Mask R-CNN FPN, SyncBN": "mask-rcnn_r50_fpn_1x_coco",
+    "Cascade Mask R-CNN FPN": "cascade-mask-rcnn_r50_fpn_1x_coco",
+    "Keypoint R-CNN FPN": "keypoint-rcnn_r50_fpn_1x_coco",
+    "RetinaNet": "retinanet_r50_fpn_1x_coco",
+    "Panoptic FPN": "panoptic-fpn_r50_fpn_1x_coco",
+    "DeepLab v3": "deeplabv3_r50c_d8_80k_cityscapes",
+    "DeepLab v3+": "deeplabv3plus_r50c_d8_80k_cityscapes",
+    "Faster R-CNN FPN, torchvision's ResNet": "faster-rcnn_r50_fpn_1x_coco",
+}
+
+
+def shapes(family: str) -> dict[str, list[int]]:
+    """The shapes of the tensors of a model of Detectron2, by name."""
+    model = TABLE["models"][family]
+    resnet = {model["prefix"] + name: shape for name, shape in TABLE["resnets"][model["resnet"]].items()}
+    return {**resnet, **model["tensors"]}
+
+
+def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
+    """Tensors with these names and shapes that use no memory; the means of the norms are `mean`."""
+    values = {name: mean if name.endswith("running_mean") else float(i) for i, name in enumerate(shapes(family))}
+    return {name: torch.tensor(values[name]).expand(shape) for name, shape in shapes(family).items()}
+
+
+@cache
+def built(family: str) -> Any:
+    """Our model without values, from the config that the weights tell."""
+    name, overrides = recognized_config(Weights(weights(family), None, "file"))
+    config = load_config(name, overrides)
+    with torch.device("meta"):
+        model = chordate.build_model(config, pretrained=False)
+    model.preprocess = Normalize(**config.model.preprocess)
+    return name, model
+
+
+def format_of(state: dict[str, Tensor]) -> Format:
+    (found,) = [format for format in formats() if format.library == "detectron2" and format.recognizes(state)]
+    return found
+
+
+def test_the_table_has_all_families():
+    assert set(TABLE["models"]) == set(CONFIGS)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_weights_tell_their_config(family):
+    assert built(family)[0] == CONFIGS[family]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_names_and_shapes_are_our_models(family):
+    state, (_, model) = weights(family), built(family)
+    ours = format_of(state).convert(state, model)
+    assert {name: tensor.shape for name, tensor in ours.items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_round_trip_keeps_every_name_and_tensor(family):
+    state, (_, model) = weights(family), built(family)
+    format = format_of(state)
+    restored = format.restore(format.convert(state, model), model)
+    assert restored.keys() == state.keys() and all(restored[name] is state[name] for name in state)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
+    """Settings that are read from the model are equal: each setting's name is a key of the config."""
+    state, (_, model) = weights(family), built(family)
+    assert differing_settings(model, format_of(state).settings(state)) == {}
+
+
+@pytest.mark.parametrize(
+    ("family", "divisor"),
+    [("Faster R-CNN FPN", 32), ("Faster R-CNN C4", 1), ("Mask R-CNN DC5", 1), ("RetinaNet", 32), ("DeepLab v3+", 1)],
+)
+def test_images_are_padded_as_in_detectron2(family, divisor):
+    """`Backbone.size_divisibility`: 0 without FPN, else the stride of res5; RetinaNet's p7 does not count."""
+    assert built(family)[1].size_divisor == divisor
+
+
+def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
+    """Caffe's ResNets have BGR images with std 1, and the stride in the 1×1; torchvision's have neither."""
+    msra, other = (format_of(state).settings(state) for state in (weights("RetinaNet"), weights("RetinaNet", 0.1)))
+    assert (msra["preprocess.bgr"], msra["preprocess.std"], msra["backbone.style"]) == (True, (1.0, 1.0, 1.0), "caffe")
+    assert msra["preprocess.mean"] == (103.53, 116.28, 123.675)
+    assert (other["preprocess.bgr"], other["backbone.style"]) == (False, "pytorch")
+    assert other["preprocess.std"] == (58.395, 57.12, 57.375)
+
+
+def test_grouped_convolutions_are_x101_with_bgr_and_std():
+    state = weights("Faster R-CNN FPN")
+    for name in state:
+        if ".conv2.weight" in name and ".res" in name:
+            state[name] = state[name][:, : state[name].shape[1] // 32]
+    settings = format_of(state).settings(state)
+    assert (settings["preprocess.bgr"], settings["preprocess.std"]) == (True, (57.375, 57.12, 58.395))
+    assert settings["backbone.style"] == "pytorch"
+
+
+def test_the_mean_and_std_of_old_files_are_settings_not_tensors():
+    state = weights("Mask R-CNN FPN")
+    state["pixel_mean"] = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
+    state["pixel_std"] = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
+    format = format_of(state)
+    assert format.settings(state)["preprocess.bgr"] is False
+    assert format.convert(state, None).keys() == built("Mask R-CNN FPN")[1].state_dict().keys()
+
+
+def test_other_classes_and_agnostic_boxes_are_in_the_config():
+    state = weights("Faster R-CNN FPN")
+    for name, rows in {"cls_score": 4, "bbox_pred": 4}.items():
+        for kind in ("weight", "bias"):
+            key = f"roi_heads.box_predictor.{name}.{kind}"
+            state[key] = state[key][:rows]
+    name, overrides = recognized_config(Weights(state, None, "file"))
+    with torch.device("meta"):
+        model = chordate.build_model(load_config(name, overrides), pretrained=False)
+    assert len(model.classes) == 3 and model.box.bbox_pred.out_features == 4
+
+
+def test_a_model_with_cocos_classes_knows_their_names():
+    assert built("RetinaNet")[1].classes == COCO_CLASSES
+
+
+def test_a_model_with_torchvisions_settings_differs_in_each():
+    """The packaged config has torchvision's ResNet: RGB with a std, the stride in the 3×3, and padding to 32."""
+    with torch.device("meta"):
+        model = chordate.build_model("faster-rcnn_r50_c4_1x_coco", pretrained=False)
+    model.preprocess = Normalize()
+    state = weights("Faster R-CNN C4")
+    assert differing_settings(model, format_of(state).settings(state)) == {
+        "model.preprocess.bgr": True,
+        "model.preprocess.mean": (103.53, 116.28, 123.675),
+        "model.preprocess.std": (1.0, 1.0, 1.0),
+        "model.size_divisor": 1,
+        "model.backbone.style": "caffe",
+    }
+
+
+def imagenet() -> dict[str, Tensor]:
+    state = {name: torch.randn(shape) for name, shape in TABLE["resnets"]["resnet 0"].items()}
+    return {**state, "stem.fc.weight": torch.randn(1000, 2048), "stem.fc.bias": torch.randn(1000)}
+
+
+def test_imagenet_weights_load_into_a_backbone_and_a_classifier():
+    state = imagenet()
+    backbone = chordate.build_backbone("resnet50")
+    report = chordate.load_checkpoint(backbone, state)
+    assert report.format == "detectron2" and not report.missing
+    assert torch.equal(backbone.layer4[0].downsample[0].weight, state["res5.0.shortcut.weight"])
+    name, _ = recognized_config(Weights(state, None, "file"))
+    assert name == "r50_imagenet"
+    classifier = chordate.build_model(name, pretrained=False)
+    assert not chordate.load_checkpoint(classifier, state).missing
+    assert torch.equal(classifier.head.fc.weight, state["stem.fc.weight"])
+
+
+def test_caffe2_blobs_of_msras_resnet_have_identity_statistics():
+    """`res2_0_branch2a_bn_s` and `_b` are scale and shift; with eps, mean and variance must change nothing."""
+    theirs = {
+        "conv1_w": torch.ones(64, 3, 7, 7), "conv1_b": torch.ones(64), "res_conv1_bn_s": torch.full((64,), 2.0),
+        "res_conv1_bn_b": torch.ones(64), "res2_0_branch1_w": torch.ones(256, 64, 1, 1),
+        "res2_0_branch1_bn_s": torch.ones(256), "res2_0_branch2a_w": torch.ones(64, 64, 1, 1),
+        "res2_0_branch2b_bn_b": torch.ones(64), "res2_0_branch2a_w_momentum": torch.ones(1), "fc1000_b": torch.ones(9),
+    }  # fmt: skip
+    ours = Detectron2ResNet().convert(theirs, chordate.build_backbone("resnet18"))
+    assert ours.keys() == {
+        "conv1.weight", *(f"bn1.{name}" for name in ("weight", "bias", "running_mean", "running_var")),
+        "layer1.0.downsample.0.weight", "layer1.0.downsample.1.weight", "layer1.0.downsample.1.running_mean",
+        "layer1.0.downsample.1.running_var", "layer1.0.conv1.weight", "layer1.0.bn2.bias",
+        "layer1.0.bn2.running_mean", "layer1.0.bn2.running_var", "fc.bias",
+    }  # fmt: skip
+    scale = ours["bn1.weight"] * (ours["bn1.running_var"] + 1e-5).rsqrt()
+    assert torch.equal(scale, theirs["res_conv1_bn_s"]) and not ours["bn1.running_mean"].any()
