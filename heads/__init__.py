@@ -6,7 +6,6 @@ from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.dual_decoder import CenterOffsetHead, PanopticDeepLabHead
 from chordate.heads.fcn import FCNHead
-from chordate.heads.from_smp import SmpDecoder
 from chordate.heads.keypoint import KeypointHead
 from chordate.heads.linear import ClassificationHead
 from chordate.heads.mask import MaskHead
@@ -14,6 +13,7 @@ from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
 from chordate.heads.semantic_fpn import SemanticFPNHead
+from chordate.heads.smp_decoder import SmpDecoder
 from chordate.heads.trunk import ConvFC, StageTrunk
 
 __all__ = [

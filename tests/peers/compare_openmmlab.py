@@ -116,6 +116,9 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
+    if hasattr(layer, "scaled"):  # on the next level of the pyramid, whose outputs must not be larger
+        factor = factor.clamp(max=1)
+    layer.scaled = True
     layer.weight.mul_(factor)
     layer.bias.zero_()
     return output * factor
