@@ -1,13 +1,13 @@
 """Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import (
-    cifar,
+    cifar_classifiers,
     detectron2_detectors,
     detectron2_imagenet,
     detectron2_segmentation,
-    mmdetection,
-    mmpretrain,
-    mmsegmentation,
+    openmmlab_classifiers,
+    openmmlab_detectors,
+    openmmlab_segmentation,
     simple_baselines,
     smp_segmentation,
     timm,
@@ -16,13 +16,13 @@ from chordate.weights.formats import (
 )
 
 __all__ = [
-    "cifar",
+    "cifar_classifiers",
     "detectron2_detectors",
     "detectron2_imagenet",
     "detectron2_segmentation",
-    "mmdetection",
-    "mmpretrain",
-    "mmsegmentation",
+    "openmmlab_classifiers",
+    "openmmlab_detectors",
+    "openmmlab_segmentation",
     "simple_baselines",
     "smp_segmentation",
     "timm",

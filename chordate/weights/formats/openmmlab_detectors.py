@@ -8,8 +8,8 @@ from chordate.registry import FORMATS
 from chordate.weights.formats.detectron2_detectors import Detectron2RCNN, Detectron2RetinaNet
 from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
-from chordate.weights.formats.mm import MMFormat, Pairs, backbone, conv_module, count, fpn
 from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, count, fpn
 from chordate.weights.formats.torchvision import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
