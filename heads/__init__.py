@@ -13,6 +13,7 @@ from chordate.heads.psp import PSPHead
 from chordate.heads.retina import RetinaHead
 from chordate.heads.rpn import RPNHead
 from chordate.heads.semantic_fpn import SemanticFPNHead
+from chordate.heads.smp_decoder import SmpDecoder
 from chordate.heads.trunk import ConvFC, StageTrunk
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "RPNHead",
     "RetinaHead",
     "SemanticFPNHead",
+    "SmpDecoder",
     "StageTrunk",
 ]

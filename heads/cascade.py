@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class CascadeHead(nn.Module):
     Args:
         in_features, num_classes: see `BoxHead`.
         iou_thresholds, box_weights: the arguments `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
+        averaged: what is averaged over the stages: class "probabilities" as in the paper and in Detectron2, or "logits"
+            as in MMDetection.
         stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:
@@ -47,6 +49,7 @@ class CascadeHead(nn.Module):
         num_classes: PositiveInt,
         iou_thresholds: Annotated[Sequence[Fraction], NonEmpty] = IOU_THRESHOLDS,
         box_weights: Sequence[BoxWeights] = BOX_WEIGHTS,
+        averaged: Literal["probabilities", "logits"] = "probabilities",
         stage: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -69,7 +72,7 @@ class CascadeHead(nn.Module):
             )
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
-        self.box_weights = tuple(box_weights)
+        self.box_weights, self.averaged = tuple(box_weights), averaged
         self.nms_threshold = self.stages[-1].nms_threshold
         self.detections_per_image = self.stages[-1].detections_per_image
 
@@ -98,26 +101,34 @@ class CascadeHead(nn.Module):
         """Predict the detections of each image, with boxes in pixels of the padded batch, clipped to the image."""
         index = PaddedIndex(proposals.valid)
         boxes = index.flatten(proposals.boxes)
-        scores = []
-        for number, stage in enumerate(self.stages):
-            logits, deltas = stage(features, boxes, index.image)
-            scores.append(logits.softmax(dim=1))
-            if number + 1 < len(self.stages):
-                boxes = _refine(stage, boxes, deltas, proposals.sizes[index.image])
-        return self.stages[-1].detections(torch.stack(scores).mean(dim=0), deltas, boxes, index, proposals.sizes)
+        sizes = proposals.sizes[index.image]
+        probabilities, deltas, boxes = self._cascade(features, boxes, index.image, sizes)
+        return self.stages[-1].detections(probabilities, deltas, boxes, index, proposals.sizes)
 
     @torch.no_grad()
     def predict_padded(self, features: Mapping[str, Tensor], proposals: Proposals) -> PaddedDetections:
         """`predict`, with shapes that do not depend on values; see `PredictsPadded`."""
-        image, sizes, boxes = image_of_rows(proposals.valid), proposals.sizes, proposals.boxes.flatten(0, 1)
+        image, boxes = image_of_rows(proposals.valid), proposals.boxes.flatten(0, 1)
+        probabilities, deltas, boxes = self._cascade(features, boxes, image, proposals.sizes[image])
+        refined = replace(proposals, boxes=boxes.view_as(proposals.boxes))
+        return self.stages[-1].padded_detections(probabilities, deltas, refined)
+
+    def _cascade(
+        self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it was given.
+
+        Args:
+            boxes, image, sizes: `[R, 4]`, and for each box the index of its image `[R]` and the image's size `[R, 2]`.
+        """
         scores = []
         for number, stage in enumerate(self.stages):
             logits, deltas = stage(features, boxes, image)
-            scores.append(logits.softmax(dim=1))
+            scores.append(logits.softmax(dim=1) if self.averaged == "probabilities" else logits)
             if number + 1 < len(self.stages):
-                boxes = _refine(stage, boxes, deltas, sizes[image])
-        refined = replace(proposals, boxes=boxes.view_as(proposals.boxes))
-        return self.stages[-1].padded_detections(torch.stack(scores).mean(dim=0), deltas, refined)
+                boxes = _refine(stage, boxes, deltas, sizes)
+        mean = torch.stack(scores).mean(dim=0)
+        return mean if self.averaged == "probabilities" else mean.softmax(dim=1), deltas, boxes
 
 
 def _refine(stage: BoxHead, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:

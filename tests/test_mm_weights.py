@@ -17,7 +17,7 @@ from chordate.errors import CheckpointError
 from chordate.ops.anchors import AnchorGenerator
 from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
-from chordate.weights.formats.mm import class_names, pixels
+from chordate.weights.formats.openmmlab import class_names, pixels
 from chordate.weights.loading import load_checkpoint
 
 TABLE = json.loads((Path(__file__).parent / "data/openmmlab_names.json").read_text())

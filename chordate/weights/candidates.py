@@ -21,11 +21,12 @@ from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
+# Prefixes that wrappers add to names. Those of averaged weights are first, and are preferred.
 _PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-)  # DistributedDataParallel, torch.compile and Lightning add them to every name
+    *("model_ema.", "ema_model.", "averaged_model.", "ema."),
+    *("module.", "_orig_mod.", "model.", "net.", "network.", "student."),  # DDP, torch.compile, Lightning's modules
+)
+_MAX_PREFIXES = 4  # of one name: `model._orig_mod.module.`
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
 
 
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
-    state = _without_prefix(weights.state, model)
-    for format in formats(weights.contents):
-        if format.recognizes(state):
-            yield from _variants(_convert(format, state, weights, model), model)
-    yield from _variants(Candidate("chordate" if weights.is_own else "state dict", state, weights.meta), model)
+    for state, left_out in _without_prefixes(weights.state, model):
+        for format in formats(weights.contents):
+            if format.recognizes(state):
+                candidate = _convert(format, state, weights, model)
+                yield from _variants(replace(candidate, left_out=left_out), model)
+        plain = Candidate("chordate" if weights.is_own else "state dict", state, weights.meta, left_out)
+        yield from _variants(plain, model)
 
 
 def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
@@ -114,7 +117,7 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
         part = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
         if part:
             left_out = [name for name in state if not name.startswith("backbone.")]
-            yield replace(candidate, state=part, left_out=left_out)
+            yield replace(candidate, state=part, left_out=[*candidate.left_out, *left_out])
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
@@ -122,14 +125,24 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}
-    return replace(candidate, format=library.name, state=part, left_out=left_out)
+    return replace(candidate, format=library.name, state=part, left_out=[*candidate.left_out, *left_out])
 
 
-def _without_prefix(state: State, model: nn.Module) -> State:
-    """Remove the prefix that a wrapper added to every name, unless names of the model or its library start with it."""
+def _without_prefixes(state: State, model: nn.Module) -> Iterator[tuple[State, list[str]]]:
+    """Yield the tensors whose names start with a prefix, without the prefix, and the names of the others; at last, the
+    state dict itself. Prefixes with which names of the model or of its library start are kept.
+    """
     library = model.library if isinstance(model, Backbone) else None
     ours = [*model.state_dict(), *(library.tensors if library else ())]
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in ours):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+    prefixes = [prefix for prefix in _PREFIXES if not any(name.startswith(prefix) for name in ours)]
+
+    def parts(part: dict[str, str], depth: int) -> Iterator[dict[str, str]]:
+        for prefix in prefixes if depth < _MAX_PREFIXES else ():
+            inner = {name.removeprefix(prefix): full for name, full in part.items() if name.startswith(prefix)}
+            if inner:
+                yield from parts(inner, depth + 1)
+        yield part
+
+    for part in parts({name: name for name in state}, 0):
+        kept = set(part.values())
+        yield {name: state[full] for name, full in part.items()}, [name for name in state if name not in kept]

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import json
 import pickletools
 import re
 import struct
@@ -24,6 +25,8 @@ from chordate.weights.checkpoint_schema import Contents
 from chordate.weights.plain_contents import PlainCopy
 from chordate.weights.restricted_pickle import TORCH_STARTS, read_pickle
 
+_HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
+_MAX_HUB_CONFIG = 1_000_000  # bytes
 MAX_UNPACKED = 10  # bytes of a zip file's members per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
@@ -32,7 +35,8 @@ def read_state(source: str | Path) -> Contents:
     """Read the contents of a checkpoint, with tensors on the CPU.
 
     Args:
-        source: a path; an `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
+        source: a path of a file, or of a folder that a library's `save_pretrained` wrote (smp, for example); an
+            `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
             `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
@@ -52,6 +56,10 @@ def read_state(source: str | Path) -> Contents:
     path = _fetch(source)
     if not path.exists():
         raise CheckpointError(_missing_message(path))
+    if path.is_dir() and (path / _HUB_WEIGHTS).is_file():
+        return Contents(
+            {"state_dict": _read_safetensors(path / _HUB_WEIGHTS), "config": _read_hub_config(path)}, source
+        )
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
     if not path.is_file():
@@ -166,6 +174,17 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return dict(safetensors.torch.load_file(path))
     except Exception as error:  # the package's SafetensorError is derived from Exception only
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
+
+
+def _read_hub_config(folder: Path) -> Any:
+    """The contents of a folder's `config.json`; None if it has none, or not a readable one."""
+    path = folder / _HUB_CONFIG
+    if not path.is_file() or path.stat().st_size > _MAX_HUB_CONFIG:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _read_torch(path: Path) -> Any:

@@ -76,7 +76,8 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
 def _unwrap(contents: Mapping[Any, Any], source: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
     entries."""
-    weights, beside = dict(contents), {}
+    weights = dict(contents)
+    beside: dict[Any, Any] = {}
     for _ in range(_MAX_WRAPPERS):
         if any(isinstance(value, Tensor) for value in weights.values()):
             return weights, beside

@@ -116,6 +116,9 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
+    if hasattr(layer, "scaled"):  # on the next level of the pyramid, whose outputs must not be larger
+        factor = factor.clamp(max=1)
+    layer.scaled = True
     layer.weight.mul_(factor)
     layer.bias.zero_()
     return output * factor
@@ -197,8 +200,9 @@ def describe(theirs: Any, ours: Any) -> str:
         differing = (ours.masks[index].bool() != theirs.masks)[same]
         masks = f", {int(differing.sum())} of {int(theirs.masks[same].sum())} mask pixels"
     return (
-        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | {float(box[same].max()):.1e} px, "
-        f"{float(score[same].max()):.1e}{masks}"
+        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | "
+        f"{float(box[same].amax()) if same.any() else float('nan'):.1e} px, "
+        f"{float(score[same].amax()) if same.any() else float('nan'):.1e}{masks}"
     )
 
 

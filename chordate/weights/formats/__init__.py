@@ -1,28 +1,30 @@
 """Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import (
-    cifar,
+    cifar_classifiers,
     detectron2_detectors,
     detectron2_imagenet,
     detectron2_segmentation,
-    mmdetection,
-    mmpretrain,
-    mmsegmentation,
+    openmmlab_classifiers,
+    openmmlab_detectors,
+    openmmlab_segmentation,
     simple_baselines,
+    smp_segmentation,
     timm,
     torchvision,
     torchvision_segmentation,
 )
 
 __all__ = [
-    "cifar",
+    "cifar_classifiers",
     "detectron2_detectors",
     "detectron2_imagenet",
     "detectron2_segmentation",
-    "mmdetection",
-    "mmpretrain",
-    "mmsegmentation",
+    "openmmlab_classifiers",
+    "openmmlab_detectors",
+    "openmmlab_segmentation",
     "simple_baselines",
+    "smp_segmentation",
     "timm",
     "torchvision",
     "torchvision_segmentation",

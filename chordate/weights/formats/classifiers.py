@@ -46,7 +46,7 @@ def join_network(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[s
     Raises:
         CheckpointError: the head has a layer that the library's network does not have.
     """
-    final = {}
+    final: dict[str, str] = {}
     for path, head in model.named_modules():
         if isinstance(head, HasFinalLayers):
             final |= {f"{path}.{layer}": role for role, layer in head.final_layers.items()}

@@ -79,6 +79,10 @@ class Format:
         """
         raise CheckpointError(f"{type(model).__name__} cannot be written as {self.library} ({type(self).__name__})")
 
+    def checked(self, theirs: State, model: Any) -> State:
+        """The result of `restore`; raises CheckpointError if the format does not recognize it."""
+        return theirs if self.recognizes(theirs) else Format.restore(self, theirs, model)
+
     def settings(self, state: State) -> dict[str, Any]:
         """The settings that the weights were trained with, keyed by setting of the model: `{"preprocess.bgr": True}`.
 

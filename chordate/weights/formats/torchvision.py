@@ -9,7 +9,9 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, Keypoi
 from chordate.model_contracts import Model
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta, Skeleton
+from chordate.weights.formats.classifiers import join_network
 from chordate.weights.formats.format import Format, Names, State, rename_all
+from chordate.weights.formats.torchvision_restore import restore_rcnn, restore_retinanet
 
 
 @FORMATS.register_module()
@@ -25,6 +27,9 @@ class TorchvisionResNet(Format):
 
     def convert(self, state: State, model: Any) -> State:
         return state  # our ResNet has torchvision's names
+
+    def restore(self, state: State, model: Any) -> State:
+        return self.checked(join_network(state, model, {"linear": "fc"}), model)
 
 
 _DENSENET_NAMES: Names = ((r"features\.(.*denselayer\d+\.(?:norm|conv))\.(?=\d\.)", r"\1"), (r"features\.", ""))
@@ -44,6 +49,11 @@ class TorchvisionDenseNet(Format):
     def convert(self, state: State, model: Any) -> State:
         return rename_all(state, _DENSENET_NAMES)
 
+    def restore(self, state: State, model: Any) -> State:
+        network = join_network(state, model, {"linear": "classifier"})
+        theirs = {name if name.startswith("classifier.") else f"features.{name}": x for name, x in network.items()}
+        return self.checked(theirs, model)
+
 
 # The `features` of torchvision's ConvNeXt are the stem, then alternating stages and downsampling layers.
 _CONVNEXT_NAMES: Names = (
@@ -54,6 +64,18 @@ _CONVNEXT_NAMES: Names = (
     (r"features\.([1357])\.(\d+)\.block\.3\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv1."),
     (r"features\.([1357])\.(\d+)\.block\.5\.", lambda m: f"layer{int(m[1]) // 2 + 1}.{m[2]}.pwconv2."),
     (r"features\.([246])\.", lambda m: f"downsample{int(m[1]) // 2 + 1}."),
+)
+_CONVNEXT_RESTORED: Names = (
+    (r"stem\.", "features.0."),
+    (r"layer(\d)\.(\d+)\.gamma$", lambda m: f"features.{2 * int(m[1]) - 1}.{m[2]}.layer_scale"),
+    *(
+        (
+            rf"layer(\d)\.(\d+)\.{ours}\.",
+            lambda m, theirs=theirs: f"features.{2 * int(m[1]) - 1}.{m[2]}.block.{theirs}.",
+        )
+        for ours, theirs in (("dwconv", 0), ("norm", 2), ("pwconv1", 3), ("pwconv2", 5))
+    ),
+    (r"downsample(\d)\.", lambda m: f"features.{2 * int(m[1]) - 2}."),
 )
 
 
@@ -69,6 +91,12 @@ class TorchvisionConvNeXt(Format):
     def convert(self, state: State, model: Any) -> State:
         ours = rename_all(state, _CONVNEXT_NAMES)
         return {name: tensor.flatten() if name.endswith(".gamma") else tensor for name, tensor in ours.items()}
+
+    def restore(self, state: State, model: Any) -> State:
+        network = join_network(state, model, {"linear": "classifier.2", "norm": "classifier.0"})
+        theirs = rename_all(network, _CONVNEXT_RESTORED)
+        scales = {name: x[:, None, None] for name, x in theirs.items() if name.endswith(".layer_scale")}
+        return self.checked(theirs | scales, model)
 
 
 # Torchvision's COCO detectors have an output for each category id, 0 … 90; the ids named "N/A" are unused.
@@ -136,6 +164,9 @@ class TorchvisionRCNN(Format):
                 ours[f"mask.masks.{suffix}"] = ours[f"mask.masks.{suffix}"][rows]
         return ours
 
+    def restore(self, state: State, model: Any) -> State:
+        return self.checked(restore_rcnn(state), model)
+
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
         if outputs == len(_COCO_IDS):
@@ -185,6 +216,12 @@ class TorchvisionRetinaNet(Format):
             ours[f"head.cls_score.{suffix}"] = scores[:, rows].flatten(0, 1)
             ours[f"head.bbox_pred.{suffix}"] = by_size(ours[f"head.bbox_pred.{suffix}"], per_cell)
         return ours
+
+    def restore(self, state: State, model: Any) -> State:
+        predictors = ("head.cls_score.", "head.bbox_pred.")
+        per_cell = len(state.get("head.bbox_pred.bias", ())) // 4
+        ordered = {name: by_ratio(x, per_cell) for name, x in state.items() if name.startswith(predictors)}
+        return self.checked(restore_retinanet(state | ordered), model)
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         if self._outputs(state) != len(_COCO_IDS):

@@ -26,6 +26,18 @@ _AUXILIARY: Names = (
     (r"aux_classifier\.([01])\.", r"auxiliary.convs.0.\1."),
     (r"aux_classifier\.4\.", "auxiliary.logits."),
 )
+_FCN_RESTORED: Names = ((r"head\.convs\.0\.([01])\.", r"classifier.\1."), (r"head\.logits\.", "classifier.4."))
+_DEEPLAB_RESTORED: Names = (
+    (r"head\.aspp\.pooled\.([01])\.", lambda m: f"classifier.0.convs.4.{int(m[1]) + 1}."),
+    (r"head\.aspp\.branches\.", "classifier.0.convs."),
+    (r"head\.aspp\.project\.", "classifier.0.project."),
+    (r"head\.conv\.([01])\.", lambda m: f"classifier.{int(m[1]) + 1}."),
+    (r"head\.logits\.", "classifier.4."),
+)
+_AUXILIARY_RESTORED: Names = (
+    (r"auxiliary\.convs\.0\.([01])\.", r"aux_classifier.\1."),
+    (r"auxiliary\.logits\.", "aux_classifier.4."),
+)
 
 
 @FORMATS.register_module()
@@ -43,6 +55,10 @@ class TorchvisionSegmentation(Format):
             state = {name: tensor for name, tensor in state.items() if not name.startswith("aux_classifier.")}
         head = _DEEPLAB if any(name.startswith("classifier.0.convs.") for name in state) else _FCN
         return rename_all(state, (*_AUXILIARY, *head))
+
+    def restore(self, state: State, model: Any) -> State:
+        head = _DEEPLAB_RESTORED if "head.aspp.project.0.weight" in state else _FCN_RESTORED
+        return self.checked(rename_all(state, (*_AUXILIARY_RESTORED, *head)), model)
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return DatasetMeta(_VOC) if len(state["classifier.4.weight"]) == len(_VOC) else None

@@ -13,8 +13,8 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats import detectron2_names as names
 from chordate.weights.formats.detectron2_configs import backbone_overrides
 from chordate.weights.formats.format import State
-from chordate.weights.formats.mm import MMFormat, Pairs
 from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.openmmlab import MMFormat, Pairs
 
 _DEEP = "backbone.stem.0.conv.weight"
 # The deep stem of "v1c" and "v1d": three ConvModules. In MMDetection and MMSegmentation, it is an nn.Sequential.
@@ -56,7 +56,7 @@ class MMPretrainResNet(MMFormat):
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         resnet = NameTable(*names.resnet("backbone.bottom_up.", "backbone.")).restore(
-            {name: x for name, x in state.items() if not name.startswith("backbone.conv1.")}
+            {name: x for name, x in self.convert(state, None).items() if not name.startswith("backbone.conv1.")}
         )
         name, overrides = backbone_overrides(resnet, "backbone.bottom_up.")
         if self.outputs(state) != len(imagenet_classes()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -143,7 +143,7 @@ def class_names(contents: Mapping[Any, Any]) -> tuple[str, ...]:
     return ()
 
 
-def _are_strings(value: Any) -> bool:
+def _are_strings(value: Any) -> TypeGuard[list[str]]:
     is_list = isinstance(value, list | tuple) and 0 < len(value) <= MAX_CLASSES
     return is_list and all(isinstance(item, str) for item in value)
 
@@ -189,7 +189,7 @@ def _dicts(text: str) -> Iterator[dict[str, Any]]:
             yield entries
 
 
-def _are_numbers(value: Any) -> bool:
+def _are_numbers(value: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list | tuple)
         and 0 < len(value) <= 16

@@ -10,8 +10,8 @@ from chordate.registry import FORMATS
 from chordate.weights.formats import detectron2_names as names
 from chordate.weights.formats.detectron2_configs import backbone_overrides
 from chordate.weights.formats.format import State
-from chordate.weights.formats.mm import MMFormat, Pairs, backbone, conv_module, fpn
 from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, fpn
 
 
 def separable(theirs: str, ours: str) -> Pairs:

@@ -8,8 +8,8 @@ from chordate.registry import FORMATS
 from chordate.weights.formats.detectron2_detectors import Detectron2RCNN, Detectron2RetinaNet
 from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
-from chordate.weights.formats.mm import MMFormat, Pairs, backbone, conv_module, count, fpn
 from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, count, fpn
 from chordate.weights.formats.torchvision import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
@@ -85,7 +85,7 @@ class MMDetectionRCNN(MMDetection):
         heads = ["mask"] if "roi_head.mask_head.conv_logits.weight" in state else []
         settings = super().settings(state)
         if "roi_head.bbox_head.0.fc_cls.weight" in state:
-            settings["box.box_weights"] = CASCADE_WEIGHTS
+            settings |= {"box.box_weights": CASCADE_WEIGHTS, "box.averaged": "logits"}
         else:
             heads.append("box")
         return {**settings, **region_settings(heads)}

@@ -1,0 +1,71 @@
+"""State dicts with the prefixes of wrappers load; averaged weights are preferred, and other tensors are reported."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from checkpoint_toys import TinyDetector, filled, is_filled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chordate.errors import CheckpointError
+from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.loading import load_checkpoint
+
+WRAPPERS = ["module.", "_orig_mod.", "model.", "net.", "network.", "student.", "ema.", "model_ema.", "ema_model."]
+WEIGHTS, OTHERS = 0.5, 0.25
+
+
+def state(value: float = WEIGHTS, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in filled(TinyDetector(), value).state_dict().items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(WRAPPERS), max_size=4), st.booleans())
+def test_up_to_four_nested_prefixes_are_removed(prefixes, with_others):
+    """Lightning keeps the weights of losses and metrics in the same state dict, EMA a counter."""
+    others = {"criterion.weight": torch.ones(2), "n_averaged": torch.tensor(3)} if with_others and prefixes else {}
+    model = TinyDetector()
+    report = load_checkpoint(model, {"state_dict": {**others, **state(prefix="".join(prefixes))}})
+    assert is_filled(model, WEIGHTS)
+    assert sorted(report.skipped) == sorted(others) and not report.missing
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"state_dict": {**state(OTHERS, "model."), **state(WEIGHTS, "model_ema.module.")}},
+        {"state_dict": {**state(OTHERS, "net."), **state(WEIGHTS, "ema.module.")}},
+        {"state_dict": state(OTHERS), "state_dict_ema": state(WEIGHTS)},  # timm
+        {"model": state(OTHERS), "model_ema": {**state(WEIGHTS, "module."), "n_averaged": torch.tensor(1)}},
+        {"state_dict": state(WEIGHTS), "ema_state_dict": state(OTHERS, "module.")},  # MMEngine swaps them on saving
+    ],
+)  # fmt: skip
+def test_averaged_weights_are_preferred(contents):
+    model = TinyDetector()
+    load_checkpoint(model, contents)
+    assert is_filled(model, WEIGHTS)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_safetensors_load_with_and_without_metadata(metadata, tmp_path):
+    model = TinyDetector()
+    safetensors.torch.save_file(state(prefix="module."), tmp_path / "x.safetensors", metadata)
+    load_checkpoint(model, tmp_path / "x.safetensors")
+    assert is_filled(model, WEIGHTS)
+
+
+@pytest.mark.parametrize("config", [None, json.dumps({"classes": 3}), "{", "[" * 100_000])
+def test_a_folder_of_save_pretrained_opens_whatever_its_config(config, tmp_path):
+    safetensors.torch.save_file(state(), tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    model = TinyDetector()
+    load_checkpoint(model, tmp_path)
+    assert is_filled(model, WEIGHTS)
+
+
+def test_another_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, not a checkpoint"):
+        read_state(tmp_path)
