@@ -6,13 +6,17 @@ Their base class is `chordate.contracts.Backbone`. The files:
   `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each of these files ends with a table of variants.
 - shared by the architectures: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and
   shortcuts; `recompute.py`, activation checkpointing.
-- backbones from other libraries: `from_timm.py`, `from_torchvision.py`, and their base class in `adapters.py`.
+- backbones from other libraries: `from_timm.py`, `from_torchvision.py`, `from_smp.py`, `from_detectron2.py`,
+  `from_mmengine.py`, and their base class in `adapters.py`.
 """
 
 from chordate.backbones import resnet_variants
 from chordate.backbones.cifar_resnet import CifarResNet
 from chordate.backbones.convnext import ConvNeXt
 from chordate.backbones.densenet import DenseNet
+from chordate.backbones.from_detectron2 import Detectron2Backbone
+from chordate.backbones.from_mmengine import MMBackbone
+from chordate.backbones.from_smp import SmpBackbone
 from chordate.backbones.from_timm import TimmBackbone
 from chordate.backbones.from_torchvision import TorchvisionBackbone
 from chordate.backbones.highway import HighwayNet
@@ -24,9 +28,12 @@ __all__ = [
     "CifarResNet",
     "ConvNeXt",
     "DenseNet",
+    "Detectron2Backbone",
     "HighwayNet",
+    "MMBackbone",
     "PreActResNet",
     "ResNet",
+    "SmpBackbone",
     "TimmBackbone",
     "TorchvisionBackbone",
     "resnet_variants",

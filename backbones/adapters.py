@@ -66,7 +66,8 @@ class AdaptedBackbone(Backbone):
             cannot be dilated.
     """
 
-    source: str  # the library's name, also the URL scheme of its weights (`timm://…`)
+    source: str  # the library's name
+    has_weights = True  # whether `<source>://<model>` are the default weights
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class AdaptedBackbone(Backbone):
     ):
         super().__init__()
         self.name, self.in_channels, self.checkpointing = f"{self.source}'s {model}", in_channels, checkpointing
-        self.default_weights = f"{self.source}://{model}"
+        self.default_weights = f"{self.source}://{model}" if self.has_weights else None
         self.output_stride = output_stride
         network = self._find(model, dict(options or {}))
         coarsest = max(spec.stride for spec in network.maps.values())
@@ -155,6 +156,36 @@ class AdaptedBackbone(Backbone):
                 x = x.permute(0, 3, 1, 2)
             maps[name] = _on_grid(x, spec.stride, images)
         return maps
+
+
+class SelectOutputs(nn.Module):
+    """Returns some of a network's outputs, in the given order.
+
+    Args:
+        network: returns a list, a tuple or a dict.
+        keys: indices or keys of the outputs.
+    """
+
+    def __init__(self, network: nn.Module, keys: Sequence[Any]):
+        super().__init__()
+        self.network, self.keys = network, list(keys)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        outputs = self.network(images)
+        return [outputs[key] for key in self.keys]
+
+
+def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network on the default device; on the CPU and moved there if it cannot be built on the meta device."""
+    try:
+        return build()
+    except (NotImplementedError, RuntimeError):  # the constructor reads tensors' values
+        device = torch.get_default_device()
+        if device.type != "meta":
+            raise
+        with torch.device("cpu"):
+            network = build()
+        return network.to(device)
 
 
 def _listed(outputs: Any) -> list[Tensor]:

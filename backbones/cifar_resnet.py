@@ -26,7 +26,8 @@ class CifarResNet(StagedBackbone):
     Args:
         depth: number of layers, 6n + 2 with n ≥ 1.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
-        shortcut: "A" (without parameters) as in the paper; "none" for a plain network; see `make_shortcut`.
+        shortcut: "A" (without parameters) as in the paper; "A-centered" or "B" for the weights of other repositories;
+            "none" for a plain network; see `make_shortcut`.
         norm: see `make_norm`.
         se: ratio of squeeze-and-excitation in every block, see `squeeze_excitation`, or None.
         drop_path: stochastic depth rate of the last block, see `drop_rates`.
@@ -56,6 +57,7 @@ class CifarResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
+        self.shortcut = shortcut
         stem = {"conv1": conv(in_channels, 16, 3), "bn1": make_norm(norm, 16), "relu": nn.ReLU(inplace=True)}
         self.add(0, FeatureSpec(16, 1), **stem)
         options: dict[str, Any] = {"shortcut": shortcut, "norm": norm, "se": se}

@@ -14,7 +14,7 @@ from torchvision.ops import SqueezeExcitation, StochasticDepth
 from chordate.ops.norms import ConvNorm, Norm, conv_norm, make_norm
 
 Style = Literal["pytorch", "caffe"]
-Shortcut = Literal["A", "B", "C", "D", "none"]
+Shortcut = Literal["A", "A-centered", "B", "C", "D", "none"]
 
 
 def conv(
@@ -67,15 +67,21 @@ def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
 
 
 class ZeroPadShortcut(nn.Module):
-    """Shortcut of option A: subsamples by `stride` and zero-pads the additional channels. Has no parameters."""
+    """Shortcut of option A: subsamples by `stride` and zero-pads the additional channels. Has no parameters.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    Args:
+        in_channels, out_channels, stride: channels and stride of the block.
+        centered: whether half of the zeros come before the input's channels; otherwise, all of them come after.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, centered: bool = False):
         super().__init__()
         self.stride = stride
-        self.added = out_channels - in_channels
+        added = out_channels - in_channels
+        self.padding = (added // 2, added - added // 2) if centered else (0, added)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.padding))
 
 
 def make_shortcut(
@@ -84,10 +90,11 @@ def make_shortcut(
     """The shortcut of a residual block (He et al. 2016, section 4.1 and table 3).
 
     Args:
-        option: "A" for zero padding if the shape changes; "B" for a 1×1 projection if the shape changes, the common
-            choice; "C" for a projection in every block; "D" for option B with the stride in an average pool before the
-            projection, so that no position is ignored (He T. et al. 2019, section 4.2); "none" for no shortcut (plain
-            networks).
+        option: "A" for zero padding if the shape changes, with the zeros after the input's channels; "A-centered" for
+            half of the zeros before and half after them, as in pytorch_resnet_cifar10; "B" for a 1×1 projection if the
+            shape changes, the common choice; "C" for a projection in every block; "D" for option B with the stride in
+            an average pool before the projection, so that no position is ignored (He T. et al. 2019, section 4.2);
+            "none" for no shortcut (plain networks).
         in_channels, out_channels, stride: channels and stride of the block.
         norm: norm after the projection, see `make_norm`.
         dilation: dilation of the block. If dilation replaces a stride, option D still averages 2×2 adjacent positions,
@@ -100,8 +107,8 @@ def make_shortcut(
     same_shape = stride == 1 and in_channels == out_channels
     if option != "C" and same_shape:
         return nn.Identity()
-    if option == "A":
-        return ZeroPadShortcut(in_channels, out_channels, stride)
+    if option in ("A", "A-centered"):
+        return ZeroPadShortcut(in_channels, out_channels, stride, centered=option == "A-centered")
     projection = conv(in_channels, out_channels, 1, 1 if option == "D" else stride), make_norm(norm, out_channels)
     if option != "D":
         return ConvNorm(*projection)

@@ -30,6 +30,12 @@ _SETTINGS_HERE = {
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
 }
+# The adapter of each library whose backbones are not looked up, and the prefix of a model's name.
+_ADAPTERS = {
+    "smp": ("SmpBackbone", ""),
+    "detectron2": ("Detectron2Backbone", ""),
+    **{package: ("MMBackbone", f"{package}.") for package in ("mmdet", "mmseg", "mmpretrain")},
+}
 NOT_REGULAR = "is a pipe, a device or a socket; only regular files are read"
 
 
@@ -128,9 +134,13 @@ def _short(name: str) -> str:
 def _library_hint(name: str) -> str | None:
     """Message that tells how to use `name`, a network of timm or torchvision, as a backbone; None if neither has it.
 
-    `name` may start with the library, as in `timm/resnet50`.
+    `name` may start with the library, as in `timm/resnet50`; other libraries than these two are only found in this way,
+    since importing them takes seconds.
     """
     library, _, model = name.replace("://", "/").rpartition("/")
+    if library in _ADAPTERS:
+        plug, prefix = _ADAPTERS[library]
+        return f'for backbones of {library}, use dict(type="{plug}", model="{prefix}{model}")'
     plugs = {"timm": "TimmBackbone", "torchvision": "TorchvisionBackbone"}
     libraries = [other for other in plugs if library in ("", other) and _has_model(other, model)]
     if not libraries:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-import warnings
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Protocol
@@ -22,24 +21,10 @@ from chordate.allowed_values import format_value
 from chordate.arguments import check_required, validate_arguments
 from chordate.composition import Section, located
 from chordate.errors import ChordateError, ConfigError, repr_name, unknown
+from chordate.plugins import describe_module, load_plugins, was_plugin
 from chordate.signatures import is_third_party, parameters_of
 
-PLUGIN_GROUP = "chordate.plugins"
-plugins_loaded = False  # whether `load_plugins` was called
 _registries: list[PlugRegistry] = []
-
-
-def load_plugins() -> None:
-    """Import every installed plug-in once; warn about plug-ins that cannot be imported."""
-    global plugins_loaded
-    if plugins_loaded:
-        return
-    plugins_loaded = True
-    for entry in entry_points(group=PLUGIN_GROUP):
-        try:
-            entry.load()
-        except Exception as error:  # a broken third-party package must not stop the run
-            warnings.warn(f"plug-in {entry.name} ({entry.value}) could not be imported: {error}", stacklevel=2)
 
 
 class PlugRegistry(Registry):
@@ -58,11 +43,44 @@ class PlugRegistry(Registry):
         super().__init__(kind, scope="chordate", locations=[location] if location else [])
         self.variants: dict[str, dict[str, Any]] = {}
         self.extra_settings = dict(extra_settings)
+        self._modules: dict[str, str] = {}  # the module that registered each name
+        self._clashes: dict[str, str] = {}  # error messages about names that two plug-ins registered
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
-        """Register a name for each config, so that `"resnet50"` stands for `dict(type="ResNet", depth=50)`."""
-        self.variants.update({name: dict(config) for name, config in variants.items()})
+        """Register a name for each config, so that `"resnet50"` stands for `dict(type="ResNet", depth=50)`.
+
+        Raises:
+            ConfigError: another module has registered one of the names.
+        """
+        module = sys._getframe(1).f_globals.get("__name__", "")
+        for name, config in variants.items():
+            if self._modules.get(name) != module:
+                self._claim(name, module)
+            self.variants[name] = dict(config)
+
+    def _register_module(self, module: Any, module_name: str | list[str] | None = None, force: bool = False) -> None:
+        names = module_name if isinstance(module_name, list) else [module_name or module.__name__]
+        for name in names:
+            self._claim(name, module.__module__, force)
+        super()._register_module(module, names, force=True)
+
+    def _claim(self, name: str, module: str, force: bool = False) -> None:
+        """Record that a module registers a name.
+
+        Raises:
+            ConfigError: the name is already registered, and `force` is false.
+        """
+        owner = self._modules.get(name)
+        if owner and (name in self.module_dict or name in self.variants) and not force:
+            owners = f"{describe_module(owner)} and {describe_module(module)}"
+            message = (
+                f"{self.name} {repr_name(name)} is registered by both {owners}; rename one, or uninstall its package"
+            )
+            if was_plugin(owner):
+                self._clashes[name] = message
+            raise ConfigError(message)
+        self._modules[name] = module
 
     def names(self, pattern: str = "*") -> list[str]:
         """Registered types and variants that match a shell pattern, sorted."""
@@ -91,6 +109,8 @@ class PlugRegistry(Registry):
         self.import_from_location()
         if plug not in self.variants and super().get(plug) is None:
             load_plugins()
+        if plug in self._clashes:
+            raise located(ConfigError(self._clashes[plug]), config, ["type"])
         if plug in self.variants:
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}

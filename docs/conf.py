@@ -29,7 +29,7 @@ ALIASES = {
 }
 
 NAVIGATION = {
-    "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "From other libraries <migration>"],
+    "Start": ["tutorial", "own_data", "own_backbone", "evaluate_on_coco", "From other libraries <coming-from>"],
     "Guides": [
         "configs",
         "augmentation",

@@ -67,6 +67,7 @@ class CascadeHead(nn.Module):
             )
             for threshold, weights in zip(iou_thresholds, box_weights)
         )
+        self.box_weights = tuple(box_weights)
         self.nms_threshold = self.stages[-1].nms_threshold
         self.detections_per_image = self.stages[-1].detections_per_image
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from chordate.arguments import NonNegativeInt, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec
 from chordate.heads.semantic_head import Losses, SemanticHead, select_level
-from chordate.ops.convolutions import conv_tower
+from chordate.ops.convolutions import conv_norm_relu, conv_tower
 from chordate.ops.norms import Norm
 from chordate.registry import HEADS
 
@@ -22,7 +23,10 @@ class FCNHead(SemanticHead):
         level: name of the input feature map; None for the coarsest.
         convs: number of 3×3 convolutions.
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
+        dilation: dilation of these 3×3 convolutions.
         norm: norm after each 3×3 convolution, see `make_norm`.
+        concatenate: whether a further 3×3 convolution follows, of the feature map concatenated with the others' output,
+            as in MMSegmentation's FCN.
         dropout, losses: see `SemanticHead`.
     """
 
@@ -33,7 +37,9 @@ class FCNHead(SemanticHead):
         level: str | None = None,
         convs: NonNegativeInt = 1,
         channels: PositiveInt | None = None,
+        dilation: PositiveInt = 1,
         norm: Norm = "BN",
+        concatenate: bool = False,
         dropout: ProperFraction = 0.1,
         losses: Losses | None = None,
     ):
@@ -41,7 +47,12 @@ class FCNHead(SemanticHead):
         width = channels or max(1, spec.channels // 4)
         super().__init__(width if convs else spec.channels, num_classes, dropout, losses)
         self.level = chosen
-        self.convs = conv_tower(spec.channels, width, convs, norm)
+        self.convs = conv_tower(spec.channels, width, convs, norm, dilation=dilation)
+        self.concatenated: nn.Module | None = None
+        if concatenate:
+            self.concatenated = conv_norm_relu(spec.channels + self.channels, self.channels, norm, kernel=3)
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
-        return self.convs(maps[self.level])
+        x = maps[self.level]
+        y = self.convs(x)
+        return y if self.concatenated is None else self.concatenated(torch.cat([x, y], dim=1))

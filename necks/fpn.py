@@ -30,6 +30,8 @@ class FPN(Neck):
             before. "pool" adds one level (p6) by subsampling the last level (p5; the paper's footnote 2). The name of
             the last input ("c5") or of the last level ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2,
             starting from this feature map (Lin et al. 2017, Focal Loss, section 4). None adds no levels.
+        extra_relu: whether a ReLU comes before the second of these convolutions (the paper's footnote 2, Detectron2,
+            torchvision); MMDetection has none by default.
         norm: norm after the 1×1 and 3×3 convolutions, but not in extra levels, see `make_norm`.
 
     Raises:
@@ -44,6 +46,7 @@ class FPN(Neck):
         *,
         inputs: Annotated[Sequence[str], NonEmpty] | None = None,
         extra: str | None = "pool",
+        extra_relu: bool = True,
         norm: Norm = None,
     ):
         super().__init__()
@@ -75,6 +78,7 @@ class FPN(Neck):
         if extra not in (None, "pool", last_in, last_out):
             raise ConfigError(f'FPN: extra must be "pool", "{last_in}", "{last_out}" or None, got "{extra}"')
         self.extra_from = extra
+        self.extra_relu = extra_relu
         self.extra = nn.ModuleDict()
         source_channels = specs[last_in].channels if extra == last_in else channels
         number, stride = int(last_out[1:]), strides[-1]
@@ -104,5 +108,5 @@ class FPN(Neck):
         last = self.inputs[-1]
         x = features[last] if self.extra_from == last else pyramid[f"p{last[1:]}"]
         for i, (level, layer) in enumerate(self.extra.items()):
-            x = pyramid[level] = layer(F.relu(x) if i > 0 else x)
+            x = pyramid[level] = layer(F.relu(x) if i > 0 and self.extra_relu else x)
         return {level: pyramid[level] for level in self.out_features}

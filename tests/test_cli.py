@@ -319,11 +319,13 @@ def test_a_failed_start_leaves_no_folder(option, shapes, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*")) == [tmp_path / "work_dirs", tmp_path / "work_dirs/other"]
 
 
-@pytest.mark.parametrize("tool", ["browse", "check", "train", "test", "predict", "summary", "convert"])
+@pytest.mark.parametrize(
+    "tool", ["browse", "check", "convert", "convert_config", "train", "test", "predict", "summary"]
+)
 def test_every_command_is_also_a_script_in_tools(tool, tmp_path):
     command = [sys.executable, str(ROOT / f"tools/{tool}.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0 and f"chordate {tool}" in done.stdout
+    assert done.returncode == 0 and f"chordate {tool.replace('_', '-')}" in done.stdout
 
 
 def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path, capsys):

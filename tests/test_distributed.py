@@ -132,6 +132,15 @@ def test_a_nan_on_one_rank_stops_all_and_is_named_by_all(ranks: Any) -> None:
     assert str(reports[0]["bad"]) in reports[0]["nan"].split("[")[1].split("]")[0].split(", ")
 
 
+def test_broken_images_of_all_ranks_are_counted_in_training_and_evaluation(ranks: Any) -> None:
+    assert [reports["reads"] for reports in ranks[1]] == [1, 1]
+    (log,) = (ranks[0] / "broken").glob("*/train.log")
+    lines = [line for line in log.read_text().splitlines() if "broken" in line and "WARNING" in line]
+    assert sorted(line.split("WARNING ")[1] for line in lines) == [
+        f"2 of 24 samples are broken and were skipped, the first: {index}.jpg: broken" for index in (2, 6)
+    ]
+
+
 def test_synchronized_batchnorm_on_the_cpu_is_refused(ranks: Any) -> None:
     assert "SyncBN over several processes needs GPUs" in ranks[1][0]["sync_bn"]
 

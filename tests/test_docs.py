@@ -105,6 +105,7 @@ def test_every_code_block_of_a_page_is_run_by_a_test():
     of_other_tests = {
         "README.md": "readme",
         "docs/evaluate_on_coco.md": "docs_howtos",
+        "docs/plugging.md": "plugging",
         "docs/tutorial.md": "docs_tutorial",
     }
     assert all((ROOT / f"tests/test_{name}.py").is_file() for name in of_other_tests.values())

@@ -1,19 +1,23 @@
 """Ids that are text, negative or huge change no metric, and outputs have the ids and names of the annotation file."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from annotation_folders import LINE, voc, voc_xml, yolo
 from coco_mutants import changed, clean_content, open_set, write_content, write_images
 from coco_referee import Truth, batch_of, detections, disturb, measure, random_truth
 
+from chordate.data import VocDataset, YoloDataset
 from chordate.data.detected_boxes import ids_by_file_id, read_detected_boxes
 from chordate.data.file_ids import id_in_file
-from chordate.errors import DataError
+from chordate.errors import DataError, TrainingError
 from chordate.evaluation import CocoMetric
 from chordate.structures import Detections
+from chordate.training.loss_log import LossLog
 
 KINDS = {
     "small": lambda id: id,
@@ -195,3 +199,24 @@ def test_renumbered_annotations_keep_their_own_ids(root):
     write_content(root, content)
     index = open_set(root).coco
     assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))][:-1] == own[:-1]
+
+
+@pytest.mark.parametrize("rename", KINDS.values(), ids=KINDS)
+def test_the_error_for_a_nan_has_the_ids_of_the_file(root, tmp_path, rename):
+    content = with_ids(rename)
+    dataset = open_set(write_content(root, content))
+    log = LossLog(dataset.id_in_file)
+    images = [dataset[(0, index)]["info"] for index in (2, 0)]
+    log.record(1, {"loss": torch.tensor(float("nan"))}, [info.image_id for info in images])
+    expected = [
+        record["id"] for info in images for record in content["images"] if info.path.endswith(record["file_name"])
+    ]
+    with pytest.raises(TrainingError, match=re.escape(f"images {expected}: training")):
+        log.read()
+
+
+def test_images_without_ids_are_named_by_their_files(tmp_path):
+    folders = [voc(tmp_path / "voc", {"b/1.xml": voc_xml()}, ["b/1.png"])]
+    folders.append(yolo(tmp_path / "yolo", {"b/1.txt": LINE}, ["b/1.png"]))
+    for dataset in (VocDataset(folders[0]), YoloDataset("images", names="data.yaml", data_root=folders[1])):
+        assert dataset.id_in_file(dataset[(0, 0)]["info"].image_id) == "b/1.png"

@@ -116,3 +116,13 @@ def test_the_error_for_an_unknown_feature_map_names_the_neck_and_the_backbone():
 def test_an_invalid_setting_of_fpn_is_a_one_line_error(in_features, options, message):
     with pytest.raises(ConfigError, match=message):
         NECKS.build({"type": "FPN", **options}, in_features=in_features)
+
+
+def test_extra_levels_without_relu_are_two_convolutions_in_a_row():
+    """MMDetection's FPN without `relu_before_extra_convs`."""
+    specs = {f"c{level}": FeatureSpec(8, 2**level) for level in (3, 4, 5)}
+    neck = FPN(specs, 8, extra="c5", extra_relu=False)
+    maps = {name: torch.randn(1, 8, 128 // spec.stride, 128 // spec.stride) for name, spec in specs.items()}
+    expected = neck.extra["p7"](neck.extra["p6"](maps["c5"]))
+    torch.testing.assert_close(neck(maps)["p7"], expected)
+    assert expected.shape == (1, 8, 1, 1)

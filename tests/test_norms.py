@@ -123,3 +123,16 @@ def test_folded_norms_in_bfloat16_on_the_gpu_match_float32_outputs_and_gradients
         conv.weight.grad = None
     for folded, plain in zip(*results):
         assert (folded - plain).abs().max() <= 0.02 * plain.abs().max()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_trainable_frozen_norm_has_the_gradients_of_a_batch_norm_in_eval_mode(folded):
+    conv = nn.Conv2d(3, 8, 3)
+    ours, theirs = FrozenBatchNorm(8, trainable=True), nn.BatchNorm2d(8).eval()
+    theirs.load_state_dict(randomized(ours).state_dict(), strict=False)
+    x = torch.randn(2, 3, 6, 6)
+    (conv_norm(conv, ours, x) if folded else ours(conv(x))).square().sum().backward()
+    theirs(conv(x)).square().sum().backward()
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(getattr(ours, name).grad, getattr(theirs, name).grad, rtol=1e-4, atol=1e-4)
+    assert not [*FrozenBatchNorm(8).parameters()]

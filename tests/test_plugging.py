@@ -1,6 +1,7 @@
 """Each custom component in docs/plugging.md works as written: its command line runs and uses the component."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from doc_pages import commands, files, page, with_options
+from doc_pages import blocks, commands, files, page, with_options
 from torch import nn
 
 import chordate
@@ -20,6 +21,7 @@ from chordate.data.loader import build_dataset
 
 TEXT = page("docs/plugging.md")
 FILES = files(TEXT)
+UNNAMED = [block for block in blocks(TEXT, "python") if block not in FILES.values()]
 COMMANDS = commands(TEXT)
 pytestmark = pytest.mark.usefixtures("without_curves")
 STEPS = 2
@@ -262,6 +264,13 @@ def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
     assert abs(record["degrees"] - degrees) < 45
     run(folder, "my_task_config.py", monkeypatch, command="summary")
     assert "c3:16/8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", UNNAMED, ids=lambda block: re.findall(r"chordate\.integrations\.(\w+)", block)[0])
+def test_the_example_of_a_library_runs(block):
+    for module in set(re.findall(r"^(?:import|from) (\w+)", block, flags=re.M)):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    exec(block, {})
 
 
 def test_every_component_of_the_page_has_a_config_and_a_command():

@@ -232,7 +232,7 @@ def plugins(tmp_path, monkeypatch) -> Iterator[None]:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{entry} = {package}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("chordate.registry.plugins_loaded", False)
+    monkeypatch.setattr("chordate.plugins.loaded", False)
     yield
     sys.modules.pop("spine", None)
     BACKBONES.module_dict.pop("Spine", None)

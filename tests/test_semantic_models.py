@@ -331,3 +331,17 @@ def test_predictions_have_the_images_own_size():
 def test_targets_of_another_task_are_refused():
     with pytest.raises(DataError, match="SemanticSegmenter trains on SemanticTargets"):
         segmenter({"type": "FCNHead"}).loss(Batch(torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]]), [], object()))
+
+
+def test_an_fcn_head_with_dilation_and_concatenation():
+    """MMSegmentation's FCN: dilated convolutions, and one of their output concatenated with the input."""
+    head = HEADS.build(
+        {"type": "FCNHead", "convs": 2, "channels": 6, "dilation": 3, "concatenate": True},
+        in_features={"c5": FeatureSpec(4, 32)},
+        num_classes=2,
+    ).eval()
+    x = y = torch.randn(1, 4, 9, 9)
+    for conv, _, _ in head.convs:  # the norms are identities before training
+        y = F.conv2d(y, conv.weight, padding=3, dilation=3).div((1 + 1e-5) ** 0.5).relu()
+    z = F.conv2d(torch.cat([x, y], dim=1), head.concatenated[0].weight, padding=1).div((1 + 1e-5) ** 0.5).relu()
+    torch.testing.assert_close(head({"c5": x}), head.logits(z))

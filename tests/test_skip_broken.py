@@ -11,12 +11,14 @@ import pytest
 import torch
 from class_folders import write_folders
 from loading import open_loader
+from stick_figures import detected, write_figures
 from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main
 from chordate.data import CocoDataset, CocoPanoptic, ImageFolder, VocDataset, YoloDataset, paths
 from chordate.data import dataset as dataset_module
+from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import BrokenFile, DataError
 from chordate.evaluation.coco_metric import CocoMetric
@@ -251,6 +253,28 @@ def test_missing_images_of_panoptic_data_are_found_on_opening(tmp_path: Path) ->
     for index in range(3):
         ours, expected = dataset.original(index).targets, alone.original(index).targets
         assert torch.equal(ours.labels, expected.labels) and torch.equal(ours.slots, expected.slots)
+
+
+@pytest.mark.parametrize("rename", [int, lambda number: f"photo {number}", lambda number: 2**60 + number])
+def test_detected_boxes_of_missing_images_are_left_out(tmp_path: Path, rename) -> None:
+    content = write_figures(tmp_path)
+    for record in content["images"]:
+        record["id"] = rename(record["id"])
+    for record in content["annotations"]:
+        record["image_id"] = rename(record["image_id"])
+    (tmp_path / "figures.json").write_text(json.dumps(content))
+    (tmp_path / "found.json").write_text(json.dumps(detected(content)))
+    (tmp_path / "images/2.png").unlink()
+    dataset = CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
+    boxes = [a["bbox"] for a in content["annotations"] if a["image_id"] != rename(20)]
+    assert len(dataset) == len(boxes) == 10
+    corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    assert sorted(dataset.boxes.tolist()) == sorted(corners)
+    assert "2.png" not in {Path(dataset.read(index)["info"].path).name for index in range(10)}
+    assert {dataset.id_in_file(index) for index in range(10)} == {rename(10 * number) for number in (1, 3, 4, 5, 6)}
+    (tmp_path / "found.json").write_text(json.dumps([*detected(content), *detected(content, image_id=77)]))
+    with pytest.raises(DataError, match="12 of 22 boxes belong to images that the annotations do not have"):
+        CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
 
 
 def test_the_names_near_missing_files_are_not_searched_for_skipped_files(

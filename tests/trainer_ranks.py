@@ -8,15 +8,42 @@ from typing import Any
 
 import torch
 from torch import nn
-from trainer_toy import OPTIMIZER, ToyMetric, ToyModel, toy_loader, toy_trainer
+from trainer_toy import OPTIMIZER, ToyData, ToyMetric, ToyModel, collate, toy_loader, toy_trainer
 
+from chordate.data.dataset import Dataset
+from chordate.data.loader import Loader
 from chordate.distributed import all_gather_object, is_main_process
-from chordate.errors import ChordateError, ConfigError
+from chordate.errors import BrokenFile, ChordateError, ConfigError
 from chordate.launch import start
+from chordate.structures import Batch, DatasetMeta
 from chordate.training.evaluation_loop import evaluate
 
 SCALED = {**OPTIMIZER, "base_batch_size": 4}
 TRAINING: dict[str, Any] = {"optimizer": SCALED, "epochs": 2, "accumulate": 2, "clip_norm": 0.5, "ema": 0.9}
+
+
+class BrokenImages(Dataset):
+    """The toy images, two of which are broken; in an epoch on two ranks, each rank reads one of them."""
+
+    meta = DatasetMeta(("bright",))
+
+    def __init__(self, broken: tuple[int, int]):
+        super().__init__(skip_broken=True)
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 24
+
+    def read(self, index: int) -> dict[str, Any]:
+        if index in self.broken:
+            raise BrokenFile(f"{index}.jpg: broken")
+        return {"index": index}
+
+    def __getitem__(self, key: tuple[int, ...]) -> Any:
+        return ToyData(24)[key[0], self.read_next(key[1])["index"]]
+
+    def collate(self, samples: Any, size_divisor: int = 1) -> Batch:
+        return collate(samples)
 
 
 def fresh_model(**options: Any) -> ToyModel:
@@ -80,6 +107,15 @@ def main(folder: Path) -> dict[str, Any]:
         toy_trainer(machine, model=fresh_model(), loader=loader, resume=True, **TRAINING).train()
     except ChordateError as error:
         results["resume"] = str(error)
+
+    # Each rank reads one of the broken images in every epoch, and the same rank in both.
+    batches = toy_loader(24, 2, training=False, **rank_options).batch_sampler
+    broken = (2, 5)  # an even and an odd index
+    results["reads"] = sum(index in broken for batch in batches for _, index in batch)
+    skipping = Loader(BrokenImages(broken), batch_sampler=batches, collate_fn=collate)
+    validation = Loader(BrokenImages((6, 9)), batch_sampler=batches, collate_fn=collate)
+    evaluation = {"val_loader": validation, "metric": ToyMetric()}
+    toy_trainer(folder / "broken", model=fresh_model(), loader=skipping, epochs=2, **evaluation).train()
 
     # SyncBatchNorm supports only GPUs.
     try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import chordate
-from chordate.cli import browse, check, convert, features, predict, summary, test, train
+from chordate.cli import browse, check, convert, convert_config, features, predict, summary, test, train
 from chordate.cli import list as list_command
 from chordate.cli.other_frameworks import explain
 from chordate.errors import ChordateError
@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": convert,
     "summary": summary,
     "list": list_command,
+    "convert-config": convert_config,
 }
 
 

@@ -1,7 +1,7 @@
 """Dataset with COCO annotations, kept in a compact index (hotcoco.COCO) that forked workers share."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from chordate.data.coco_annotations import (
 )
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
-from chordate.data.file_ids import id_in_file
+from chordate.data.file_ids import Id, id_in_file, parse_id
 from chordate.data.findings import Health
 from chordate.data.image_headers import check_image
 from chordate.data.image_io import decode_image, read_bytes, read_image
@@ -89,6 +89,7 @@ class CocoDataset(Dataset):
         category_ids: the category id in the file for each label.
         coco: hotcoco.COCO, the opened annotation file, with all its images and categories.
         image_ids: `[len]` int64, ids of the images in this dataset, ascending.
+        missing_ids: ids in the file of the missing images that were left out.
 
     Raises:
         DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
@@ -97,6 +98,7 @@ class CocoDataset(Dataset):
     """
 
     target_type: type[Targets] | None = InstanceTargets
+    missing_ids: Collection[Id | None] = ()
     default_metric = "CocoMetric"
 
     def __init__(
@@ -155,7 +157,9 @@ class CocoDataset(Dataset):
             ]
             absent = [name for name, is_missing in zip(files, missing) if is_missing]
             self.left_out = [*self.left_out, *(f"{self.images / name}: no such image file" for name in absent)]
-            self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+            absent_ids = self.image_ids[missing].tolist()
+            self.missing_ids = {parse_id(id_in_file(record)) for record in load_images(self.coco, absent_ids)}
+            self.coco = without_images(self.coco, set(absent_ids))
             self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
         if self.checked < ALL:
             self.unchecked = UncheckedAnnotations(
@@ -219,6 +223,10 @@ class CocoDataset(Dataset):
             sample["keypoints"] = read_keypoints(annotations, self.meta.skeleton, size, str(self.annotations))
         return sample
 
+    def id_in_file(self, image_id: int) -> int | str:
+        number: int | str = id_in_file(self.coco.load_imgs([image_id])[0])
+        return number
+
     def check_files(self, index: int) -> None:
         record = self.coco.load_imgs([int(self.image_ids[index])])[0]
         size = record["height"], record["width"]
@@ -252,8 +260,13 @@ class CocoDataset(Dataset):
         kept = np.flatnonzero(((corners[:, 2:] - corners[:, :2]) >= MIN_SIDE).all(1))
         return [annotations[index] for index in kept], torch.from_numpy(corners[kept])
 
-    def read_report(self) -> list[str]:
-        return super().read_report() + (self.unchecked.report(self.coco) if self.checked < ALL else [])
+    def read_problems(self) -> dict[str, list[int]]:
+        return super().read_problems() | ({"annotations": self.unchecked.unreported()} if self.checked < ALL else {})
+
+    def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
+        problems = self.read_problems() if problems is None else problems
+        later = self.unchecked.report(self.coco, problems["annotations"]) if self.checked < ALL else []
+        return super().read_report(problems) + later
 
     def check_annotated(self, training: bool) -> None:
         if not training and self.checked < ALL:

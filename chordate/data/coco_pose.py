@@ -83,7 +83,7 @@ class CocoPoseDataset(CocoDataset):
             path = resolve_path(data_root, boxes)
             image_ids = ids_by_file_id(self.coco.load_imgs(self.image_ids.tolist()))
             category_ids = ids_by_file_id(self.coco.load_cats(self.category_ids))
-            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold)
+            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold, self.missing_ids)
             ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
         else:
             found, ids = self._annotated_boxes()
@@ -115,6 +115,9 @@ class CocoPoseDataset(CocoDataset):
             "keypoints": read_keypoints([annotation], self.meta.skeleton, size, str(self.annotations)),
             "info": info,
         }
+
+    def id_in_file(self, image_id: int) -> int | str:
+        return super().id_in_file(int(self.crop_image_ids[image_id]))
 
     def check_files(self, index: int) -> None:
         image_id = self.crop_image_ids[index]

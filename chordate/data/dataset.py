@@ -88,6 +88,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Read a sample, without applying the transforms."""
         raise NotImplementedError
 
+    def id_in_file(self, image_id: int) -> int | str:
+        """What the files call an image, for messages and results: its id in the annotations, or its file name if they
+        have none. By default, the `image_id` of its ImageInfo."""
+        return image_id
+
     def check_files(self, index: int) -> None:
         """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
         Called from several threads. By default, checks nothing.
@@ -125,12 +130,17 @@ class Dataset(torch.utils.data.Dataset[Sample]):
                 reason = error
         raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
 
-    def read_report(self) -> list[str]:
-        """Problems of the samples read so far, one line each: the number of broken samples, and the first of them.
+    def read_problems(self) -> dict[str, list[int]]:
+        """Indices of the samples with problems among those that this process and its workers have read, by problem."""
+        return {"broken": [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()}
 
-        The loader logs them after each epoch.
+    def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
+        """One line per problem: the number of samples, and the first of them. The loader logs them after each epoch.
+
+        Args:
+            problems: the `read_problems` of all ranks; None for those of this process.
         """
-        broken = [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()
+        broken = (self.read_problems() if problems is None else problems)["broken"]
         if not broken:
             return []
         try:

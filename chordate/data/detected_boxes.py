@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -57,7 +57,11 @@ def ids_by_file_id(records: Sequence[Mapping[str, Any]]) -> dict[Id | None, int]
 
 
 def read_detected_boxes(
-    path: Path, image_ids: Mapping[Id | None, int], category_ids: Mapping[Id | None, int], score_threshold: float = 0.0
+    path: Path,
+    image_ids: Mapping[Id | None, int],
+    category_ids: Mapping[Id | None, int],
+    score_threshold: float = 0.0,
+    left_out: Collection[Id | None] = (),
 ) -> DetectedBoxes:
     """Read the boxes of the given categories with a score of at least the threshold, sorted by image id (boxes of one
     image in the order of the file).
@@ -67,6 +71,7 @@ def read_detected_boxes(
         image_ids: mapping from the ids of all images in the annotation file to their ids in the dataset.
         category_ids: the same for the categories to read.
         score_threshold: minimum score; boxes with lower scores are dropped.
+        left_out: ids in the annotation file of images that were left out; their boxes are dropped.
 
     Raises:
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
@@ -80,6 +85,7 @@ def read_detected_boxes(
         raise DataError(
             f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
         ) from (error)
+    entries = [entry for entry in entries if parse_id(entry.image_id) not in left_out]
     foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]
     if foreign:
         raise DataError(

@@ -94,6 +94,9 @@ class ImageFolder(Dataset):
         info = ImageInfo(index, str(self.images / self.files[index]), image.shape[-2], image.shape[-1])
         return {"image": image, "label": int(self.labels[index]), "info": info}
 
+    def id_in_file(self, image_id: int) -> str:
+        return self.files[image_id]
+
     def check_files(self, index: int) -> None:
         if self.archive is None:
             check_image(self.images / self.files[index], None, lambda path: read_image(path, None, self.channels))

@@ -30,7 +30,7 @@ from chordate.data.check_dataset import check_dataset
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.data.transforms.pipeline import build_pipeline
-from chordate.distributed import is_main_process
+from chordate.distributed import all_gather_object, is_main_process, world_size
 from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
 from chordate.registry import DATASETS
 from chordate.signals import terminations
@@ -126,7 +126,18 @@ class Loader(DataLoader[Any]):
                 time.sleep(0.05)
             raise
         finally:  # also if the last batch of an epoch is taken without asking for another
-            for line in self.dataset.read_report() if isinstance(self.dataset, Dataset) else ():
+            if world_size() == 1:  # otherwise, all ranks must be here, which is not known after an error
+                self.report_problems()
+
+    def report_problems(self) -> None:
+        """Log the problems of the samples that all ranks have read so far. All ranks must call it; with one rank, it is
+        called after each pass."""
+        if not isinstance(self.dataset, Dataset):
+            return
+        gathered = all_gather_object(self.dataset.read_problems())
+        problems = {kind: sorted({index for other in gathered for index in other[kind]}) for kind in gathered[0]}
+        for line in self.dataset.read_report(problems):
+            if is_main_process():
                 log.warning(printable(line, None))
 
 

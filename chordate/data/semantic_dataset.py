@@ -102,6 +102,9 @@ class SemanticDataset(Dataset):
             raise DataError(wrong_label_size(label_path, size, path, (height, width)))
         return {"image": Image(image), "labels": labels, "info": ImageInfo(index, str(path), *size)}
 
+    def id_in_file(self, image_id: int) -> str:
+        return self.pairs[image_id][0].name
+
     def check_files(self, index: int) -> None:
         path, label_path = self.pairs[index]
         check_image(path, None, lambda path: read_image(path, None, self.channels))

@@ -63,14 +63,19 @@ class UncheckedAnnotations:
             self._states[row] = UNREPORTED
         return kept
 
-    def report(self, index: hotcoco.COCO) -> list[str]:
-        """The problems of the images that were read since the last report, as `Findings.lines`.
+    def unreported(self) -> list[int]:
+        """Indices of the images with problems that were read since the last report."""
+        return (self._states == UNREPORTED).nonzero()[:, 0].tolist()
+
+    def report(self, index: hotcoco.COCO, rows: Sequence[int]) -> list[str]:
+        """The problems of images that were not reported before, as `Findings.lines`.
 
         Args:
             index: the opened annotation file.
+            rows: `unreported`, also of other ranks.
         """
-        findings, rows = Findings(), (self._states == UNREPORTED).nonzero()[:, 0]
-        for image_id in self.image_ids[rows.numpy()].tolist():
+        findings, rows = Findings(), [row for row in rows if self._states[row] != REPORTED]
+        for image_id in self.image_ids[rows].tolist():
             image = index.load_imgs([image_id])[0]
             annotations = index.load_anns(index.get_ann_ids(img_ids=image_id))
             used = [annotation for annotation in annotations if annotation["category_id"] in self.category_ids]

@@ -105,6 +105,10 @@ class VocDataset(CocoDataset):
         categories = [{"id": number, "name": name} for name, number in category_ids.items()]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
+    def id_in_file(self, image_id: int) -> str:
+        name: str = self.coco.load_imgs([image_id])[0]["file_name"]
+        return name
+
     def _class_names(self, contents: Mapping[str, VocImage]) -> list[str]:
         """The class names in the order of their ids, including the model's classes that do not occur in this folder."""
         used = {item.name for content in contents.values() for item in content.objects}

@@ -111,6 +111,10 @@ class YoloDataset(CocoDataset):
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
 
+    def id_in_file(self, image_id: int) -> str:
+        name: str = self.coco.load_imgs([image_id])[0]["file_name"]
+        return name
+
     def _pairs(self) -> list[tuple[Path, Path]]:
         """Each image with its label file, which may not exist."""
         if self.data is not None and self.split is not None:

@@ -60,6 +60,7 @@ def conv_tower(
     convs: int,
     norm: Norm,
     init: Callable[[nn.Module], None] | None = he_init,
+    dilation: int = 1,
 ) -> nn.Sequential:
     """A sequence of `convs` 3 × 3 convolutions with `channels` output channels, each followed by norm and ReLU.
 
@@ -71,6 +72,6 @@ def conv_tower(
     """
     tower = nn.Sequential()
     for _ in range(convs):
-        tower.append(conv_norm_relu(in_channels, channels, norm, kernel=3, init=init))
+        tower.append(conv_norm_relu(in_channels, channels, norm, kernel=3, dilation=dilation, init=init))
         in_channels = channels
     return tower

@@ -15,14 +15,16 @@ Norm = str | Mapping[str, Any] | None  # a norm in a config, see `make_norm`
 class FrozenBatchNorm(nn.Module):
     """Batch normalization with constant statistics and affine parameters; input and output `[N, C, H, W]`.
 
-    Replaces BatchNorm when detectors are fine-tuned with few images per device. It has no parameters: `weight`,
-    `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so the state
-    dict of a BatchNorm loads. After a convolution, it is folded into the convolution, see `conv_norm`.
+    Replaces BatchNorm when detectors are fine-tuned with few images per device. By default it has no parameters:
+    `weight`, `bias`, `running_mean` and `running_var` (`[C]` each) are buffers with the names of `nn.BatchNorm2d`, so
+    the state dict of a BatchNorm loads. After a convolution, it is folded into the convolution, see `conv_norm`.
 
     Args:
         channels: C.
         eps: added to the variance. 1e-5 as in BatchNorm and Detectron2; torchvision's first COCO detectors were
             trained with 0.
+        trainable: whether `weight` and `bias` are parameters, so that only the statistics are constant, as in
+            MMDetection with `norm_eval=True`.
     """
 
     weight: Tensor
@@ -30,11 +32,14 @@ class FrozenBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5):
+    def __init__(self, channels: int, eps: float = 1e-5, trainable: bool = False):
         super().__init__()
         self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
+        for name, value in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
+            if trainable:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 

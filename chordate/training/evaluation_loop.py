@@ -12,6 +12,7 @@ from torch import nn
 from chordate import launch
 from chordate.data.loader import Loader
 from chordate.data.seeding import preserved_rng
+from chordate.distributed import world_size
 from chordate.errors import NothingToEvaluate, TrainingError
 from chordate.log_once import no_warnings
 from chordate.model_contracts import Metric, Model, compute_numbers
@@ -56,6 +57,8 @@ def evaluate(
             metric.update(predictions, batch)
             if interrupted():
                 return {}
+        if world_size() > 1 and isinstance(loader, Loader):
+            loader.report_problems()
         return compute_numbers(metric)
 
 

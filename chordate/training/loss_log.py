@@ -8,7 +8,7 @@ read before every checkpoint and evaluation, so that weights updated with such a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class StepValues(NamedTuple):
 
     Attributes:
         iteration: iteration of the batch, counted from 1.
-        image_ids: ids of the images in the batch.
+        image_ids: `image_id` of each image in the batch.
         names: names of the losses.
         values: `[len(names)]`, the losses.
         guarded: whether a non-finite value is an error.
@@ -47,7 +47,7 @@ class BadValue(NamedTuple):
     rank: int
     name: str
     value: float
-    image_ids: list[int]
+    image_ids: list[int | str]
 
     def error(self) -> TrainingError:
         where = f" on rank {self.rank}" if world_size() > 1 else ""
@@ -58,9 +58,14 @@ class BadValue(NamedTuple):
 
 
 class LossLog:
-    """Collects losses without synchronization, and stops the run at the first non-finite loss."""
+    """Collects losses without synchronization, and stops the run at the first non-finite loss.
 
-    def __init__(self) -> None:
+    Args:
+        id_in_file: converts an image id for messages, see `Dataset.id_in_file`.
+    """
+
+    def __init__(self, id_in_file: Callable[[int], int | str] = lambda image_id: image_id) -> None:
+        self._id_in_file = id_in_file
         self._unread: list[StepValues] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -123,7 +128,8 @@ class LossLog:
         sources = [(step, name) for step in self._unread for name in step.names]
         for position, ((step, name), value) in enumerate(zip(sources, values)):
             if step.guarded and not math.isfinite(value):
-                return BadValue(step.iteration, position, rank(), name, value, step.image_ids)
+                ids = [self._id_in_file(image_id) for image_id in step.image_ids]
+                return BadValue(step.iteration, position, rank(), name, value, ids)
         return None
 
     def means(self) -> dict[str, float]:

@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from chordate.arguments import NonNegativeFloat, PositiveFloat, PositiveInt, validate_arguments, validate_settings
 from chordate.composition import as_section, located
 from chordate.errors import ConfigError, unknown
+from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import OPTIMIZERS
 from chordate.training.layer_decay import layer_scales
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (_NormBase, FrozenBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 FUSED = ({"cuda"}, {"cpu"})  # sets of the weights' device types for which torch has fused optimizers
 UNSUITABLE = {  # names (lower-case) of optimizers that the trainer cannot step or resume, and the reason
     "optimizer": "is a base class", "lookahead": "wraps another optimizer", "sparseadam": "needs sparse gradients",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chordate import launch
+from chordate.data.dataset import Dataset
 from chordate.data.loader import Loader
 from chordate.distributed import average_buffers
 from chordate.errors import CheckpointError, ConfigError, DataError
@@ -134,7 +135,8 @@ class Trainer:
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
-        self.losses = LossLog()
+        data = train_loader.dataset
+        self.losses = LossLog(data.id_in_file) if isinstance(data, Dataset) else LossLog()
         # Numbers of iterations: done in total, done at the last evaluation, and done at the last save.
         self.iteration = self.evaluated = self.saved = 0
         self.left_unevaluated: int | None = None  # iteration of a resumed checkpoint that was not evaluated
@@ -222,7 +224,9 @@ class Trainer:
                 self.log.step([], stopping=True)
                 training_state.save(self)
             if self.stop_reason is not None or self.iteration == self.max_iterations:
-                return
+                break
+        if self.world_size > 1:
+            self.train_loader.report_problems()
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Run one optimizer step on the mean gradient of the batches, without synchronizing with the device.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -63,14 +64,20 @@ def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) ->
     return max(matches, key=lambda pair: pair[1].count)
 
 
-def formats() -> list[Format]:
-    """Build one object of every registered format."""
-    return [FORMATS.build(name) for name in FORMATS.names()]
+def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
+    """Build one object of every registered format; `contents` is what a checkpoint has beside the tensors."""
+    return [FORMATS.build(name, facts={"contents": contents}) for name in FORMATS.names()]
+
+
+def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
+    """The conversions of a library's state dict that `best_candidate` tries for one format."""
+    candidate = Candidate(format.library, format.convert(state, model))
+    return [variant.state for variant in _variants(candidate, model)]
 
 
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
     state = _without_prefix(weights.state, model)
-    for format in formats():
+    for format in formats(weights.contents):
         if format.recognizes(state):
             yield from _variants(_convert(format, state, weights, model), model)
     yield from _variants(Candidate("chordate" if weights.is_own else "state dict", state, weights.meta), model)
@@ -118,8 +125,9 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 
 def _without_prefix(state: State, model: nn.Module) -> State:
-    """Remove the prefix that a wrapper added to every name, unless the model's own names start with it."""
-    ours = model.state_dict()
+    """Remove the prefix that a wrapper added to every name, unless names of the model or its library start with it."""
+    library = model.library if isinstance(model, Backbone) else None
+    ours = [*model.state_dict(), *(library.tensors if library else ())]
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state) and not any(name.startswith(prefix) for name in ours):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

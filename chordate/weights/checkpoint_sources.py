@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor
 
 from chordate.errors import NOT_REGULAR, CheckpointError, ConfigError, DownloadError, near_names, unknown
-from chordate.libraries import timm_for
+from chordate.libraries import smp_encoders, timm_for
 from chordate.weights.checkpoint_schema import Contents
 from chordate.weights.plain_contents import PlainCopy
 from chordate.weights.restricted_pickle import TORCH_MAGIC, read_pickle
@@ -34,7 +34,8 @@ def read_state(source: str | Path) -> Contents:
     Args:
         source: a path; an `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
-            `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts.
+            `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
+            `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
             `.safetensors`, written by `torch.save` (read with `weights_only=True`), or pickles of numpy arrays.
 
@@ -46,6 +47,8 @@ def read_state(source: str | Path) -> Contents:
     source = str(source)
     if source.startswith("timm://"):
         return Contents(_read_timm(source.removeprefix("timm://")), source)
+    if source.startswith("smp://"):
+        return Contents(_read_smp(source.removeprefix("smp://")), source)
     path = _fetch(source)
     if not path.exists():
         raise CheckpointError(_missing_message(path))
@@ -94,7 +97,7 @@ def _fetch(source: str) -> Path:
                 )
         return path
     raise CheckpointError(
-        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, or a path"
+        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, smp, or a path"
     )
 
 
@@ -127,6 +130,23 @@ def _read_timm(model: str) -> dict[str, Tensor]:
         return timm.create_model(model, pretrained=True).state_dict()
     except Exception as error:  # huggingface_hub and other libraries raise many types of errors
         raise DownloadError(f"timm://{model} could not be downloaded: {_first_line(error)}") from error
+
+
+def _read_smp(spec: str) -> dict[str, Tensor]:
+    """The state dict of an encoder with weights of segmentation_models.pytorch, which downloads them."""
+    model, _, weights = spec.partition("/")
+    try:
+        encoders = smp_encoders(model, f"smp://{spec}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    settings = encoders.encoders.get(model, {"pretrained_settings": {"imagenet": {}}})["pretrained_settings"]
+    weights = weights or "imagenet"
+    if weights not in settings:
+        raise CheckpointError(unknown(f"weights of smp's {model}", weights, settings))
+    try:
+        return encoders.get_encoder(model, weights=weights).state_dict()
+    except Exception as error:  # huggingface_hub and other libraries raise many types of errors
+        raise DownloadError(f"smp://{spec} could not be downloaded: {_first_line(error)}") from error
 
 
 def _missing_message(path: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError, unknown
 from chordate.failures import disk_error
 from chordate.model_contracts import Model
-from chordate.weights.candidates import formats
+from chordate.weights.candidates import conversions, formats
 from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.find_weights import Weights
@@ -36,7 +36,7 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
     """
-    recognized = [format for format in formats() if format.recognizes(weights.state)]
+    recognized = [format for format in formats(weights.contents) if format.recognizes(weights.state)]
     for format in recognized:
         try:
             found = format.config(weights.state)
@@ -72,7 +72,7 @@ def restored(model: Model, library: str) -> dict[str, Any]:
         except CheckpointError as error:
             reasons.append(str(error))
             continue
-        if format.recognizes(theirs) and _same(format.convert(theirs, model), state):
+        if format.recognizes(theirs) and any(_same(ours, state) for ours in conversions(format, theirs, model)):
             return {format.wrapper: theirs} if format.wrapper else dict(theirs)
         reasons.append(f"{type(format).__name__} would change its weights")
     raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")

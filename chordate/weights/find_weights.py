@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +14,13 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-# Keys under which training scripts save the weights; "blobs" in Caffe2.
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "blobs")
+# Keys under which training scripts save the weights. The first that a checkpoint has is used, so averaged weights are
+# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights that
+# were not averaged, since its EMAHook swaps the two before it saves them.
+_WRAPPERS = (
+    *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model"),
+    *("net", "network", "weights", "params", "ema_state_dict", "blobs"),
+)
 _MAX_WRAPPERS = 4  # limit on nested wrappers: an untrusted file may nest without end
 
 
@@ -27,11 +32,13 @@ class Weights:
         state: tensors keyed by name; the averaged weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
+        contents: what another library's checkpoint has beside the weights, see `Format`.
     """
 
     state: dict[str, Tensor]
     meta: DatasetMeta | None
     source: str
+    contents: Mapping[Any, Any] = field(default_factory=dict)
 
     @property
     def is_own(self) -> bool:
@@ -49,10 +56,11 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         CheckpointError: our own checkpoint has another format or values of wrong types, or no usable weights.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
+    beside: dict[Any, Any] = {}
     if meta is not None:
         weights = {**contents["model"], **(contents.get("ema") or {})}
     else:
-        weights = _unwrap(contents, source)
+        weights, beside = _unwrap(contents, source)
     state = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{source} has no weights")
@@ -62,18 +70,21 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
                 f"{source}: {name} must be a dense, unquantized tensor of numbers that is not on the meta device, got "
                 f"{tensor.layout}, {tensor.dtype}; save the state_dict() of the original model"
             )
-    return Weights(state, meta, source)
+    return Weights(state, meta, source, beside)
 
 
-def _unwrap(contents: Mapping[Any, Any], source: str) -> dict[Any, Any]:
-    """Return the state dict from within the nested dicts in which training scripts save it."""
-    weights = dict(contents)
+def _unwrap(contents: Mapping[Any, Any], source: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
+    entries."""
+    weights, beside = dict(contents), {}
     for _ in range(_MAX_WRAPPERS):
         if any(isinstance(value, Tensor) for value in weights.values()):
-            return weights
-        inner = next((weights[key] for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)
-        if inner is None:
+            return weights, beside
+        key = next((key for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)
+        if key is None:
             break
+        inner = weights.pop(key)
+        beside = {**weights, **beside}
         weights = dict(inner)
     keys = abbreviate([str(key) for key in weights], 5) or "none"
     raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got keys: {keys}")

@@ -22,7 +22,12 @@ from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.class_rows import has_names
 from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.load_report import LoadReport, abbreviate
-from chordate.weights.numerics import warn_about_normalization, warn_about_settings, warn_about_stride
+from chordate.weights.numerics import (
+    overrides,
+    warn_about_normalization,
+    warn_about_settings,
+    warn_about_stride,
+)
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
 
 
@@ -177,6 +182,8 @@ def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDict
     if isinstance(model, Model) and weights.meta and _other_classes(model, weights.meta):
         counts = f"{pluralize(len(weights.meta.classes), 'class')}, the model has {len(model.classes)} (meta.classes)"
         problems.insert(0, f"it was trained on {counts}")
+    if options := overrides(model, candidate.settings):
+        problems.append(f"it was trained with other settings, set --cfg-options {' '.join(options)}")
     if weights.is_own and isinstance(model, Model) and not _other_classes(model, weights.meta):
         saved = _saved_config(source) or "the config in the folder of its run"
         problems.append(f"if it was trained with --cfg-options, repeat them, or use {saved}")

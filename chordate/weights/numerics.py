@@ -38,14 +38,18 @@ def _has_stride_in_1x1(backbone: Backbone) -> bool:
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
     """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides."""
-    differing = differing_settings(model, settings)
-    if differing:
-        options = (f"{name}={_written(value)}" for name, value in differing.items())
+    options = overrides(model, settings)
+    if options:
         warnings.warn(
             f"{source} was trained with other settings; it is loaded, but predictions are wrong unless "
             f"--cfg-options {' '.join(options)}",
             stacklevel=3,
         )
+
+
+def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
+    """The settings whose values in the model differ, as options of the command line: `model.preprocess.bgr=True`."""
+    return [f"{name}={_written(value)}" for name, value in differing_settings(model, settings).items()]
 
 
 def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:

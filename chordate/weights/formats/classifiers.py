@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from chordate.data.image_folder import imagenet_classes
+from chordate.errors import CheckpointError
+from chordate.head_contracts import HasFinalLayers
 from chordate.structures import DatasetMeta
 from chordate.weights.formats.format import State
 
@@ -31,6 +33,33 @@ def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, s
         else:
             ours[f"{trunk}{name}"] = tensor
     return ours
+
+
+def join_network(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[str, str]) -> State:
+    """The inverse of `split_network`: the state dict of a classifier or a backbone, with a library's names.
+
+    Args:
+        state: tensors, keyed by the names of `model`.
+        model: a model with a backbone and a head (`HasFinalLayers`), or a backbone.
+        names: the library's names of the layers of `HasFinalLayers.final_layers`: `{"linear": "fc"}`.
+
+    Raises:
+        CheckpointError: the head has a layer that the library's network does not have.
+    """
+    final = {}
+    for path, head in model.named_modules():
+        if isinstance(head, HasFinalLayers):
+            final |= {f"{path}.{layer}": role for role, layer in head.final_layers.items()}
+    network = {}
+    for name, tensor in state.items():
+        part, _, suffix = name.rpartition(".")
+        if part in final:
+            if final[part] not in names:
+                raise CheckpointError(f"the network has no counterpart of {name}")
+            network[f"{names[final[part]]}.{suffix}"] = tensor
+        else:
+            network[name.removeprefix("backbone.")] = tensor
+    return network
 
 
 def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Format:
             def convert(self, state, model):
                 return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
 
+    Args:
+        contents: what the checkpoint has beside the tensors: plain dicts, lists, strings and numbers, such as
+            `{"meta": {…}, "epoch": 12}`. They are read from the file, so they may be of any type or missing.
+
     Attributes:
         library: name of the library in reports and messages.
         stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
@@ -44,6 +49,9 @@ class Format:
     library: str
     stride_in_3x3: bool = False
     wrapper: str | None = None
+
+    def __init__(self, contents: Mapping[Any, Any] = MappingProxyType({})):
+        self.contents = contents
 
     def recognizes(self, state: State) -> bool:
         """Whether the tensor names of a state dict are the names of this format."""

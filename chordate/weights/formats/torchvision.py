@@ -20,7 +20,7 @@ class TorchvisionResNet(Format):
     stride_in_3x3 = True
 
     def recognizes(self, state: State) -> bool:
-        wanted = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"}
+        wanted = {"conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv1.weight", "fc.weight"}
         return wanted <= state.keys() and "layer1.0.se.fc1.weight" not in state
 
     def convert(self, state: State, model: Any) -> State:
@@ -181,9 +181,9 @@ class TorchvisionRetinaNet(Format):
         per_cell = len(ours["head.bbox_pred.bias"]) // 4
         rows = self._rows(state, model)
         for suffix in ("weight", "bias"):
-            scores = _by_size(ours[f"head.cls_score.{suffix}"], per_cell)
+            scores = by_size(ours[f"head.cls_score.{suffix}"], per_cell).unflatten(0, (per_cell, -1))
             ours[f"head.cls_score.{suffix}"] = scores[:, rows].flatten(0, 1)
-            ours[f"head.bbox_pred.{suffix}"] = _by_size(ours[f"head.bbox_pred.{suffix}"], per_cell).flatten(0, 1)
+            ours[f"head.bbox_pred.{suffix}"] = by_size(ours[f"head.bbox_pred.{suffix}"], per_cell)
         return ours
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
@@ -201,6 +201,16 @@ class TorchvisionRetinaNet(Format):
         return list(range(outputs)) if whole else _class_rows(outputs, model)
 
 
-def _by_size(rows: Tensor, per_cell: int) -> Tensor:
-    """A predictor's outputs `[per_cell * K, ...]` as `[per_cell, K, ...]`, anchors ordered by size."""
-    return rows.unflatten(0, (_RATIOS, per_cell // _RATIOS, -1)).transpose(0, 1).flatten(0, 1)
+def by_size(rows: Tensor, per_cell: int) -> Tensor:
+    """A predictor's outputs `[per_cell * K, ...]`, whose anchors are ordered by ratio, then by size, as outputs whose
+    anchors are ordered by size, then by ratio."""
+    return _transposed(rows, per_cell, _RATIOS)
+
+
+def by_ratio(rows: Tensor, per_cell: int) -> Tensor:
+    """The inverse of `by_size`."""
+    return _transposed(rows, per_cell, per_cell // _RATIOS)
+
+
+def _transposed(rows: Tensor, per_cell: int, outer: int) -> Tensor:
+    return rows.unflatten(0, (outer, per_cell // outer, -1)).transpose(0, 1).flatten(0, 2)

@@ -1,0 +1,18 @@
+"""The backbones that a name alone can build, which is all that other libraries' registries take."""
+
+from chordate.registry import BACKBONES
+from chordate.signatures import parameters_of
+
+
+def backbone_names() -> list[str]:
+    """Names of the variants, and of the types without required arguments, of Chordate and of plug-ins.
+
+    `BACKBONES.register_variants` adds more: `{"effnet": dict(type="TimmBackbone", model="efficientnet_b0")}`.
+    """
+    return [name for name in BACKBONES.names() if not _required(name)]
+
+
+def _required(name: str) -> set[str]:
+    config = BACKBONES.expand(name)
+    parameters = parameters_of(BACKBONES.get(config["type"]))
+    return parameters.annotations.keys() - parameters.defaults.keys() - config.keys()

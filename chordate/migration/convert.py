@@ -1,0 +1,65 @@
+"""Converts a config file of Detectron2, MMDetection or MMSegmentation to the text of a Chordate config."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+from chordate.errors import ChordateError, ConfigError
+from chordate.migration.config_writer import write_config
+from chordate.migration.conversion import Conversion
+from chordate.migration.detectron2 import convert_detectron2
+from chordate.migration.mm import convert_mm
+from chordate.migration.nearest_config import find_nearest
+
+
+class Converted(NamedTuple):
+    """A converted config file.
+
+    Attributes:
+        text: the Chordate config, a Python file.
+        conversion: what is not carried over.
+    """
+
+    text: str
+    conversion: Conversion
+
+
+def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
+    """Convert a config file: `.yaml` and `.yml` are Detectron2's, `.py` MMDetection's or MMSegmentation's.
+
+    Args:
+        path: the file.
+        execute: whether to run the code of a `.py` file, instead of reading it as data.
+
+    Raises:
+        ConfigError: the file cannot be read, or Chordate has no such model.
+    """
+    path = Path(path)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            conversion = convert_detectron2(path)
+        elif path.suffix == ".py":
+            conversion = convert_mm(path, execute=execute)
+        else:
+            raise ConfigError(
+                f"{path}: configs are .yaml files (Detectron2) or .py files (MMDetection, MMSegmentation)"
+            )
+        nearest = find_nearest(conversion.config)
+    except ChordateError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(str(path.parent)) else f"{path}: {message}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise ConfigError(f"{path}: a setting has an unexpected value ({reason})") from error
+    docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
+    return Converted(write_config(docstring, *nearest), conversion)
+
+
+def _about(conversion: Conversion) -> list[str]:
+    """Lines of the config's docstring: notes, and the settings that are not carried over."""
+    lines = [line for note in conversion.notes for line in ("", *textwrap.wrap(note, 120))]
+    if conversion.not_carried:
+        lines += ["", "Not carried over:", "", *(f"    {row}" for row in conversion.table().splitlines())]
+    return [line.replace("\\", "/").replace('"""', "'''") for line in lines]

@@ -1,0 +1,96 @@
+"""Converts the names of Detectron2's built-in datasets (its data/datasets/builtin.py) to datasets of Chordate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from chordate.data.cityscapes import CITYSCAPES_THINGS
+from chordate.data.coco_classes import COCO_STUFF
+from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
+from chordate.migration.conversion import Keys
+
+Dataset = dict[str, Any]
+VOC_CLASSES = VOC_SEMANTIC_CLASSES[1:]  # without the background
+
+
+def convert_dataset(cfg: Keys, task: str) -> tuple[Dataset, Dataset, dict[str, Any]]:
+    """The training dataset, the validation dataset, and `fallback_meta` for the section `DATASETS`.
+
+    Args:
+        cfg: the whole config.
+        task: "detection", "instance", "keypoint", "panoptic" or "semantic".
+    """
+    datasets = cfg.part("DATASETS")
+    found = []
+    for key in ("TRAIN", "TEST"):
+        value = datasets.get(key)
+        names = [value] if isinstance(value, str) else list(value)
+        if len(names) > 1:
+            datasets.lose(key, f"only {names[0]} is used", "training" if key == "TRAIN" else "data")
+        dataset = _named(str(names[0]), task) if names else None
+        if dataset is None:
+            datasets.lose(key, "unknown to Chordate: annotations and images must be set", "data")
+            name = names[0] if names else key.lower()
+            dataset = {"type": "CocoDataset", "annotations": f"annotations/{name}.json", "images": f"{name}"}
+        found.append(dataset)
+    datasets.ignore("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")
+    for dataset in found:
+        if dataset["type"] in ("CocoDataset", "VocDataset") and task == "instance":
+            dataset["masks"] = True
+        if task == "keypoint":
+            dataset["keypoints"] = True
+    if task == "instance" and found[1]["type"] == "CocoDataset":
+        del found[1]["masks"]  # the metric reads masks from the annotation file
+    return found[0], found[1], _meta(cfg, task, found[0])
+
+
+def _named(name: str, task: str) -> Dataset | None:
+    coco = re.fullmatch(r"(keypoints_)?coco_(2014|2017)_(train|val|val_100)(_panoptic_\w+)?", name)
+    if coco:
+        keypoints, year, split, panoptic = coco.groups()
+        images, suffix = f"{split.removesuffix('_100')}{year}", f"{split.partition('_')[0]}{year}"
+        suffix += "_100" if split.endswith("_100") else ""
+        if panoptic == "_panoptic_stuffonly":
+            return {
+                "type": "SemanticFolder",
+                "images": images,
+                "labels": f"panoptic_stuff_{suffix}",
+                "classes": ["things", *COCO_STUFF],
+            }
+        if panoptic:
+            return {"type": "CocoPanoptic", "annotations": f"annotations/panoptic_{suffix}.json", "images": images}
+        kind = "person_keypoints" if keypoints else "instances"
+        return {"type": "CocoDataset", "annotations": f"annotations/{kind}_{suffix}.json", "images": images}
+    voc = re.fullmatch(r"voc_(2007|2012)_(train|val|trainval|test)", name)
+    if voc:
+        return {"type": "VocDataset", "folder": f"VOC{voc[1]}", "split": voc[2]}
+    cityscapes = re.fullmatch(r"cityscapes_fine_(sem_seg|panoptic)_(train|val)", name)
+    if cityscapes:
+        kind = "CityscapesSemantic" if cityscapes[1] == "sem_seg" else "CityscapesPanoptic"
+        return {"type": kind, "split": cityscapes[2]}
+    return None
+
+
+def _meta(cfg: Keys, task: str, dataset: Dataset) -> dict[str, Any]:
+    """The section `fallback_meta`: class names where they are known, else the number of classes."""
+    if task == "panoptic":
+        return {"classes": "coco_panoptic", "stuff": "coco_panoptic"}
+    if task == "keypoint":
+        return {"classes": ["person"], "skeleton": "coco"}
+    model = cfg.part("MODEL")
+    if task == "semantic":
+        count = model.part("SEM_SEG_HEAD").get("NUM_CLASSES")
+        if dataset["type"] == "SemanticFolder" and count == len(dataset["classes"]):
+            return {}  # the dataset has the names
+        return {"classes": "cityscapes" if dataset["type"] == "CityscapesSemantic" and count == 19 else count}
+    retina = model.get("META_ARCHITECTURE") == "RetinaNet"
+    count = model.part("RETINANET" if retina else "ROI_HEADS").get("NUM_CLASSES")
+    if count == 80 and dataset["type"] == "CocoDataset":
+        return {"classes": "coco"}
+    if count == len(VOC_CLASSES) and dataset["type"] == "VocDataset":
+        return {"classes": list(VOC_CLASSES)}
+    names = cfg.part("DATASETS").get("TRAIN")
+    if count == len(CITYSCAPES_THINGS) and "cityscapes" in str(names):
+        return {"classes": list(CITYSCAPES_THINGS)}
+    return {"classes": count}

@@ -1,0 +1,52 @@
+"""Converts configs of MMDetection and MMSegmentation to Chordate configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chordate.errors import ConfigError
+from chordate.migration.conversion import Conversion, Keys
+from chordate.migration.mm_backbone import synchronizes
+from chordate.migration.mm_files import execute_mm, read_mm
+from chordate.migration.mm_training import mm_training
+from chordate.migration.mmdetection import detector
+from chordate.migration.mmsegmentation import segmenter
+
+
+def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
+    """Convert a config and its `_base_` files.
+
+    Args:
+        path: the file.
+        execute: whether to run the file's code, instead of reading it as data.
+
+    Raises:
+        ConfigError: the file cannot be read, or Chordate has no such model.
+    """
+    values = execute_mm(path) if execute else read_mm(path)
+    if not isinstance(values.get("model"), dict) or "train_dataloader" not in values:
+        raise ConfigError(
+            f"{path}: not a config of MMDetection 3 or MMSegmentation 1: it has no model or no train_dataloader"
+        )
+    conversion = Conversion(str(path))
+    cfg = Keys(values, conversion)
+    semantic = cfg.part("model").get("type") == "EncoderDecoder"
+    model = segmenter(cfg) if semantic else detector(cfg)
+    sections = mm_training(cfg, path, semantic=semantic, sync_bn=synchronizes(values["model"]))
+    conversion.config = {"model": model, **sections}
+    for name, value in values.items():
+        if not isinstance(value, dict) or name not in SECTIONS:
+            cfg.ignore(name)  # a variable of the file
+    cfg.report_unread()
+    return conversion
+
+
+SECTIONS = (
+    "model",
+    "train_dataloader",
+    "val_dataloader",
+    "optim_wrapper",
+    "train_cfg",
+    "param_scheduler",
+    "default_hooks",
+)

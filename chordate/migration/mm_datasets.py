@@ -1,0 +1,135 @@
+"""Converts the datasets of MMDetection and MMSegmentation configs."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from chordate.data.cityscapes import CITYSCAPES_THINGS
+from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
+from chordate.migration.conversion import Keys
+
+COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
+SEMANTIC = ("ADE20KDataset", "PascalVOCDataset", "COCOStuffDataset")
+# Names and numbers of classes that `fallback_meta` knows.
+NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("VocSemantic", 21): "voc_semantic",
+         ("CocoStuff", 171): "coco_stuff", ("CocoDataset", 80): "coco"}  # fmt: skip
+
+
+def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
+    """The innermost dataset, how often it is repeated, and the threshold of a class-balanced one."""
+    times, balanced = 1, None
+    while dataset.get("type") in ("RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
+        kind = dataset.get("type")
+        times *= dataset.get("times", 1) if kind == "RepeatDataset" else 1
+        if kind == "ClassBalancedDataset":
+            balanced = dataset.get("oversample_thr")
+        if kind == "MultiImageMixDataset":
+            dataset.lose("type", "transforms that mix images are left out", "training")
+            dataset.ignore("pipeline")
+        if kind == "ConcatDataset":
+            dataset.ignore("ignore_keys")
+            parts = dataset.parts("datasets")
+            for other in parts[1:]:
+                other.ignore(*other.values)
+            dataset = parts[0]
+        else:
+            dataset = dataset.part("dataset")
+    return dataset, times, balanced
+
+
+def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> dict[str, Any]:
+    """A dataset of Chordate.
+
+    Args:
+        outer: the setting `dataset` of a loader.
+        split: "train" or "val".
+        semantic: whether the dataset is MMSegmentation's.
+        classes: number of classes of the model.
+    """
+    dataset, _, _ = unwrapped(outer)
+    kind = str(dataset.get("type"))
+    prefix = dataset.part("data_prefix")
+    names = dataset.part("metainfo").get("classes")
+    root = dataset.get("data_root")
+    if root:
+        note = f"The data root is {root} (--data-root)."
+        dataset.conversion.notes += [note] if note not in dataset.conversion.notes else []
+    dataset.ignore("pipeline", "backend_args", "test_mode", "metainfo", "data_prefix", "serialize_data", "lazy_init")
+    dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file")
+    filters = dataset.part("filter_cfg")
+    filters.ignore("min_size", "bbox_min_size")  # no image of the usual datasets is smaller
+    if semantic:
+        part = _semantic(outer, dataset, prefix, kind, split, classes)
+    elif kind == "VOCDataset":
+        _only_first(outer, split)
+        path = PurePosixPath(dataset.get("ann_file"))
+        part = {"type": "VocDataset", "folder": str(path.parts[0]), "split": path.stem}
+    elif kind == "CocoPanopticDataset":
+        part = {"type": "CocoPanoptic", "annotations": dataset.get("ann_file"), "images": _folder(prefix.get("img"))}
+    else:
+        _only_first(outer, split)
+        if kind not in COCO_LIKE:
+            dataset.lose("type", "read as COCO annotations", "data")
+        part = {"type": "CocoDataset", "annotations": dataset.get("ann_file"), "images": _folder(prefix.get("img"))}
+    if filters.get("filter_empty_gt", False) and not semantic and part["type"] != "CocoPanoptic" and split == "train":
+        part["filter_empty"] = True
+    if names and "classes" not in part:
+        part["classes"] = list(names)
+    dataset.ignore("ann_file")
+    return part
+
+
+def meta_part(dataset: dict[str, Any], kind: str, classes: int, things: int | None) -> dict[str, Any]:
+    """The section `fallback_meta`.
+
+    Args:
+        dataset: the training dataset.
+        kind: type of the dataset in the other framework.
+        classes: number of classes of the model.
+        things: number of thing classes of a panoptic model.
+    """
+    if things is not None:
+        return {"classes": "coco_panoptic", "stuff": "coco_panoptic"}
+    if "classes" in dataset:
+        return {}  # the dataset has the names
+    if dataset["type"] == "VocDataset" and classes == len(VOC_SEMANTIC_CLASSES) - 1:
+        return {"classes": list(VOC_SEMANTIC_CLASSES[1:])}
+    if kind == "CityscapesDataset" and classes == len(CITYSCAPES_THINGS):
+        return {"classes": list(CITYSCAPES_THINGS)}
+    return {"classes": NAMED.get((dataset["type"], classes), classes)}
+
+
+def _semantic(outer: Keys, dataset: Keys, prefix: Keys, kind: str, split: str, classes: int) -> dict[str, Any]:
+    images, labels = _folder(prefix.get("img_path")), _folder(prefix.get("seg_map_path"))
+    last = PurePosixPath(images or "").name
+    if kind == "ADE20KDataset":
+        return {"type": "ADE20K", "split": last}
+    if kind == "CityscapesDataset":
+        return {"type": "CityscapesSemantic", "split": last}
+    if kind == "COCOStuffDataset":
+        return {"type": "CocoStuff", "split": last}
+    if kind == "PascalVOCDataset":
+        # MMSegmentation concatenates VOC's and SBD's images, which are one split here.
+        name = "train_aug" if _is_concatenated(outer) else PurePosixPath(dataset.get("ann_file")).stem
+        return {"type": "VocSemantic", "split": name}
+    _only_first(outer, split)
+    dataset.lose("type", "class names are missing; set them in the datasets", "data")
+    part = {"type": "SemanticFolder", "images": images, "labels": labels}
+    if dataset.get("ann_file"):
+        part["files"] = dataset.get("ann_file")
+    return part | {"classes": [f"class {number}" for number in range(classes)]}
+
+
+def _is_concatenated(outer: Keys) -> bool:
+    return outer.get("type") == "ConcatDataset" or "ConcatDataset" in str(outer.values.get("dataset", {}))
+
+
+def _only_first(outer: Keys, split: str) -> None:
+    if _is_concatenated(outer):
+        outer.lose("type", "only the first dataset is used", "training" if split == "train" else "data")
+
+
+def _folder(path: Any) -> Any:
+    """A folder without a slash at its end."""
+    return path.rstrip("/") if isinstance(path, str) else path

@@ -1,0 +1,97 @@
+"""Reads the Python configs of MMDetection and MMSegmentation, with their `_base_` files, as data."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from chordate.errors import ConfigError
+from chordate.migration.python_literals import Evaluator, parse
+from chordate.migration.source_files import SourceFiles, merged
+
+EXECUTE = "if you trust the file, --execute runs it"
+LAZY = re.compile(r"^\s*(from detectron2\.|from \.+\S*common\.|.*\bLazyCall\b)", re.MULTILINE)
+
+
+def read_mm(path: Path) -> dict[str, Any]:
+    """The variables of an MMDetection or MMSegmentation config, merged with its `_base_` files; it is not executed.
+
+    Raises:
+        ConfigError: a file cannot be read, or has a statement that cannot be read without running it.
+    """
+    files = SourceFiles(lambda file, text: _read(file, text, files))
+    return files.load(path)
+
+
+def execute_mm(path: Path) -> dict[str, Any]:
+    """The variables of an MMDetection or MMSegmentation config, by running it with mmengine.
+
+    Raises:
+        ConfigError: the code raises an exception.
+    """
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path).to_dict()
+    except (Exception, SystemExit) as error:  # a config's code may raise any exception
+        raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
+    if LAZY.search(text):
+        raise ConfigError(
+            f"{path}: Detectron2's LazyConfigs are not supported; convert the yaml file of the same model"
+        )
+    body = parse(text, str(path)).body
+    if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in body):
+        raise ConfigError(f"{path}: configs with read_base() are imported by mmengine, not read; {EXECUTE}")
+    base: dict[str, Any] = {}
+    names: dict[str, Any] = {"_base_": base}
+    evaluator = Evaluator(str(path), names)
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            continue  # what it imports has no value; using it is an error
+        if not isinstance(node, ast.Assign):
+            text = ast.unparse(node).splitlines()[0][:80]
+            raise ConfigError(f"{path}: line {node.lineno}: cannot be read without running it: {text}; {EXECUTE}")
+        value = evaluator.evaluate(node.value)
+        for target in node.targets:
+            if isinstance(target, ast.Name) and target.id == "_base_":
+                base |= _bases(value, path, files)
+            else:
+                _assign(target, value, names, evaluator, path)
+    own = {name: value for name, value in names.items() if not name.startswith("_")}
+    return merged(base, own)
+
+
+def _bases(names: Any, path: Path, files: SourceFiles) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in names if isinstance(names, list | tuple) else [names]:
+        if not isinstance(name, str) or "::" in name or "://" in name:
+            raise ConfigError(f"{path}: _base_ must name files, got {str(name)[:80]!r}")
+        values = merged(values, files.load(path.parent / name))
+    return values
+
+
+def _assign(target: ast.expr, value: Any, names: dict[str, Any], evaluator: Evaluator, path: Path) -> None:
+    """Assign to a name, or to a setting inside of one: `_base_.train_cfg.max_epochs = 36`."""
+    if isinstance(target, ast.Name):
+        names[target.id] = value
+        return
+    steps: list[Any] = []
+    inner = target
+    while isinstance(inner, ast.Attribute | ast.Subscript):
+        steps.append(inner.attr if isinstance(inner, ast.Attribute) else evaluator.evaluate(inner.slice))
+        inner = inner.value
+    try:
+        owner = names[inner.id]  # type: ignore[attr-defined]
+        for step in reversed(steps[1:]):
+            owner = owner[step]
+        owner[steps[0]] = value
+    except (AttributeError, LookupError, TypeError) as error:
+        text = ast.unparse(target)[:80]
+        raise ConfigError(f"{path}: line {target.lineno}: cannot assign to {text}; {EXECUTE}") from error

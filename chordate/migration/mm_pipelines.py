@@ -1,0 +1,132 @@
+"""Converts the pipelines of MMDetection and MMSegmentation configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chordate.migration.conversion import Keys
+
+# Steps without a counterpart because the dataset or the loader do their work, or because they change nothing.
+ABSENT = {
+    "LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "PackDetInputs", "PackSegInputs", "Pad",
+    "FilterAnnotations",
+}  # fmt: skip
+
+
+def pipeline_part(steps: list[Keys]) -> list[dict[str, Any]]:
+    """The transforms for the steps of a pipeline."""
+    transforms: list[dict[str, Any]] = []
+    remaining = list(steps)
+    while remaining:
+        step = remaining.pop(0)
+        kind = step.get("type")
+        if kind in ABSENT:
+            step.ignore(*step.values)
+        elif kind == "RandomResize" and remaining and _is_jitter(step, remaining[0]):
+            transforms.append(_large_scale_jitter(step, remaining.pop(0)))
+        elif kind in CONVERTERS:
+            transforms += CONVERTERS[kind](step)
+        else:
+            step.ignore(*step.values)
+            step.lose("type", "this transform is left out", "training")
+    return transforms
+
+
+def has_masks(steps: list[Keys]) -> bool:
+    """Whether a pipeline loads the masks of instances."""
+    return any(step.get("type") == "LoadAnnotations" and step.get("with_mask", False) for step in steps)
+
+
+def _resize(step: Keys) -> list[dict[str, Any]]:
+    scale = step.get("scale")
+    step.ignore("interpolation", "backend", "clip_object_border")
+    if step.get("keep_ratio", False):
+        return [{"type": "ResizeShortestEdge", "size": min(scale), "max_size": max(scale)}]
+    return [{"type": "Resize", "size": [scale[1], scale[0]]}]
+
+
+def _choice(step: Keys) -> list[dict[str, Any]]:
+    """RandomChoiceResize: one of several sizes."""
+    scales = [tuple(scale) for scale in step.get("scales")]
+    step.expect("keep_ratio", True, reason="the aspect ratio is kept", effect="training")
+    if "keep_ratio" not in step:
+        step.get("keep_ratio")
+    longest = {max(scale) for scale in scales}
+    if len(longest) > 1:
+        step.lose("scales", f"the longer side is at most {max(longest)} px for all sizes", "training")
+    step.ignore("resize_type")
+    return [{"type": "ResizeShortestEdge", "size": [min(scale) for scale in scales], "max_size": max(longest)}]
+
+
+def _random_resize(step: Keys) -> list[dict[str, Any]]:
+    """RandomResize: between two sizes, or one size times a random factor."""
+    scale, ratios = step.get("scale"), step.get("ratio_range")
+    step.expect("keep_ratio", True, reason="the aspect ratio is kept", effect="training")
+    step.ignore("resize_type")
+    if ratios is None:
+        longest = {max(size) for size in scale}
+        if len(longest) > 1:
+            step.lose("scale", f"the longer side is at most {max(longest)} px for all sizes", "training")
+        shortest, longest_short = sorted(min(size) for size in scale)
+        sizes = list(range(shortest, longest_short + 1))
+        return [{"type": "ResizeShortestEdge", "size": sizes, "max_size": max(longest)}]
+    if min(scale) == max(scale):
+        return [{"type": "ScaleJitter", "target_size": list(scale), "scale_range": list(ratios)}]
+    aspect = max(scale) / min(scale)
+    step.lose("scale", f"images more than {aspect:.3g} times as long as wide are not limited in length", "nothing")
+    low, high = (int(min(scale) * ratio) for ratio in ratios)
+    return [{"type": "RandomResize", "min_size": low, "max_size": high + 1}]
+
+
+def _is_jitter(resize: Keys, crop: Keys) -> bool:
+    """Whether two steps are large-scale jitter: a random scale, and a crop of the same size."""
+    return (
+        crop.get("type") == "RandomCrop"
+        and crop.get("crop_type", "absolute") == "absolute_range"
+        and resize.get("ratio_range") is not None
+        and list(resize.get("scale")) == list(crop.get("crop_size"))
+    )
+
+
+def _large_scale_jitter(resize: Keys, crop: Keys) -> dict[str, Any]:
+    for step in (resize, crop):
+        step.ignore(*step.values)
+    width, height = crop.get("crop_size")
+    size = width if width == height else [height, width]
+    return {"type": "LargeScaleJitter", "size": size, "scale": list(resize.get("ratio_range"))}
+
+
+def _crop(step: Keys) -> list[dict[str, Any]]:
+    size = step.get("crop_size")
+    step.expect("crop_type", "absolute", reason="crops have a fixed size", effect="training")
+    step.ignore("ignore_index", "allow_negative_crop", "recompute_bbox", "bbox_clip_border")
+    side = (
+        list(size) if not isinstance(size, int) and size[0] != size[1] else (size if isinstance(size, int) else size[0])
+    )
+    return [{"type": "ClassLimitedCrop", "size": side, "max_fraction": step.get("cat_max_ratio", 1.0)}]
+
+
+def _flip(step: Keys) -> list[dict[str, Any]]:
+    kinds = {"horizontal": "RandomHorizontalFlip", "vertical": "RandomVerticalFlip"}
+    direction, p = step.get("direction", "horizontal"), step.get("prob")
+    if direction not in kinds or not isinstance(p, int | float):
+        step.lose("direction", "horizontal flips with p=0.5", "training")
+        direction, p = "horizontal", 0.5
+    return [{"type": kinds[direction], "p": p}]
+
+
+def _distortion(step: Keys) -> list[dict[str, Any]]:
+    for key, value in (("brightness_delta", 32), ("contrast_range", (0.5, 1.5)), ("saturation_range", (0.5, 1.5)),
+                       ("hue_delta", 18)):  # fmt: skip
+        step.expect(key, value, reason="the default strength is used", effect="training")
+    return [{"type": "PhotometricDistortion"}]
+
+
+CONVERTERS = {
+    "Resize": _resize,
+    "RandomChoiceResize": _choice,
+    "RandomResize": _random_resize,
+    "RandomCrop": _crop,
+    "RandomFlip": _flip,
+    "PhotoMetricDistortion": _distortion,
+}

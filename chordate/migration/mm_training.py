@@ -1,0 +1,137 @@
+"""Converts the loaders, the optimizer and the schedule of MMDetection and MMSegmentation configs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from chordate.migration.conversion import Keys
+from chordate.migration.mm_datasets import dataset_part, meta_part, unwrapped
+from chordate.migration.mm_pipelines import has_masks, pipeline_part
+from chordate.migration.mm_schedule import schedule_part
+
+# Settings of a run that change no numbers.
+RUNTIME = (
+    "default_scope", "env_cfg", "vis_backends", "visualizer", "log_processor", "log_level", "resume", "custom_imports",
+    "val_cfg", "test_cfg", "tta_model", "tta_pipeline", "work_dir", "launcher", "test_dataloader", "test_evaluator",
+    "val_evaluator", "auto_scale_lr", "custom_hooks", "randomness",
+)  # fmt: skip
+
+
+def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict[str, Any]:
+    """The sections besides `model`.
+
+    Args:
+        cfg: the whole config.
+        path: the file, whose name has the number of GPUs (`4xb2`).
+        semantic: whether the config is MMSegmentation's.
+        sync_bn: whether the model has synchronized BatchNorms.
+    """
+    loader, val_loader = cfg.part("train_dataloader"), cfg.part("val_dataloader")
+    inner, times, balanced = unwrapped(loader.part("dataset"))
+    steps = inner.parts("pipeline")
+    classes, things = _num_classes(cfg, semantic)
+    train_set = dataset_part(loader.part("dataset"), "train", semantic=semantic, classes=classes)
+    val_set = dataset_part(val_loader.part("dataset"), "val", semantic=semantic, classes=classes)
+    if has_masks(steps) and train_set["type"] == "CocoDataset":
+        train_set["masks"] = True
+    batch_size = loader.get("batch_size", 1)
+    train_data: dict[str, Any] = {"dataset": train_set, "pipeline": pipeline_part(steps), "batch_size": batch_size}
+    batches = loader.part("batch_sampler")
+    batches.ignore("drop_last")
+    batches.expect("type", "AspectRatioBatchSampler", None, reason="batches are sampled at random", effect="training")
+    train_data["group_by_aspect"] = "batch_sampler" in loader or semantic
+    if balanced is not None:
+        train_data["class_balanced"] = balanced
+    val_inner, _, _ = unwrapped(val_loader.part("dataset"))
+    val_data = {"dataset": val_set, "pipeline": pipeline_part(val_inner.parts("pipeline"))}
+    val_data["batch_size"] = val_loader.get("batch_size", 1)
+    for one in (loader, val_loader):
+        one.ignore("num_workers", "persistent_workers", "sampler", "drop_last", "pin_memory", "collate_fn")
+    metric = "PanopticMetric" if things is not None else "SemanticMetric" if semantic else "CocoMetric"
+    base = _base_batch_size(cfg, path, batch_size, semantic)
+    cfg.conversion.notes.append(
+        f"A step has {base} images: {base // batch_size or 1} processes with {batch_size} each. With fewer processes, "
+        f"set train.accumulate; the learning rate is scaled to the images per step."
+    )
+    optimizer = _optimizer(cfg, base)
+    train, schedule = schedule_part(cfg, optimizer["lr"], times)
+    train["sync_bn"] = sync_bn
+    wrapper = cfg.part("optim_wrapper")
+    if wrapper.get("type") == "AmpOptimWrapper":
+        train["amp"] = "bf16" if wrapper.get("dtype") == "bfloat16" else "fp16"
+    clip = wrapper.part("clip_grad")
+    if "max_norm" in clip:
+        train["clip_norm"] = clip.get("max_norm")
+        clip.expect("norm_type", 2, reason="the 2-norm is limited", effect="training")
+    train["accumulate"] = wrapper.get("accumulative_counts", 1)
+    wrapper.ignore("loss_scale")
+    if cfg.get("load_from"):
+        train["load_from"] = cfg.get("load_from")
+    train["seed"] = cfg.part("randomness").get("seed") or 0
+    cfg.ignore(*RUNTIME)
+    return {
+        "fallback_meta": meta_part(train_set, str(inner.get("type")), classes, things),
+        "train_data": train_data,
+        "val_data": val_data,
+        "metric": {"type": metric},
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "train": train,
+    }
+
+
+def _num_classes(cfg: Keys, semantic: bool) -> tuple[int, int | None]:
+    """The number of classes of the model, and of things of a panoptic model."""
+    model = cfg.part("model")
+    if semantic:
+        return model.part("decode_head").get("num_classes"), None
+    if "semantic_head" in model:
+        head = model.part("semantic_head")
+        return head.get("num_things_classes") + head.get("num_stuff_classes"), head.get("num_things_classes")
+    head = model.part("bbox_head") if "bbox_head" in model else model.part("roi_head").parts("bbox_head")[0]
+    return head.get("num_classes"), None
+
+
+def _base_batch_size(cfg: Keys, path: Path, batch_size: int, semantic: bool) -> int:
+    """The number of images per step that the learning rate is for."""
+    scale = cfg.part("auto_scale_lr").get("base_batch_size")
+    named = re.search(r"(\d+)xb(\d+)", path.stem)
+    if scale:
+        return scale
+    if named:
+        return int(named[1]) * int(named[2])
+    return batch_size * (4 if semantic else 8)  # the frameworks' usual numbers of GPUs
+
+
+def _optimizer(cfg: Keys, base_batch_size: int) -> dict[str, Any]:
+    wrapper = cfg.part("optim_wrapper")
+    settings = wrapper.part("optimizer")
+    optimizer = dict(settings.values)
+    settings.ignore(*optimizer)
+    cfg.ignore("optimizer")  # a variable of MMSegmentation's configs
+    if "betas" in optimizer:
+        optimizer["betas"] = list(optimizer["betas"])
+    optimizer["base_batch_size"] = base_batch_size
+    rules = wrapper.part("paramwise_cfg")
+    if rules.get("norm_decay_mult", 1.0) == 0:
+        optimizer["no_decay"] = ["norm"]
+    else:
+        rules.expect("norm_decay_mult", 1.0, 1, reason="norms decay like other weights", effect="training")
+    if rules.get("bias_decay_mult", 1.0) == 0:
+        optimizer["no_decay"] = [*optimizer.get("no_decay", []), "bias"]
+    rules.ignore("bypass_duplicate", "bias_decay_mult")
+    parts = {}
+    for name, values in rules.part("custom_keys").values.items():
+        ours = {"backbone": "backbone", "head": "head", "neck": "neck"}.get(name)
+        if ours is None:
+            rules.part("custom_keys").lose(
+                name, "set optimizer.parts for the names of Chordate's parameters", "training"
+            )
+        else:
+            parts[ours] = dict(values)
+            rules.part("custom_keys").ignore(name)
+    if parts:
+        optimizer["parts"] = parts
+    return optimizer

@@ -1,0 +1,48 @@
+"""Names of ResNets in Chordate for the settings that Detectron2, MMDetection and MMSegmentation have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chordate.registry import BACKBONES
+
+
+def resnet_part(
+    depth: int,
+    *,
+    groups: int = 1,
+    group_width: int = 64,
+    deep_stem: bool = False,
+    average_shortcut: bool = False,
+    caffe: bool = False,
+) -> dict[str, Any]:
+    """The config of a ResNet or ResNeXt: the named variant that is nearest, and the arguments in which it differs.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        groups, group_width: groups of the 3×3 convolutions, and channels of each group at c2.
+        deep_stem: whether the stem has three 3×3 convolutions (ResNet-C).
+        average_shortcut: whether the shortcuts have an average pool (ResNet-D).
+        caffe: whether bottlenecks have their stride in the first 1×1 convolution.
+    """
+    wanted: dict[str, Any] = {}
+    if groups > 1:
+        wanted |= {"groups": groups, "group_width": group_width}
+    if deep_stem:
+        wanted["stem"] = "deep"
+    if average_shortcut:
+        wanted["shortcut"] = "D"
+    if caffe and depth >= 50:
+        wanted["style"] = "caffe"
+    variants = {
+        name: {key: value for key, value in BACKBONES.expand(name).items() if key not in ("type", "default_weights")}
+        for name in BACKBONES.names("res*")
+        if name in BACKBONES.variants and BACKBONES.variants[name]["type"] == "ResNet"
+    }
+    best, covered = f"resnet{depth}", -1
+    for name, arguments in variants.items():
+        rest = {key: value for key, value in arguments.items() if key != "depth"}
+        if arguments.get("depth") == depth and rest.items() <= wanted.items() and len(rest) > covered:
+            best, covered = name, len(rest)
+    own = BACKBONES.expand(best)
+    return {"type": best} | {key: value for key, value in wanted.items() if own.get(key) != value}

@@ -1,0 +1,74 @@
+"""Reads the text of other frameworks' config files, with limits on their size and number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from chordate.errors import NOT_REGULAR, ConfigError
+
+MAX_BYTES = 1_000_000
+MAX_FILES = 100
+DELETE = "_delete_"
+
+
+class SourceFiles:
+    """Reads a config and its base files with `read`, and merges them, base files first.
+
+    Args:
+        read: function from a file's path and text to its values. It calls `load` for the file's base files.
+    """
+
+    def __init__(self, read: Callable[[Path, str], dict[str, Any]]):
+        self._read, self._count = read, 0
+        self._inside: list[Path] = []
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """The values of a file, merged with those of its base files.
+
+        Raises:
+            ConfigError: the file cannot be read, is too large, or inherits from itself.
+        """
+        full = path.resolve()
+        self._count += 1
+        if full in self._inside:
+            raise ConfigError(f"{path}: the config inherits from itself")
+        if self._count > MAX_FILES:
+            raise ConfigError(f"{path}: the config inherits from more than {MAX_FILES} files")
+        self._inside.append(full)
+        values = self._read(path, read_source(path))
+        self._inside.pop()
+        return values
+
+
+def read_source(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigError: the file is missing, not regular, too large, or not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: {'is a folder' if path.is_dir() else NOT_REGULAR}")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is not a config")
+        return content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: {reason}") from error
+
+
+def merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested dicts: `values` overrides `base`; a dict with `_delete_=True` replaces the base's."""
+    result = dict(base)
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            old = result.get(key)
+            inherited = old if isinstance(old, Mapping) and not value.get(DELETE) else {}
+            result[key] = merged(inherited, {name: item for name, item in value.items() if name != DELETE})
+        else:
+            result[key] = value
+    return result

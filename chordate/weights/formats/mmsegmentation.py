@@ -1,0 +1,129 @@
+"""Format of MMSegmentation: DeepLab v3 and v3+, FCN, PSPNet and Semantic FPN on a ResNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from chordate.registry import FORMATS
+from chordate.weights.formats import detectron2_names as names
+from chordate.weights.formats.detectron2_configs import backbone_overrides
+from chordate.weights.formats.format import State
+from chordate.weights.formats.mm import MMFormat, Pairs, backbone, conv_module, fpn
+from chordate.weights.formats.name_table import NameTable
+
+
+def separable(theirs: str, ours: str) -> Pairs:
+    """Names of a depthwise separable convolution."""
+    depthwise = conv_module(f"{theirs}depthwise_conv.", f"{ours}0.")
+    return (*depthwise, *conv_module(f"{theirs}pointwise_conv.", f"{ours}1."))
+
+
+def fcn(theirs: str, ours: str) -> Pairs:
+    """Names of an FCN head, which is also the auxiliary head of the other networks."""
+    return (
+        *conv_module(f"{theirs}convs.#.", f"{ours}convs.#."),
+        *conv_module(f"{theirs}conv_cat.", f"{ours}concatenated."),
+        (f"{theirs}conv_seg.", f"{ours}logits."),
+    )
+
+
+_AUXILIARY = fcn("auxiliary_head.", "auxiliary.")
+_LOGITS: Pairs = (("decode_head.conv_seg.", "head.logits."),)
+_PSP: Pairs = (
+    *conv_module("decode_head.psp_modules.#.1.", "head.branches.#."),
+    *conv_module("decode_head.bottleneck.", "head.conv.0."),
+)
+_ASPP: Pairs = (
+    *separable("decode_head.aspp_modules.#.", "head.aspp.branches.#."),
+    *conv_module("decode_head.aspp_modules.#.", "head.aspp.branches.#."),
+    *conv_module("decode_head.image_pool.1.", "head.aspp.pooled."),
+    *conv_module("decode_head.bottleneck.", "head.aspp.project."),
+    *conv_module("decode_head.c1_bottleneck.", "head.low."),
+    *separable("decode_head.sep_bottleneck.#.", "head.decoder.#."),
+)
+_SCALES: Pairs = (  # an upsampling follows each convolution, except for the finest level's
+    *conv_module("decode_head.scale_heads.0.0.", "head.branches.p2.0.0."),
+    *(
+        pair
+        for level in range(1, 4)
+        for number in range(level)
+        for pair in conv_module(
+            f"decode_head.scale_heads.{level}.{2 * number}.", f"head.branches.p{level + 2}.{number}.0."
+        )
+    ),
+)
+# The family of our configs, by a layer that only its decode head has.
+_FAMILIES = {
+    "c1_bottleneck.conv": "deeplabv3plus",
+    "image_pool.1.conv": "deeplabv3",
+    "psp_modules.0.1.conv": "pspnet",
+    "scale_heads.0.0.conv": "semantic-fpn",
+}
+_DATA = {19: "80k_cityscapes", 150: "80k_ade20k", 21: "40k_voc-aug"}  # by the number of classes
+_PROJECT = "head.aspp.project.0.weight"
+
+
+@FORMATS.register_module()
+class MMSegmentation(MMFormat):
+    """An encoder-decoder with one decode head. Its ASPP concatenates the pooled features first, ours last."""
+
+    library = "mmsegmentation"
+
+    def recognizes(self, state: State) -> bool:
+        return {"backbone.layer1.0.conv1.weight", "decode_head.conv_seg.weight"} <= state.keys()
+
+    def names(self, state: State) -> NameTable:
+        levels = 4 if any(name.startswith("neck.") for name in state) else 0
+        return NameTable(*fpn(levels, levels), *_AUXILIARY, *_decode_head(state), *backbone(state))
+
+    def convert(self, state: State, model: Any) -> State:
+        if getattr(model, "auxiliary", None) is None:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary_head.")}
+        ours = super().convert(state, model)
+        return ours | {_PROJECT: _roll(ours[_PROJECT], -1)} if _PROJECT in ours else ours
+
+    def restore(self, state: State, model: Any) -> State:
+        project = {_PROJECT: _roll(state[_PROJECT], 1)} if _PROJECT in state else {}
+        return super().restore(state | project, model)
+
+    def outputs(self, state: State) -> int:
+        return len(state["decode_head.conv_seg.weight"])
+
+    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
+        family = next((family for part, family in _FAMILIES.items() if f"decode_head.{part}.weight" in state), None)
+        classes = self.outputs(state)
+        if family is None:
+            return None
+        resnet = NameTable(*names.resnet("backbone.bottom_up.", "backbone.")).restore(
+            {name: x for name, x in self.convert(state, None).items() if not name.startswith("backbone.conv1.")}
+        )
+        depth, overrides = backbone_overrides(resnet, "backbone.bottom_up.")
+        is_deep = "backbone.stem.0.weight" in state
+        data = _DATA.get(classes, "80k_cityscapes")
+        if family == "semantic-fpn" and classes == 150:
+            data = "160k_ade20k"
+        if classes not in _DATA:
+            overrides["fallback_meta.classes"] = classes
+        return (
+            f"{family}_{depth}{'c' if is_deep else ''}_{'fpn' if family == 'semantic-fpn' else 'd8'}_{data}",
+            overrides,
+        )
+
+
+def _decode_head(state: State) -> Pairs:
+    """Names of the decode head; `state` has the library's names or ours."""
+    for part, pairs in (
+        (("decode_head.psp_modules.", "head.branches.0."), _PSP),
+        (("decode_head.image_pool.", "head.aspp."), _ASPP),
+        (("decode_head.scale_heads.", "head.branches.p2."), _SCALES),
+    ):
+        if any(name.startswith(part) for name in state):
+            return (*pairs, *_LOGITS)
+    return fcn("decode_head.", "head.")
+
+
+def _roll(weight: Tensor, direction: int) -> Tensor:
+    """Move the pooled features' input channels, as many as output channels, from first to last (-1), or back (1)."""
+    return weight.roll(direction * weight.shape[0], dims=1)

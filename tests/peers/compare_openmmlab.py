@@ -1,0 +1,225 @@
+"""Compares random models of MMDetection, MMSegmentation and MMPretrain with ours, which load their checkpoints.
+
+Run in an environment with these libraries (see `mmcv_ops_stub.py`):
+`python tests/peers/compare_openmmlab.py [CONFIG …]`. Prints a table in Markdown. `--names FILE` writes the names and
+shapes of their tensors, as in `tests/data/openmmlab_names.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mmcv_ops_stub  # noqa: F401
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+import chordate
+from chordate.structures import Batch, ImageInfo
+from chordate.weights.conversion import recognized_config, restored
+from chordate.weights.find_weights import find_weights
+
+warnings.filterwarnings("ignore")
+SIZE = (256, 320)
+# The standard deviation of each predictor's outputs.
+SPREAD = {
+    "rpn_cls": 2.0,
+    "rpn_reg": 0.3,
+    "fc_cls": 3.0,
+    "fc_reg": 0.5,
+    "conv_logits": 2.0,
+    "retina_cls": 1.5,
+    "retina_reg": 0.3,
+    "conv_seg": 3.0,
+}
+CONFIGS = {
+    "mmdet": [
+        "faster_rcnn/faster-rcnn_r50_fpn_1x_coco",
+        "faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco",
+        "mask_rcnn/mask-rcnn_r50_fpn_1x_coco",
+        "gn/mask-rcnn_r50_fpn_gn-all_2x_coco",
+        "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco",
+        "retinanet/retinanet_r50_fpn_1x_coco",
+    ],
+    "mmseg": [
+        "deeplabv3/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024",
+        "deeplabv3plus/deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024",
+        "fcn/fcn_r50-d8_4xb2-80k_cityscapes-512x1024",
+        "pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024",
+        "sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024",
+    ],
+    "mmpretrain": ["resnet/resnet50_8xb32_in1k", "resnet/resnetv1c50_8xb32_in1k"],
+}
+FCN = {
+    "type": "SemanticSegmenter",
+    "backbone": {"type": "resnet50c", "out": ["c4", "c5"], "output_stride": 8},
+    "head": {"type": "FCNHead", "convs": 2, "concatenate": True},
+    "auxiliary": {"type": "FCNHead", "level": "c4"},
+}
+
+
+def read_config(library: str, name: str) -> Config:
+    root = Path(str(import_module(library).__file__)).parent
+    return Config.fromfile(root / f".mim/configs/{name}.py")
+
+
+def build(library: str, cfg: Config) -> nn.Module:
+    """Their model with random weights, without the download of pretrained ones."""
+    import_module(f"{library}.models")
+    init_default_scope(library)
+    model = ConfigDict(cfg.model)
+    if library == "mmpretrain":
+        model["data_preprocessor"] = cfg.data_preprocessor
+    _drop_pretrained(model)
+    return import_module(f"{library}.registry").MODELS.build(model)
+
+
+def _drop_pretrained(part: Any) -> None:
+    if isinstance(part, dict):
+        part.pop("init_cfg", None)
+        part.pop("pretrained", None)
+        if part.get("type") == "SyncBN":
+            part["type"] = "BN"  # SyncBN needs several processes; its tensors are BN's
+    for value in part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ():
+        _drop_pretrained(value)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, run: Any) -> None:
+    """Set the norms' statistics and the scale of the predictors from an image, which `run` passes through the model."""
+    torch.manual_seed(0)
+    for name, part in model.named_modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.0)
+            nn.init.normal_(part.bias, std=0.1)
+            part.register_forward_pre_hook(_set_statistics)
+        elif name.rpartition(".")[2] in SPREAD:
+            nn.init.normal_(part.weight, std=0.01)
+            part.spread = SPREAD[name.rpartition(".")[2]]
+            part.register_forward_hook(_scale)
+    run()
+    for part in model.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+
+
+def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
+    norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+    norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False) + 1e-3)
+
+
+def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
+    factor = layer.spread / output.std()
+    layer.weight.mul_(factor)
+    layer.bias.zero_()
+    return output * factor
+
+
+def compare(library: str, name: str) -> str:
+    cfg = read_config(library, name)
+    model = build(library, cfg).eval()
+    torch.manual_seed(1)
+    image = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 20) * 255, SIZE, mode="bicubic").clamp(0, 255).byte()
+    with torch.no_grad():
+        x = model.data_preprocessor(
+            {"inputs": [image[0].flip(0)]} if library != "mmpretrain" else {"inputs": image.flip(1)}
+        )
+        x = x["inputs"].double()
+        run = lambda: _predict(library, model, x)  # noqa: E731
+        calibrate(model.double(), run)
+        model.float().double()  # rounds the weights to the file's precision
+        expected = run()
+    state = {
+        key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()
+    }
+    contents = {"state_dict": state, "meta": {"cfg": cfg.pretty_text, "dataset_meta": {}}}
+    weights = find_weights(contents)
+    if "fcn" in name and library == "mmseg":
+        config: Any = {"model": FCN | {"preprocess": {}}, "fallback_meta": {"classes": 19}}
+        overrides: dict[str, Any] = {}
+    else:
+        config, overrides = recognized_config(weights)
+    from chordate.config import load_config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # no setting may differ
+        ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
+    back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
+    missing = {key for key in state if not key.endswith("num_batches_tracked")} - back.keys()
+    exact = not missing and all(torch.equal(back[key], state[key]) for key in back)
+    batch = Batch(image, torch.tensor([SIZE]), [ImageInfo(0, "image", *SIZE)])
+    ours = ours.double()
+    with torch.no_grad():
+        found = ours.predict(batch)[0] if library == "mmdet" else _logits(ours, batch)
+    return f"{describe(expected, found)} | {'bit-exact' if exact else f'differs: {sorted(missing)[:3]}'}"
+
+
+def _logits(model: Any, batch: Batch) -> Tensor:
+    if hasattr(model, "window"):
+        return model.logits(batch.images, batch.sizes)
+    return model.logits(model.preprocess(batch.images, batch.sizes))
+
+
+def _predict(library: str, model: Any, x: Tensor) -> Any:
+    if library == "mmseg":
+        return model._forward(x)
+    if library == "mmpretrain":
+        return model(x, mode="tensor")
+    from mmdet.models.roi_heads.mask_heads import fcn_mask_head
+    from mmdet.structures import DetDataSample
+
+    paste = fcn_mask_head._do_paste_mask  # it mixes float32 and float64
+    fcn_mask_head._do_paste_mask = lambda masks, boxes, *args, **options: paste(
+        masks.float(), boxes.float(), *args, **options
+    )
+    sample = DetDataSample(metainfo={"img_shape": SIZE, "ori_shape": SIZE, "scale_factor": (1.0, 1.0)})
+    return model.predict(x, [sample], rescale=True)[0].pred_instances
+
+
+def describe(theirs: Any, ours: Any) -> str:
+    if isinstance(theirs, Tensor):
+        return (
+            f"{tuple(theirs.shape)} logits | {float((theirs - ours).abs().max() / theirs.std()):.1e} of their deviation"
+        )
+    distance = (theirs.bboxes[:, None] - ours.boxes[None]).abs().amax(-1)
+    distance = torch.where(theirs.labels[:, None] == ours.labels[None], distance, torch.inf)
+    box, index = distance.min(dim=1)
+    score = (ours.scores[index] - theirs.scores).abs()
+    same = (box < 1e-2) & (score < 1e-4)
+    masks = ""
+    if "masks" in theirs:
+        differing = (ours.masks[index].bool() != theirs.masks)[same]
+        masks = f", {int(differing.sum())} of {int(theirs.masks[same].sum())} mask pixels"
+    return (
+        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | {float(box[same].max()):.1e} px, "
+        f"{float(score[same].max()):.1e}{masks}"
+    )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--names"]:
+        names = {
+            f"{library}/{name.rpartition('/')[2]}": {
+                key: list(tensor.shape)
+                for key, tensor in build(library, read_config(library, name)).state_dict().items()
+            }
+            for library, configs in CONFIGS.items()
+            for name in configs
+        }
+        Path(sys.argv[2]).write_text(json.dumps(names))
+        return
+    print("| model | compared | differences | back to theirs |\n|---|---|---|---|")
+    for library, configs in CONFIGS.items():
+        for name in configs:
+            if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):
+                print(f"| {name} | {compare(library, name)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Checkpoints of MMDetection, MMSegmentation and MMPretrain load by content, with their settings, and can be written.
+
+Names and shapes are those of the libraries' own models (`tests/data/openmmlab_names.json`). Their predictions are
+compared by `tests/peers/compare_openmmlab.py`.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import chordate
+from chordate.config import load_config
+from chordate.errors import CheckpointError
+from chordate.ops.anchors import AnchorGenerator
+from chordate.weights.conversion import recognized_config, restored
+from chordate.weights.find_weights import find_weights
+from chordate.weights.formats.mm import class_names, pixels
+from chordate.weights.loading import load_checkpoint
+
+TABLE = json.loads((Path(__file__).parent / "data/openmmlab_names.json").read_text())
+OURS = {
+    "mmdet/faster-rcnn_r50_fpn_1x_coco": "faster-rcnn_r50_fpn_1x_coco",
+    "mmdet/faster-rcnn_r50-caffe_fpn_1x_coco": "faster-rcnn_r50_fpn_1x_coco",
+    "mmdet/mask-rcnn_r50_fpn_1x_coco": "mask-rcnn_r50_fpn_1x_coco",
+    "mmdet/cascade-rcnn_r50_fpn_1x_coco": "cascade-rcnn_r50_fpn_1x_coco",
+    "mmdet/retinanet_r50_fpn_1x_coco": "retinanet_r50_fpn_1x_coco",
+    "mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco": "mask-rcnn_r50_fpn_1x_coco",
+    "mmseg/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024": "deeplabv3_r50c_d8_80k_cityscapes",
+    "mmseg/deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024": "deeplabv3plus_r50c_d8_80k_cityscapes",
+    "mmseg/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024": "pspnet_r50c_d8_80k_cityscapes",
+    "mmseg/fpn_r50_4xb2-80k_cityscapes-512x1024": "semantic-fpn_r50c_fpn_80k_cityscapes",
+    "mmpretrain/resnet50_8xb32_in1k": "r50_imagenet",
+    "mmpretrain/resnetv1c50_8xb32_in1k": "r50c_imagenet",
+}
+LIBRARIES = {"mmdet": "mmdetection", "mmseg": "mmsegmentation", "mmpretrain": "mmpretrain"}
+FCN = {
+    "type": "SemanticSegmenter",
+    "backbone": {"type": "resnet50c", "out": ["c4", "c5"], "output_stride": 8},
+    "head": {"type": "FCNHead", "convs": 2, "concatenate": True},
+    "auxiliary": {"type": "FCNHead", "level": "c4"},
+}
+
+
+def state_of(name: str) -> dict[str, torch.Tensor]:
+    """Random tensors with the names and shapes of a library's model; variances are positive."""
+    entry = TABLE["models"][name]
+    torch.manual_seed(0)
+    return {
+        key: torch.rand(shape) for key, shape in {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}.items()
+    }
+
+
+def build(name: str, contents: dict) -> chordate.Model:
+    if name.startswith("mmseg/fcn"):
+        return chordate.build_model({"model": FCN}, num_classes=19, checkpoint=contents)
+    config, overrides = recognized_config(find_weights(contents))
+    assert config == OURS[name]
+    return chordate.build_model(load_config(config, overrides), checkpoint=contents)
+
+
+@pytest.mark.parametrize("name", TABLE["models"])
+def test_every_tensor_loads_and_is_written_back_bit_for_bit(name):
+    state = state_of(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the recognized config has all settings of the weights
+        model = build(name, {"state_dict": state, "meta": {}})
+    report, library = model.load_report, LIBRARIES[name.partition("/")[0]]
+    assert report.format == library
+    assert not report.skipped and not report.missing
+    written = restored(model, library)["state_dict"]
+    assert {key for key in written if not key.endswith("num_batches_tracked")} == state.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in state.items())
+
+
+def test_retinanets_anchors_are_reordered():
+    """MMDetection's AnchorGenerator lists the scales of each ratio (`scale_major`): the widths of a cell's anchors are
+    `(w * w_ratios[:, None] * scales[None, :]).view(-1)`. Scores and boxes must stay with their anchor."""
+    scales = 4 * 2 ** (torch.arange(3) / 3)
+    ratios = torch.tensor([0.5, 1.0, 2.0])
+    widths, heights = (8 * (f[:, None] * scales[None, :]).view(-1) for f in (1 / ratios.sqrt(), ratios.sqrt()))
+    theirs = torch.stack((-widths, -heights, widths, heights), dim=1) / 2
+    state = state_of("mmdet/retinanet_r50_fpn_1x_coco")
+    state["bbox_head.retina_reg.bias"] = theirs.flatten()
+    state["bbox_head.retina_cls.bias"] = theirs.sum(1)[:, None].expand(-1, 80).flatten() + torch.arange(80).repeat(9)
+    model = chordate.build_model("retinanet_r50_fpn_1x_coco", pretrained=False)
+    with pytest.warns(UserWarning, match="size_divisor"):
+        load_checkpoint(model, {"state_dict": state})
+    anchors = AnchorGenerator([8], sizes_per_stride=[[float(s) for s in scales]][0]).base[0]
+    torch.testing.assert_close(model.head.bbox_pred.bias.view(9, 4), anchors)
+    torch.testing.assert_close(model.head.bbox_pred.bias.view(9, 4), model.head.anchors.base[0])
+    scores = model.head.cls_score.bias.view(9, 80)
+    torch.testing.assert_close(scores, anchors.sum(1)[:, None] + torch.arange(80))
+
+
+def test_the_pooled_features_of_aspp_move_from_first_to_last():
+    """MMSegmentation's ASPPHead concatenates `image_pool`, then `aspp_modules`."""
+    state = state_of("mmseg/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024")
+    channels = 512
+    weight = state["decode_head.bottleneck.conv.weight"]
+    for number in range(5):
+        weight[:, number * channels : (number + 1) * channels] = number  # 0: pooled, 1 … 4: branches
+    model = build("mmseg/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024", {"state_dict": state})
+    ours = model.head.aspp.project[0].weight.unflatten(1, (5, channels)).mean((0, 2, 3, 4))
+    assert ours.tolist() == [1, 2, 3, 4, 0]
+
+
+CAFFE = """
+model = dict(
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0],
+                           bgr_to_rgb=False, pad_size_divisor=32),
+    backbone=dict(type='ResNet', depth=50, style='caffe'))
+"""
+
+
+@pytest.mark.parametrize("evidence", ["config", "statistics"])
+def test_caffe_weights_need_bgr_and_the_stride_in_the_first_convolution(evidence):
+    """The config in the checkpoint says so, or else the statistics that Caffe left at zero."""
+    state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
+    if evidence == "statistics":
+        state["backbone.bn1.running_mean"].zero_()
+    meta = {"cfg": CAFFE} if evidence == "config" else {}
+    model = build("mmdet/faster-rcnn_r50_fpn_1x_coco", {"state_dict": state, "meta": meta})
+    assert model.preprocess.bgr and model.preprocess.std.flatten().tolist() == [1, 1, 1]
+    assert model.backbone.layer2[0].conv1.stride == (2, 2) and model.size_divisor == 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "img_norm_cfg = dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=True)",
+        "x = {'mean': [1, 2, 3], 'std': (4, 5, 6), 'to_rgb': True}",
+    ],
+)
+def test_mean_and_std_are_read_from_the_text_of_a_config(text):
+    assert pixels(text) == ((1, 2, 3), (4, 5, 6), False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os; os.system('x')",
+        "dict(mean=open('x'), std=[1])",
+        "(" * 10_000,
+        "mean = [1]",
+        "dict(mean='abc', std='abc')",
+        "\0",
+    ],
+)
+def test_a_config_that_is_not_literal_is_ignored_and_not_executed(text):
+    assert pixels(text) is None
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"dataset_meta": {"classes": ["cat", "dog"]}},
+        {"CLASSES": ("cat", "dog")},
+        {"dataset_meta": {"CLASSES": ("cat", "dog")}},
+    ],
+)
+def test_class_names_are_read_from_meta(meta):
+    assert class_names({"meta": meta}) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "meta", [None, [], {"CLASSES": "ab"}, {"CLASSES": [1, 2]}, {"CLASSES": ["a", "a"]}, {"dataset_meta": 3}]
+)
+def test_class_names_of_another_type_are_ignored(meta):
+    assert class_names({"meta": meta}) == ()
+
+
+def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
+    """The background is MMDetection's last class, as ours."""
+    state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
+    names = [f"thing {number}" for number in range(78)] + ["cat", "dog"]
+    model = chordate.build_model("faster-rcnn_r50_fpn_1x_coco", classes=["dog", "bird"], pretrained=False)
+    report = load_checkpoint(model, {"state_dict": state, "meta": {"CLASSES": names}}, strict=False)
+    assert report.notes["box.cls_score.weight"] == "1 of 2 classes by name: dog"
+    theirs = state["roi_head.bbox_head.fc_cls.weight"]
+    assert torch.equal(model.box.cls_score.weight[[0, 2]], theirs[[79, 80]])
+    assert torch.equal(model.box.bbox_pred.weight[:4], state["roi_head.bbox_head.fc_reg.weight"][-4:])
+
+
+def test_weights_that_were_not_averaged_are_left_out():
+    """mmcv's EMAHook keeps them in the state dict, as `ema_backbone_conv1_weight`; mmengine's in `ema_state_dict`."""
+    state = state_of("mmpretrain/resnet50_8xb32_in1k")
+    extra = {f"ema_{name.replace('.', '_')}": tensor + 1 for name, tensor in state.items()}
+    ema = {f"module.{name}": tensor + 1 for name, tensor in state.items()}
+    contents = {"meta": {}, "ema_state_dict": {**ema, "steps": torch.tensor(3)}, "state_dict": {**state, **extra}}
+    model = build("mmpretrain/resnet50_8xb32_in1k", contents)
+    assert torch.equal(model.head.fc.weight, state["head.fc.weight"])
+
+
+def test_a_cascades_mask_heads_are_refused_by_name():
+    state = state_of("mmdet/cascade-rcnn_r50_fpn_1x_coco")
+    state |= {f"roi_head.mask_head.{n}.conv_logits.weight": torch.zeros(80, 256, 1, 1) for n in range(3)}
+    with pytest.raises(CheckpointError, match=r"not in the checkpoint: mask\.convs"):
+        chordate.build_model("cascade-mask-rcnn_r50_fpn_1x_coco", checkpoint={"state_dict": state})
