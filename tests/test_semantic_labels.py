@@ -178,3 +178,13 @@ def test_label_files_without_an_image_are_reported(tmp_path):
     (line,) = folder(tmp_path, ["a", "b"]).health_report
     assert line.endswith("labels: 2 of 3 label files have no image, and are not used: 000.png")
     assert not folder(tmp_path, ["a", "b"], files="names.txt").health_report
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("reduce_zero_label", "background"), ("seg_map_suffix", "label_suffix"), ("ignore_index", "ignored_ids")],
+)
+def test_settings_of_mmsegmentation_are_answered_with_ours(tmp_path, theirs, ours):
+    dataset = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"], theirs: 1}
+    with pytest.raises(ConfigError, match=f'unknown setting .* "{theirs}"; did you mean "{ours}"'):
+        build_dataset({"dataset": dataset, "pipeline": []}, data_root=tmp_path, training=True)
