@@ -8,7 +8,7 @@ from typing import Any
 from chordate.data.cityscapes import CITYSCAPES_THINGS
 from chordate.data.coco_classes import COCO_STUFF
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 
 Dataset = dict[str, Any]
 VOC_CLASSES = VOC_SEMANTIC_CLASSES[1:]  # without the background

@@ -7,7 +7,7 @@ from typing import Any
 
 from chordate.errors import ConfigError
 from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_arguments
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
 HARD_FRACTION = 0.2  # the hardest pixels that count in the DeepLab project's loss "hard_pixel_mining"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chordate.errors import ConfigError
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_heads import box_head, keypoint_head, mask_head, retina_head, rpn_head, semantic_head
 from chordate.migration.detectron2_norms import norm_name
 from chordate.migration.resnet_names import resnet_part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 
 NORMS = {
     "": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_datasets import convert_dataset
 
 PROCESSES = 8  # Detectron2's baselines were trained on 8 GPUs; SOLVER.IMS_PER_BATCH is the total

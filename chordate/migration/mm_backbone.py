@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from chordate.errors import ConfigError
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.resnet_names import resnet_part
 
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}  # `train.sync_bn` for SyncBN

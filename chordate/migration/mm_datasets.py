@@ -7,7 +7,7 @@ from typing import Any
 
 from chordate.data.cityscapes import CITYSCAPES_THINGS
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 
 COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
 SEMANTIC = ("ADE20KDataset", "PascalVOCDataset", "COCOStuffDataset")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 
 # Steps without a counterpart because the dataset or the loader do their work, or because they change nothing.
 ABSENT = {

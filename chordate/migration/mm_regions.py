@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chordate.errors import ConfigError
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_backbone import box_loss_part, norm_setting
 
 FPN_STRIDES = [4, 8, 16, 32]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 
 
 def schedule_part(cfg: Keys, lr: float, times: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_datasets import dataset_part, meta_part, unwrapped
 from chordate.migration.mm_pipelines import has_masks, pipeline_part
 from chordate.migration.mm_schedule import schedule_part

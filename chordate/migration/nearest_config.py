@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from chordate.composition import DELETE
 from chordate.config import load_config
-from chordate.config_names import VARIATIONS, list_configs, package_root
+from chordate.config_names import VARIATIONS, package_root, packaged_configs
 from chordate.config_templates import ALIASES, read_templates
 from chordate.errors import ConfigError
 from chordate.migration.config_defaults import equal, section_defaults, without_defaults
@@ -50,37 +50,45 @@ class Nearest(NamedTuple):
 
 
 def find_nearest(config: Mapping[str, Any]) -> Nearest:
-    """Find the packaged config, with any backbone, that needs the fewest settings to become `config`."""
+    """Find the packaged config, with any backbone, that needs the fewest settings to become `config`.
+
+    Only the names of the three nearest config files are varied, since loading a config takes time.
+
+    Raises:
+        ConfigError: no packaged config has this type of model.
+    """
     target = without_defaults(config)
+    files = _ranked([name for name in packaged_configs() if name.startswith(FAMILIES)], target)
+    if not files:
+        raise ConfigError(f"no packaged config has a {target['model']['type']}")
     backbone = target["model"]["backbone"]["type"]
+    names = [name for nearest in files[:3] for name in variations(nearest.base, backbone)]
+    return _ranked(names, target)[0]
+
+
+def variations(name: str, backbone: str) -> Iterator[str]:
+    """A packaged config's name, and its names with this backbone (in the shortest spelling) and other words."""
+    yield name
+    parts = read_templates(package_root()).parts.get(name)
+    if parts is None:
+        return
+    spellings = [alias for alias, other in ALIASES.items() if other == backbone]
+    composed = f"{parts.head}{min([*spellings, backbone], key=len)}{parts.tail}"
+    yield composed
+    for new, (old, _) in VARIATIONS.items():
+        if f"_{old}" in parts.tail:
+            yield composed.replace(f"_{old}", f"_{new}")
+
+
+def _ranked(names: Iterable[str], target: Mapping[str, Any]) -> list[Nearest]:
+    """The existing configs of this type of model, those with the fewest differences first, then shorter names."""
     found = []
-    for name in candidates(backbone):
+    for name in dict.fromkeys(names):
         base = _load(name)
         if base is not None and base["model"]["type"] == target["model"]["type"]:
             difference = differences(target, base)
             found.append((_count(difference), len(name), Nearest(name, _short_norms(difference))))
-    if not found:
-        raise ConfigError(f"no packaged config has a {target['model']['type']}")
-    return min(found, key=lambda row: row[:2])[2]
-
-
-def candidates(backbone: str) -> Iterator[str]:
-    """Names of packaged configs with this backbone, in the shortest spelling, with all variations of each name."""
-    aliases = [alias for alias, name in ALIASES.items() if name == backbone]
-    spelling = min([*aliases, backbone], key=len)
-    templates = read_templates(package_root())
-    seen = set()
-    for name in list_configs():
-        parts = templates.parts.get(name)
-        if parts is None or not name.startswith(FAMILIES):
-            continue
-        composed = f"{parts.head}{spelling}{parts.tail}"
-        words = [new for new, (old, _) in VARIATIONS.items() if f"_{old}" in parts.tail]
-        varied = (composed.replace(f"_{VARIATIONS[new][0]}", f"_{new}") for new in words)
-        for candidate in (name, composed, *varied):
-            if candidate not in seen:
-                seen.add(candidate)
-                yield candidate
+    return [nearest for _, _, nearest in sorted(found, key=lambda row: row[:2])]
 
 
 def differences(target: Mapping[str, Any], base: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:

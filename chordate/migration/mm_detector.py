@@ -6,7 +6,7 @@ from typing import Any
 
 from chordate.errors import ConfigError
 from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_arguments
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_backbone import backbone_part, box_loss_part, norm_setting, preprocess_part
 from chordate.migration.mm_regions import region_heads
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chordate.errors import ChordateError, ConfigError
+from chordate.migration.config_conversion import Conversion
 from chordate.migration.config_writer import write_config
-from chordate.migration.conversion import Conversion
-from chordate.migration.detectron2 import convert_detectron2
-from chordate.migration.mm import convert_mm
+from chordate.migration.detectron2_config import convert_detectron2
+from chordate.migration.mm_config import convert_mm
 from chordate.migration.nearest_config import find_nearest
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chordate.migration.conversion import Conversion, Keys
+from chordate.migration.config_conversion import Conversion, Keys
 from chordate.migration.detectron2_defaults import DEFAULTS
 from chordate.migration.detectron2_model import detectron2_model, whole_model_weights
 from chordate.migration.detectron2_norms import is_synchronized

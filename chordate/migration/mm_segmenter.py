@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from chordate.errors import ConfigError
-from chordate.migration.conversion import Keys
+from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_backbone import backbone_part, norm_setting, preprocess_part
-from chordate.migration.mmdetection import fpn_part
+from chordate.migration.mm_detector import fpn_part
 
 HEADS = ("FCNHead", "PSPHead", "ASPPHead", "DepthwiseSeparableASPPHead", "FPNHead")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from chordate.errors import ConfigError
-from chordate.migration.conversion import Conversion, Keys
+from chordate.migration.config_conversion import Conversion, Keys
 from chordate.migration.mm_backbone import synchronizes
+from chordate.migration.mm_detector import detector
 from chordate.migration.mm_files import execute_mm, read_mm
+from chordate.migration.mm_segmenter import segmenter
 from chordate.migration.mm_training import mm_training
-from chordate.migration.mmdetection import detector
-from chordate.migration.mmsegmentation import segmenter
 
 
 def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
