@@ -169,7 +169,7 @@ def compare_detections(ours: Detections, theirs: Any) -> Difference:
         differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
         other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
     if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same].abs().amax(-1)
+        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)  # scores differ in kind
         other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
     matched = int(same.sum()) if len(ours) == len(theirs) else -1
     return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))
