@@ -94,7 +94,19 @@ def test_the_round_trip_keeps_every_name_and_tensor(family):
     state, (_, model) = weights(family), built(family)
     format = format_of(state)
     restored = format.restore(format.convert(state, model), model)
-    assert restored.keys() == state.keys() and all(restored[name] is state[name] for name in state)
+    assert restored.keys() == state.keys() and all(torch.equal(restored[name], state[name]) for name in state)
+
+
+def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
+    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is the reverse."""
+    state, (_, model) = weights("DeepLab v3+"), built("DeepLab v3+")
+    name = "sem_seg_head.decoder.res2.fuse_conv.0.weight"
+    state[name] = torch.randn(state[name].shape)
+    ours = format_of(state).convert(state, model)["head.decoder.0.0.weight"]
+    low, aspp = torch.randn(1, 48, 5, 5), torch.randn(1, 256, 5, 5)
+    theirs = torch.conv2d(torch.cat([low, aspp], 1), state[name])
+    torch.testing.assert_close(torch.conv2d(torch.cat([aspp, low], 1), ours), theirs, atol=1e-3, rtol=1e-4)
+    assert torch.equal(format_of(state).restore(format_of(state).convert(state, model), model)[name], state[name])
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -35,9 +35,9 @@ TORCHVISION = [
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
-CROP = (256, 384)  # height and width in pixels of the images for semantic segmentation
-POOLING = (8, 12)  # cells of the windows that ASPP averages: those of crops of half the size, at stride 16
-CROPPED = ["INPUT.CROP.SIZE", [128, 192]]
+CROP = (256, 256)  # height and width in pixels of the images for semantic segmentation
+POOLING = (8, 8)  # cells of the windows that ASPP averages: those of crops of half the size, at stride 16
+CROPPED = ["INPUT.CROP.SIZE", [128, 128], "MODEL.RESNETS.DEPTH", 50]
 # Name in the table: Detectron2's config, and options.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
@@ -84,7 +84,9 @@ def compare(name: str, images: list[Path]) -> Difference:
         image = read_image(str(path), ImageReadMode.RGB)
         pixels.append(ResizeShortestEdge(SIZE)({"image": chordate_image(image)})["image"])
         if name.startswith("DeepLab"):
-            image = pixels[-1] = pixels[-1][:, : CROP[0], : CROP[1]]
+            pixels[-1] = pixels[-1][:, : CROP[0], : CROP[1]]
+        if name.startswith(("DeepLab", "Panoptic")):
+            image = pixels[-1]  # logits are then resized by the stride only; Detectron2 would resize them twice
         sizes.append(tuple(image.shape[-2:]))
     zoo, options = FAMILIES[name]
     cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
@@ -167,7 +169,7 @@ def compare_detections(ours: Detections, theirs: Any) -> Difference:
         differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
         other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
     if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same].abs().amax(-1)
+        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)  # scores differ in kind
         other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
     matched = int(same.sum()) if len(ours) == len(theirs) else -1
     return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))

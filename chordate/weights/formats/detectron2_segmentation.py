@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from chordate.data.cityscapes import CITYSCAPES_CLASSES
@@ -29,6 +30,7 @@ _DEEPLAB: Overrides = {
     "model.head.pooling_norm": False,
 }
 _POOLING_SIZE = (32, 64)
+_DECODER = "head.decoder.0.0.weight"  # of the first convolution of v3+'s decoder
 
 
 @FORMATS.register_module()
@@ -48,6 +50,19 @@ class Detectron2Segmentation(Detectron2Format):
         deep = ("backbone.conv1.6.weight" if ours else "backbone.stem.conv3.weight") in state
         resnet = (names.deep_resnet if deep else names.resnet)("backbone.", "backbone.")
         return NameTable(*resnet, *(names.DEEPLAB_V3_PLUS if head == "v3plus" else names.DEEPLAB_V3))
+
+    def convert(self, state: State, model: Any) -> State:
+        ours = super().convert(state, model)
+        if _DECODER in ours:  # Detectron2 concatenates the finer feature map and ASPP's output, we the reverse
+            low, weight = len(ours["head.low.0.weight"]), ours[_DECODER]
+            ours[_DECODER] = torch.cat([weight[:, low:], weight[:, :low]], dim=1)
+        return ours
+
+    def restore(self, state: State, model: Any) -> State:
+        if _DECODER in state:
+            low, weight = len(state["head.low.0.weight"]), state[_DECODER]
+            state = {**state, _DECODER: torch.cat([weight[:, -low:], weight[:, :-low]], dim=1)}
+        return super().restore(state, model)
 
     def settings(self, state: State) -> dict[str, Any]:
         settings = super().settings(state)
