@@ -24,6 +24,8 @@ from chordate.unknown_names import either, unknown_config
 # Words in names. A name with the word is the config with the other word, overridden by a config file.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
+    "cifar10-akamaster": ("cifar10", "_base_/models/cifar10_akamaster.py"),
+    "cifar10-distiller": ("cifar10", "_base_/models/cifar10_distiller.py"),
     "3x": ("1x", "_base_/schedules/3x.py"),
     "finetune": ("1x", "_base_/schedules/finetune.py"),
     "384x288": ("256x192", "_base_/datasets/coco_pose_384x288.py"),

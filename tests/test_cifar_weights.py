@@ -23,9 +23,9 @@ NETWORKS, IMAGES = SHARED.parent / "weights", SHARED / "cifar10.zip"
 needs_networks = pytest.mark.skipif(not (NETWORKS.is_dir() and IMAGES.is_file()), reason=f"no {NETWORKS} or {IMAGES}")
 # Top-1 accuracies in the folder's README, with the config for each repository.
 REAL = {
-    "resnet20-12fca82f.th": ("resnet20_cifar10_akamaster", 81.0),
-    "resnet56-4bfd9763.th": ("resnet56_cifar10_akamaster", 83.2),
-    "distiller-resnet20-dense.pth.tar": ("resnet20_cifar10_distiller", 80.75),
+    "resnet20-12fca82f.th": ("resnet20_cifar10-akamaster", 81.0),
+    "resnet56-4bfd9763.th": ("resnet56_cifar10-akamaster", 83.2),
+    "distiller-resnet20-dense.pth.tar": ("resnet20_cifar10-distiller", 80.75),
 }
 
 
@@ -69,7 +69,7 @@ def test_zeros_in_another_place_are_told_although_every_shape_fits():
             load_checkpoint(model, theirs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_checkpoint(chordate.build_model("resnet20_cifar10_akamaster"), theirs)
+        load_checkpoint(chordate.build_model("resnet20_cifar10-akamaster"), theirs)
 
 
 def test_projections_in_a_model_without_them_are_refused_with_the_override():
@@ -118,5 +118,5 @@ def test_real_networks_recognize_the_first_images_of_each_class():
 def test_a_pickled_optimizer_is_refused_in_one_line(capsys):
     file = NETWORKS / "distiller-resnet20-with-optimizer.pth.tar"
     with pytest.raises(CheckpointError, match=r"contains more than tensors \(torch\.optim\.sgd\.SGD\)") as caught:
-        chordate.build_model("resnet20_cifar10_distiller", checkpoint=file)
+        chordate.build_model("resnet20_cifar10-distiller", checkpoint=file)
     assert "\n" not in str(caught.value)
