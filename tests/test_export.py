@@ -292,3 +292,16 @@ def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, caps
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(expected) > 0
     assert printed[0].startswith(f"{META.classes[expected.labels[0]]} {expected.scores[0]:.2f}")
+
+
+def test_the_example_of_optimize_on_the_page_runs(tmp_path, monkeypatch):
+    (example,) = [text for text in blocks(page("docs/deployment.md"), "python") if "optimize" in text]
+    model = build("classifier")
+    model.pipeline = [{"type": "Resize", "size": SIZE}]
+    cv2.imwrite(str(tmp_path / "street.jpg"), photos().images[0].permute(1, 2, 0).numpy())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("chordate.deployment.optimize.has_compiler", lambda: False)
+    scope = {"model": model}
+    exec(example, scope)
+    (expected,) = chordate.predict(model, "street.jpg")
+    torch.testing.assert_close(scope["predictions"][0].scores, expected.scores)
