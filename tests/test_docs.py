@@ -104,6 +104,7 @@ def test_every_code_block_of_a_page_is_run_by_a_test():
     }  # fmt: skip
     of_other_tests = {
         "README.md": "readme",
+        "docs/deployment.md": "export",
         "docs/evaluate_on_coco.md": "docs_howtos",
         "docs/plugging.md": "plugging",
         "docs/tutorial.md": "docs_tutorial",

@@ -1,6 +1,8 @@
 """Exported models: the padded predictions against `Model.predict`, and files of every format against the model."""
 
+import importlib
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -169,7 +171,10 @@ def exported(name: str, kind: str, folder, dynamic: bool = False, batch: int = 2
     if kind == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(package, reason="needs the packages of the extra `export`")
-    model = Exportable(build(name), SIZE, batch, dynamic)
+    own = build(name)
+    divisor = own.size_divisor
+    size = tuple(-(-side // divisor) * divisor for side in SIZE)
+    model = Exportable(own, size, batch, dynamic)
     path = folder / f"model{FORMATS[kind].suffix}"
     FORMATS[kind].save(model, path)
     return model, FORMATS[kind].open(path, model)
@@ -192,7 +197,7 @@ KINDS = [("faster", "torch-export"), ("mask", "torchscript"), ("faster", "onnx")
 )
 def test_files_predict_like_the_model(name, kind, tmp_path):
     model, run = exported(name, kind, tmp_path)
-    assert_equal_predictions(model, run, photos(padded=model.model.exports_sizes))
+    assert_equal_predictions(model, run, photos(model.size, padded=model.model.exports_sizes))
 
 
 @pytest.mark.parametrize(
@@ -205,9 +210,8 @@ def test_files_predict_like_the_model(name, kind, tmp_path):
 )
 def test_dynamic_files_take_any_size_and_number_of_images(name, kind, tmp_path):
     model, run = exported(name, kind, tmp_path, dynamic=True)
-    divisor = model.model.size_divisor
-    for count, rows, columns in ((1, 64, 96), (3, 128, 64)):
-        size = -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
+    low = -(-model.smallest // 32) * 32
+    for count, size in ((1, (low, low + 32)), (3, (low + 64, low))):
         assert_equal_predictions(model, run, photos(size, count, padded=False))
 
 
@@ -247,6 +251,17 @@ def test_what_cannot_be_exported_is_told_in_one_line(arguments, message, tmp_pat
     assert message in error and error.count("\n") == 1
 
 
+def test_a_task_from_outside_the_package_exports_its_own_outputs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "outside")
+    importlib.import_module("depth_task")
+    torch.manual_seed(0)
+    model = Exportable(MODELS.build({"type": "DepthEstimator", "backbone": BACKBONE}, meta=DatasetMeta()).eval(), SIZE)
+    FORMATS["torch-export"].save(model, tmp_path / "depth.pt2")
+    assert model.outputs == ["depth"] and model.inputs == ["images"]
+    parity = compare(model, FORMATS["torch-export"].open(tmp_path / "depth.pt2", model), photos(count=1))
+    assert parity.differences["depth"] < 1e-5 and parity.counts is None
+
+
 def test_the_size_must_suit_the_strides():
     with pytest.raises(ConfigError, match="takes multiples of 32 pixels, for example 64 128"):
         Exportable(build("faster"), (60, 100))
@@ -277,3 +292,16 @@ def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, caps
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(expected) > 0
     assert printed[0].startswith(f"{META.classes[expected.labels[0]]} {expected.scores[0]:.2f}")
+
+
+def test_the_example_of_optimize_on_the_page_runs(tmp_path, monkeypatch):
+    (example,) = [text for text in blocks(page("docs/deployment.md"), "python") if "optimize" in text]
+    model = build("classifier")
+    model.pipeline = [{"type": "Resize", "size": SIZE}]
+    cv2.imwrite(str(tmp_path / "street.jpg"), photos().images[0].permute(1, 2, 0).numpy())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("chordate.deployment.optimize.has_compiler", lambda: False)
+    scope = {"model": model}
+    exec(example, scope)
+    (expected,) = chordate.predict(model, "street.jpg")
+    torch.testing.assert_close(scope["predictions"][0].scores, expected.scores)

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     checks = [(size, arguments.batch)]
     if arguments.dynamic:  # a smaller size, and another number of images
         divisor = model.size_divisor
-        smaller = [max(1, side * 3 // 4 // divisor) * divisor for side in size]
+        smaller = [max(exportable.smallest, side * 3 // 4 // divisor * divisor) for side in size]
         checks.append(((smaller[0], smaller[1]), arguments.batch + 1))
     for sides, batch in checks:
         for first in range(0, len(images), batch):

@@ -11,6 +11,7 @@ from chordate.deployment.fold_norms import fold_norms
 from chordate.errors import ConfigError
 from chordate.model_contracts import Model
 
+MIN_SIDE = 64
 MAX_SIDE = 8192  # limits of dynamic sizes: pixels per side, and images per batch
 MAX_BATCH = 1024
 
@@ -54,6 +55,14 @@ class Exportable(nn.Module):
         """The names of the inputs."""
         return ["images", "sizes"] if self.model.exports_sizes else ["images"]
 
+    @property
+    def smallest(self) -> int:
+        """The smallest dynamic height and width in pixels: above the coarsest stride, so that every map has two cells
+        per side, since `torch.export` treats a size of 1 as constant."""
+        strides = [spec.stride for spec in self.model.feature_specs().values()]
+        divisor = self.model.size_divisor
+        return -(-max(MIN_SIDE, *(stride + 1 for stride in strides)) // divisor) * divisor
+
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> dict[str, Tensor]:
         if sizes is None:
             n, height, width = images.shape[0], images.shape[-2], images.shape[-1]
@@ -62,10 +71,12 @@ class Exportable(nn.Module):
 
     def example(self) -> tuple[Tensor, ...]:
         """Example inputs: blank images."""
-        batch = max(self.batch, 2) if self.dynamic else self.batch  # torch.export treats a size of 1 as constant
-        shape = self.model.input_shape(*self.size)
-        images = torch.zeros(batch, *shape, dtype=torch.uint8)
-        sizes = torch.tensor([self.size] * batch)
+        batch, size = self.batch, self.size
+        if self.dynamic:
+            height, width = (max(side, self.smallest) for side in size)
+            batch, size = max(batch, 2), (height, width)  # see `smallest`
+        images = torch.zeros(batch, *self.model.input_shape(*size), dtype=torch.uint8)
+        sizes = torch.tensor([size] * batch)
         return (images, sizes) if self.model.exports_sizes else (images,)
 
     def program(self) -> torch.export.ExportedProgram:
@@ -79,7 +90,8 @@ class Exportable(nn.Module):
         if self.dynamic:
             dim, divisor = torch.export.Dim, self.model.size_divisor
             batch = dim("batch", min=1, max=MAX_BATCH)
-            sides = (dim(name, min=max(1, 64 // divisor), max=MAX_SIDE // divisor) for name in ("rows", "columns"))
+            limits = {"min": self.smallest // divisor, "max": MAX_SIDE // divisor}
+            sides = (dim(name, **limits) for name in ("rows", "columns"))
             height, width = (divisor * side if divisor > 1 else side for side in sides)
             last = example[0].ndim - 1
             shapes = ({0: batch, last - 1: height, last: width}, {0: batch})[: len(example)]

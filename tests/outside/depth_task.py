@@ -108,6 +108,9 @@ class DepthEstimator(Model):
         estimates = self.estimate(batch)
         return [DepthMap(e).to_original(info, size) for e, info, size in zip(estimates, batch.infos, batch.sizes)]
 
+    def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        return {"depth": self.estimate(Batch(images, sizes, []))}
+
 
 @METRICS.register_module()
 class DepthError(Metric):
