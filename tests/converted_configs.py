@@ -33,9 +33,9 @@ class Result:
         out.write_text(self.text)
         self.config = load_config(out)
         self.lost = {lost.key: lost.effect for lost in self.conversion.not_carried}
-        self._check_written()
+        self.check_written()
 
-    def _check_written(self):
+    def check_written(self):
         """The file, which has only the differences to a packaged config, means the same as the complete config."""
         written, wanted = without_defaults(self.config.to_dict()), without_defaults(self.conversion.config)
         for section, key in KEPT:

@@ -71,28 +71,28 @@ class NaiveReader:
 
     def read(self) -> Images:
         content = json.loads((self.root / "annotations.json").read_text("utf-8-sig"))
-        categories = self._by_id(content.get("categories"))
+        categories = self.by_id(content.get("categories"))
         names: dict[Any, str] = {}
         for key, record in categories.items():
             name = record.get("name")
             text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
-            if self._holds(lambda text=text: text != "" and text not in names.values()):
+            if self.holds(lambda text=text: text != "" and text not in names.values()):
                 names[key] = text
         joints = {key: len(joint_names(record.get("keypoints"))) for key, record in categories.items() if key in names}
         most = max(joints.values(), default=0)
         files = {}
-        for key, record in self._by_id(content.get("images")).items():
+        for key, record in self.by_id(content.get("images")).items():
             name = record.get("file_name")
-            if self._holds(lambda name=name: is_file_name(name)):
+            if self.holds(lambda name=name: is_file_name(name)):
                 files[key] = Path(str(name).replace("\\", "/")).name
         images: Images = {name: [] for name in files.values()}
         assert files
         for record in content.get("annotations") or []:
             try:
-                self._check(isinstance(record, dict))
+                self.check(isinstance(record, dict))
                 key, category = identity(record.get("image_id")), identity(record.get("category_id"))
-                self._check(key is not None and key in files and category in names)
-                one = self._object(record, names[category], most, bool(joints[category]))
+                self.check(key is not None and key in files and category in names)
+                one = self.object(record, names[category], most, bool(joints[category]))
                 if one is not None:
                     images[files[key]].append(one)
             except Contradiction:
@@ -101,11 +101,11 @@ class NaiveReader:
                 self.left_out += 1
         return images
 
-    def _check(self, holds: bool) -> None:
+    def check(self, holds: bool) -> None:
         if not holds:
             raise Contradiction
 
-    def _holds(self, condition: Callable[[], bool]) -> bool:
+    def holds(self, condition: Callable[[], bool]) -> bool:
         """Whether a condition holds; counts or raises if not."""
         if not condition():
             if not self.lenient:
@@ -114,35 +114,35 @@ class NaiveReader:
             return False
         return True
 
-    def _by_id(self, records: Any) -> dict[Any, dict[str, Any]]:
+    def by_id(self, records: Any) -> dict[Any, dict[str, Any]]:
         """The records of a list by id; the first of each id."""
         found: dict[Any, dict[str, Any]] = {}
         for record in records or []:
             key = identity(record.get("id")) if isinstance(record, dict) else None
-            if self._holds(lambda key=key: key is not None and key not in found):
+            if self.holds(lambda key=key: key is not None and key not in found):
                 found[key] = record
         return found
 
-    def _object(self, record: dict, name: str, joints: int, has_joints: bool) -> Object | None:
+    def object(self, record: dict, name: str, joints: int, has_joints: bool) -> Object | None:
         height, width = HEIGHT, WIDTH
         flag = record.get("iscrowd")
-        self._check(flag is None or (isinstance(flag, int | float | str) and flag in (0, 1, "0", "1")))
+        self.check(flag is None or (isinstance(flag, int | float | str) and flag in (0, 1, "0", "1")))
         crowd = flag is not None and flag in (1, "1")
         try:
             polygons, bitmap = shape_of(record.get("segmentation"), height, width)
         except Contradiction:
-            self._holds(lambda: False)
+            self.holds(lambda: False)
             polygons, bitmap = [], None
         box = record.get("bbox")
         if box is None or box == []:
-            self._check(bool(polygons) or bitmap is not None)
+            self.check(bool(polygons) or bitmap is not None)
             encoded = rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else rle.encode(bitmap)
             box = rle.toBbox(encoded).tolist()
         sides = [number(side) for side in box] if isinstance(box, list) else []
-        self._check(len(sides) == 4 and None not in sides)
+        self.check(len(sides) == 4 and None not in sides)
         x, y, w, h = sides
         corners = (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height))
-        points = self._points(record.get("keypoints"), joints) if has_joints else [(0, 0, 0)] * joints
+        points = self.points(record.get("keypoints"), joints) if has_joints else [(0, 0, 0)] * joints
         if min(corners[2] - corners[0], corners[3] - corners[1]) < NO_BOX:
             return None
         one = Object(tuple(map(float, corners)), name, crowd)
@@ -152,7 +152,7 @@ class NaiveReader:
             one.points = points
         return one
 
-    def _points(self, value: Any, joints: int) -> list[tuple[float, float, int]]:
+    def points(self, value: Any, joints: int) -> list[tuple[float, float, int]]:
         """The keypoints in continuous coordinates; those that are not labeled have no place."""
         nothing: list[tuple[float, float, int]] = [(0, 0, 0)] * joints
         if not value:
@@ -160,7 +160,7 @@ class NaiveReader:
         numbers = [number(entry) for entry in value] if isinstance(value, list) else []
         rows = list(zip(numbers[::3], numbers[1::3], numbers[2::3]))
         good = len(numbers) == 3 * joints and None not in numbers and all(v in (0, 1, 2) for _, _, v in rows)
-        if not self._holds(lambda: good):
+        if not self.holds(lambda: good):
             return nothing
         return [(x + 0.5, y + 0.5, int(v)) if v else (0, 0, 0) for x, y, v in rows]
 

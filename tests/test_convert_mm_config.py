@@ -308,5 +308,5 @@ train_dataloader = dict(dataset=dict(pipeline=[
         ("dict(bbox_head=dict(unheard_of=3))", {"model.bbox_head.unheard_of": "predictions"}),
     ],
 )  # fmt: skip
-def test_what_is_not_carried_over_is_reported(tmp_path, changes, lost):
+def test_settings_of_openmmlab_that_are_not_carried_over_are_reported(tmp_path, changes, lost):
     assert converted(tmp_path, RETINANET, f"model = {changes}\n").lost == lost

@@ -15,6 +15,7 @@ FULL = DatasetMeta(
     stuff=("road",),
     palette=((128, 64, 128), (0, 0, 142)),
     ignore_label=255,
+    white_level=4095,
     extra={"unit": "m"},
 )
 

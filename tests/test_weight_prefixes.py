@@ -42,7 +42,7 @@ def test_up_to_four_nested_prefixes_are_removed(prefixes, with_others):
         {"state_dict": state(WEIGHTS), "ema_state_dict": state(OTHERS, "module.")},  # MMEngine swaps them on saving
     ],
 )  # fmt: skip
-def test_averaged_weights_are_preferred(contents):
+def test_averaged_weights_are_preferred_in_every_wrapper(contents):
     model = TinyDetector()
     load_checkpoint(model, contents)
     assert is_filled(model, WEIGHTS)

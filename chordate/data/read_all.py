@@ -67,7 +67,7 @@ class _Readings(torch.utils.data.Dataset[Reading]):
 
 def read_original(dataset: Dataset, index: int) -> Batch:
     """A batch of one sample without transforms; never of the next sample, as with `skip_broken`."""
-    if type(dataset).__getitem__ is not Dataset.__getitem__:  # may have no `read`
+    if type(dataset).read is Dataset.read:  # the dataset has only `__getitem__`
         return dataset.collate([dataset[0, index]])
     return dataset.collate([dataset.finish(dataset.read(index))])
 

@@ -79,7 +79,7 @@ def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
 
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
     for state, left_out in _without_prefixes(weights.state, model):
-        for format in formats(weights.contents):
+        for format in () if weights.is_own else formats(weights.contents):
             if format.recognizes(state):
                 candidate = _convert(format, state, weights, model)
                 yield from _variants(replace(candidate, left_out=left_out), model)
