@@ -209,7 +209,7 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         (["predict", "x", "y", "z", "--precision", "fp8"], "chordate predict: argument --precision: invalid choice: "),
         (
             [],
-            "chordate: name a command: browse, check, train, test, predict, features, convert, export, summary, list, convert-",
+            "chordate: name a command: browse, check, train, test, predict, features, convert, export, summary, ",
         ),
         (["train"], "chordate train: the following arguments are required: config"),
         (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
