@@ -40,6 +40,7 @@ RETINA_NECK = {**NECK, "inputs": ["c3", "c4", "c5"], "extra": "p5"}
 C4_BACKBONE = {**BACKBONE, "out": ["c4", "c5"]}
 C4_HEADS = {"rpn": {**RPN, "anchors": {"sizes": [[16, 64]]}}, "box": {"type": "BoxHead", "resolution": 14}}
 RETINA = {"type": "RetinaHead", "convs": 1}
+RETINA_LAST = {**RETINA, "clip_before_nms": False}  # clips boxes after NMS
 SEMANTIC = {"type": "SemanticFPNHead", "channels": 32}
 POSE = {"type": "DeconvHead", "channels": 16}
 TOYS = {
@@ -47,8 +48,10 @@ TOYS = {
     "mask": {**TWO_STAGE, "mask": MASK},
     "keypoint": {**TWO_STAGE, "keypoint": {"type": "KeypointHead", "convs": 1, "channels": 16}},
     "cascade": {**TWO_STAGE, "box": CASCADE, "mask": MASK},
+    "cascade of logits": {**TWO_STAGE, "box": {**CASCADE, "averaged": "logits"}},
     "c4": {"type": "TwoStageDetector", "backbone": C4_BACKBONE, "trunk": "c5", **C4_HEADS, "mask": MASK},
     "retina": {"type": "OneStageDetector", "backbone": BACKBONE, "neck": RETINA_NECK, "head": RETINA},
+    "retina clipped last": {"type": "OneStageDetector", "backbone": BACKBONE, "neck": RETINA_NECK, "head": RETINA_LAST},
     "classifier": {"type": "ImageClassifier", "backbone": BACKBONE},
     "semantic": {"type": "SemanticSegmenter", "backbone": BACKBONE, "neck": NECK, "head": SEMANTIC},
     "pose": {"type": "PoseEstimator", "backbone": BACKBONE, "head": POSE},
@@ -76,7 +79,7 @@ def build(name: str) -> nn.Module:
         for layer, spread in layers.items():
             if key.endswith(layer):
                 nn.init.normal_(module.weight, std=spread / module.weight[0].numel() ** 0.5)
-    if name == "retina":
+    if name.startswith("retina"):
         nn.init.zeros_(model.head.cls_score.bias)
     if name == "panoptic fpn":
         nn.init.constant_(model.box.cls_score.bias, 1.0)

@@ -19,7 +19,7 @@ class TupleBackbone(nn.Module):
 
     Args:
         settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. The
-            model's neck or head must be told the numbers of channels, which are those in `backbone.out_features`.
+            model's neck or head needs the numbers of channels, which are those in `backbone.out_features`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.

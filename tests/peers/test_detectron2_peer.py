@@ -1,6 +1,6 @@
 """Random models of Detectron2 and the models that `chordate convert` makes of them predict the same.
 
-Skipped without Detectron2; `tests/peers/README.md` tells how to build it.
+Skipped without Detectron2; `tests/peers/README.md` describes how to build it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,11 @@ class Detectron2Format(Format):
     wrapper = "model"
 
     def names(self, state: State, ours: bool) -> NameTable:
-        """The names of the model with these tensors; `ours` tells whether `state` has our names or Detectron2's."""
+        """The table of names for the model with these tensors.
+
+        Args:
+            ours: whether `state` has our names; otherwise, it has Detectron2's.
+        """
         raise NotImplementedError
 
     def resnet(self, state: State) -> str:

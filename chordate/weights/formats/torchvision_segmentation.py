@@ -7,36 +7,31 @@ from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.format import Format, Names, State, rename_all
+from chordate.weights.formats.format import Format, State
+from chordate.weights.formats.name_table import NameTable
 
 # Pascal VOC's classes; the first is the background, which torchvision calls "__background__".
 _VOC: tuple[str, ...] = ("background", *DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"][1:])
-_FCN: Names = (
-    (r"classifier\.([01])\.", r"head.convs.0.\1."),
-    (r"classifier\.4\.", "head.logits."),
+_SHARED = (
+    ("backbone.", "backbone."),
+    ("aux_classifier.0.", "auxiliary.convs.0.0."),
+    ("aux_classifier.1.", "auxiliary.convs.0.1."),
+    ("aux_classifier.4.", "auxiliary.logits."),
+    ("classifier.4.", "head.logits."),
 )
-_DEEPLAB: Names = (
-    (r"classifier\.0\.convs\.4\.([12])\.", lambda m: f"head.aspp.pooled.{int(m[1]) - 1}."),
-    (r"classifier\.0\.convs\.", "head.aspp.branches."),
-    (r"classifier\.0\.project\.", "head.aspp.project."),
-    (r"classifier\.([12])\.", lambda m: f"head.conv.{int(m[1]) - 1}."),
-    (r"classifier\.4\.", "head.logits."),
+_FCN = NameTable(
+    *_SHARED,
+    ("classifier.0.", "head.convs.0.0."),
+    ("classifier.1.", "head.convs.0.1."),
 )
-_AUXILIARY: Names = (
-    (r"aux_classifier\.([01])\.", r"auxiliary.convs.0.\1."),
-    (r"aux_classifier\.4\.", "auxiliary.logits."),
-)
-_FCN_RESTORED: Names = ((r"head\.convs\.0\.([01])\.", r"classifier.\1."), (r"head\.logits\.", "classifier.4."))
-_DEEPLAB_RESTORED: Names = (
-    (r"head\.aspp\.pooled\.([01])\.", lambda m: f"classifier.0.convs.4.{int(m[1]) + 1}."),
-    (r"head\.aspp\.branches\.", "classifier.0.convs."),
-    (r"head\.aspp\.project\.", "classifier.0.project."),
-    (r"head\.conv\.([01])\.", lambda m: f"classifier.{int(m[1]) + 1}."),
-    (r"head\.logits\.", "classifier.4."),
-)
-_AUXILIARY_RESTORED: Names = (
-    (r"auxiliary\.convs\.0\.([01])\.", r"aux_classifier.\1."),
-    (r"auxiliary\.logits\.", "aux_classifier.4."),
+_DEEPLAB = NameTable(
+    *_SHARED,
+    ("classifier.0.convs.4.1.", "head.aspp.pooled.0."),
+    ("classifier.0.convs.4.2.", "head.aspp.pooled.1."),
+    ("classifier.0.convs.", "head.aspp.branches."),
+    ("classifier.0.project.", "head.aspp.project."),
+    ("classifier.1.", "head.conv.0."),
+    ("classifier.2.", "head.conv.1."),
 )
 
 
@@ -53,12 +48,12 @@ class TorchvisionSegmentation(Format):
     def convert(self, state: State, model: Any) -> State:
         if not getattr(model, "auxiliary", None):
             state = {name: tensor for name, tensor in state.items() if not name.startswith("aux_classifier.")}
-        head = _DEEPLAB if any(name.startswith("classifier.0.convs.") for name in state) else _FCN
-        return rename_all(state, (*_AUXILIARY, *head))
+        table = _DEEPLAB if any(name.startswith("classifier.0.convs.") for name in state) else _FCN
+        return table.convert(state)
 
     def restore(self, state: State, model: Any) -> State:
-        head = _DEEPLAB_RESTORED if "head.aspp.project.0.weight" in state else _FCN_RESTORED
-        return self.checked(rename_all(state, (*_AUXILIARY_RESTORED, *head)), model)
+        table = _DEEPLAB if "head.aspp.project.0.weight" in state else _FCN
+        return self.checked(table.restore(state), model)
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return DatasetMeta(_VOC) if len(state["classifier.4.weight"]) == len(_VOC) else None
