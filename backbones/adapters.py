@@ -12,6 +12,7 @@ from chordate.backbones.base import MapNames
 from chordate.backbones.recompute import recompute
 from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
+from chordate.text import one_line
 
 # Error messages list these backbones, whose last stages can be dilated.
 DILATED = (
@@ -201,6 +202,6 @@ def _on_grid(x: Tensor, stride: int, images: Tensor) -> Tensor:
     return x[:, :, :rows, :columns]
 
 
-def one_line(error: Exception) -> str:
-    """An exception's message in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def describe_error(error: Exception) -> str:
+    """An exception's message in one line of at most 200 characters, or its type if it has none."""
+    return one_line(error, 200) or type(error).__name__

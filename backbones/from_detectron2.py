@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chordate.backbones.adapters import AdaptedBackbone, Network, SelectOutputs, one_line
+from chordate.backbones.adapters import AdaptedBackbone, Network, SelectOutputs, describe_error
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.libraries import import_library
@@ -50,7 +50,7 @@ class Detectron2Backbone(AdaptedBackbone):
             with torch.device("meta"):
                 network = build(RESNET_FEATURES)
         except Exception as error:  # Detectron2 raises many types of errors
-            raise ConfigError(f"{self.name}: {one_line(error)}") from error
+            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
         shapes = network.output_shape()
         names = {f"c{match[1]}": name for name in shapes if (match := re.search(r"(\d+)$", name))}
 

@@ -14,7 +14,7 @@ from chordate.backbones.adapters import (
     Network,
     SelectOutputs,
     build_on_any_device,
-    one_line,
+    describe_error,
 )
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError, repr_name, unknown
@@ -62,7 +62,7 @@ class MMBackbone(AdaptedBackbone):
                 network = build().eval()
                 outputs = network(torch.empty(2, self.in_channels, *PROBE_SIZE))
         except Exception as error:  # these libraries raise many types of errors
-            raise ConfigError(f"{self.name}: {one_line(error)}") from error
+            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
         specs = [_spec(x, self.name) for x in (outputs if isinstance(outputs, list | tuple) else [outputs])]
         coarse = [(index, spec) for index, spec in enumerate(specs) if spec.stride > 1]
         if not coarse:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chordate.backbones.adapters import AdaptedBackbone, Network, SelectOutputs, build_on_any_device, one_line
+from chordate.backbones.adapters import AdaptedBackbone, Network, SelectOutputs, build_on_any_device, describe_error
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError
 from chordate.libraries import smp_encoders
@@ -44,7 +44,7 @@ class SmpBackbone(AdaptedBackbone):
         except Exception as error:  # smp's and timm's constructors raise many types of errors
             if self.output_stride < 32:
                 raise self.not_dilated("smp cannot dilate it") from error
-            raise ConfigError(f"{self.name}: {one_line(error)}") from error
+            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
         return Network(
             {
                 f"c{number}": FeatureSpec(channels, min(2**number, self.output_stride))

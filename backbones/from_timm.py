@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chordate.backbones.adapters import AdaptedBackbone, Network, one_line
+from chordate.backbones.adapters import AdaptedBackbone, Network, describe_error
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError
 from chordate.libraries import timm_for
@@ -45,7 +45,7 @@ class TimmBackbone(AdaptedBackbone):
         except Exception as error:  # timm raises many types of errors
             if dilated:
                 raise self.not_dilated("timm cannot dilate it") from error
-            raise ConfigError(f"{self.name}: {one_line(error)}") from error
+            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]
         first = round(math.log2(coarse[0][0].stride))

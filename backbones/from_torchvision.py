@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from chordate.backbones.adapters import PROBE_SIZE, AdaptedBackbone, Network, one_line
+from chordate.backbones.adapters import PROBE_SIZE, AdaptedBackbone, Network, describe_error
 from chordate.contracts import FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
@@ -55,7 +55,7 @@ class TorchvisionBackbone(AdaptedBackbone):
             try:
                 network = torchvision.models.get_model(model, weights=None, **settings)
             except (TypeError, ValueError) as error:
-                raise ConfigError(f"{self.name}: {one_line(error)}") from error
+                raise ConfigError(f"{self.name}: {describe_error(error)}") from error
             except NotImplementedError:  # RegNet computes its widths with tensors, which fails on the meta device
                 with torch.device("cpu"):
                     network = torchvision.models.get_model(model, weights=None, **settings)
@@ -102,7 +102,7 @@ def _nodes(network: nn.Module, in_channels: int, name: str) -> dict[str, _Node]:
         outputs = extractor(torch.empty(2, in_channels, *PROBE_SIZE, device="meta"))
     except Exception as error:  # tracing raises many types of errors
         height, width = PROBE_SIZE
-        raise ConfigError(f"{name} does not accept images of {height}×{width} px: {one_line(error)}") from error
+        raise ConfigError(f"{name} does not accept images of {height}×{width} px: {describe_error(error)}") from error
     ends: dict[tuple[str, ...], str] = {}
     for path in paths:
         part, *inner = path.split(".")

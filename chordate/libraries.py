@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from chordate.errors import ConfigError, unknown
+from chordate.text import one_line
 
 # Whether Triton is installed, in which the GPU kernels are written; it comes with PyTorch on Linux.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -26,7 +27,7 @@ def import_library(module: str, wanted_by: str, remedy: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         library = module.partition(".")[0]
-        message = f"{wanted_by} needs {library}, which cannot be imported ({' '.join(str(error).split())}); {remedy}"
+        message = f"{wanted_by} needs {library}, which cannot be imported ({one_line(error)}); {remedy}"
         raise ConfigError(message) from error
 
 

@@ -16,6 +16,7 @@ from chordate.data.loader import Loader, start_worker
 from chordate.data.samplers import EvaluationBatches, Key
 from chordate.errors import ChordateError
 from chordate.structures import Batch, Statistic
+from chordate.text import one_line
 
 SAMPLES = 16  # samples that a worker reads at once
 
@@ -50,7 +51,7 @@ class _Readings(torch.utils.data.Dataset[Reading]):
             except ChordateError as error:
                 reading.error = str(error)
             except Exception as error:  # a bug in a custom dataset must not end the reading either
-                reading.error = f"sample {key[1]}: {type(error).__name__}: {' '.join(str(error).split())}"
+                reading.error = f"sample {key[1]}: {type(error).__name__}: {one_line(error)}"
         return reading
 
     def _fill(self, reading: Reading) -> None:

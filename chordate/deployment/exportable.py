@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chordate.deployment.fold_norms import fold_norms
 from chordate.errors import ConfigError
 from chordate.model_contracts import Model
+from chordate.text import one_line
 
 MIN_SIDE = 64
 MAX_SIDE = 8192  # limits of dynamic sizes: pixels per side, and images per batch
@@ -101,8 +102,8 @@ class Exportable(nn.Module):
         except ConfigError:
             raise
         except Exception as error:  # torch.export raises many types
-            reason = " ".join(str(error).split())
+            reason = one_line(error, 300)
             kind = "dynamic sizes" if self.dynamic else "a fixed size"
-            raise ConfigError(f"{type(self.model).__name__} cannot be exported with {kind}: {reason[:300]}") from error
+            raise ConfigError(f"{type(self.model).__name__} cannot be exported with {kind}: {reason}") from error
         self.outputs = list(program.call_spec.out_spec.context)  # type: ignore[union-attr]
         return program

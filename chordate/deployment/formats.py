@@ -16,6 +16,7 @@ from torchvision.ops import nms
 
 from chordate.deployment.exportable import Exportable
 from chordate.errors import ConfigError
+from chordate.text import one_line
 
 OPSET = 18  # the newest ONNX operator set whose operators this package uses
 Function = Callable[..., dict[str, Tensor]]  # from the inputs to the outputs, keyed by name
@@ -68,7 +69,7 @@ class OnnxFormat(ExportFormat):
                     program, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
                 )
             except Exception as error:  # the exporter raises many types
-                reason = " ".join(str(error.__cause__ or error).split())
+                reason = one_line(error.__cause__ or error)
                 raise ConfigError(f"{type(model.model).__name__} cannot be exported to ONNX: {reason[:300]}") from error
         graph = exported.model.graph
         for values, names in ((graph.inputs, model.inputs), (graph.outputs, model.outputs)):

@@ -12,6 +12,7 @@ from chordate.migration.config_writer import write_config
 from chordate.migration.detectron2_config import convert_detectron2
 from chordate.migration.mm_config import convert_mm
 from chordate.migration.nearest_config import find_nearest
+from chordate.text import one_line
 
 
 class Converted(NamedTuple):
@@ -51,7 +52,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
         message = str(error)
         raise ConfigError(message if message.startswith(str(path.parent)) else f"{path}: {message}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        reason = f"{type(error).__name__}: {one_line(error)}"[:200]
         raise ConfigError(f"{path}: a setting has an unexpected value ({reason})") from error
     docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
     return Converted(write_config(docstring, *nearest), conversion)

@@ -11,6 +11,7 @@ import yaml
 from chordate.errors import ConfigError
 from chordate.migration.python_literals import Evaluator
 from chordate.migration.source_files import SourceFiles, merged
+from chordate.text import one_line
 
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNet computes its anchor sizes with it
 MAX_ITEMS = 20_000  # settings of a file, with every alias counted as often as it is used
@@ -46,7 +47,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 200)
         raise ConfigError(f"{path}: not a Detectron2 config: {reason}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: not a Detectron2 config: it must map names to settings")

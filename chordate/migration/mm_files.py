@@ -10,6 +10,7 @@ from typing import Any
 from chordate.errors import ConfigError
 from chordate.migration.python_literals import Evaluator, parse
 from chordate.migration.source_files import SourceFiles, merged
+from chordate.text import one_line
 
 EXECUTE = "if you trust the file, --execute runs it"
 LAZY = re.compile(r"^\s*(from detectron2\.|from \.+\S*common\.|.*\bLazyCall\b)", re.MULTILINE)
@@ -36,7 +37,7 @@ def execute_mm(path: Path) -> dict[str, Any]:
     try:
         return Config.fromfile(path).to_dict()
     except (Exception, SystemExit) as error:  # a config's code may raise any exception
-        raise ConfigError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
