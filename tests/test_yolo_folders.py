@@ -45,7 +45,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cat\ndog\n", 'needs an entry "names"; name a file with one class per line names.txt'),
+        ("cat\ndog\n", 'needs an entry "names"; a file with one class per line must be called names.txt'),
         ("names: cat", "it must be a list of texts"), ("names: {0: a, 2: b}", "without gaps"),
         ("names: [[a], b]", "one of them is a list"),
         ("nc: 3\nnames: [a, b]", "nc is 3, but there are 2 names"),

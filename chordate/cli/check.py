@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from chordate.data.data_report import DataReport
     from chordate.data.recognition import FoundSet
 
-# Settings to open a dataset that does not open as configured, to report its other problems too.
+# If a dataset cannot be opened as configured, these settings are tried in turn, to report its other problems too.
 TOLERANT: tuple[dict[str, Any], ...] = ({"skip_broken": True, "health": "warn"}, {"skip_broken": True})
-WORKERS = 16  # loader processes that read bare data, at most one per core
+WORKERS = 16  # loader processes that read data without a config, at most one per core
 EXAMPLE = "chordate check faster-rcnn_r50_fpn_1x_coco --data-root /data/coco"
 
 
@@ -92,7 +92,7 @@ def is_data(arguments: argparse.Namespace) -> bool:
 
 
 def read_data(path: Path) -> tuple[str, list[DataReport]]:
-    """Recognize the format of the data, open each set that is found as training would, and read all samples.
+    """Recognize the format of the data, open each of its sets in the same way as training, and read all samples.
 
     Returns:
         What the data were taken for, and a report of each set.
@@ -105,7 +105,7 @@ def read_data(path: Path) -> tuple[str, list[DataReport]]:
     source = printable(f"{path}: taken for {recognition.describe()}", None)
     print(source, flush=True)
     reports: list[DataReport] = []
-    first: dict[tuple[str, ...], DataReport] = {}  # by the type of the dataset and the optional settings
+    first: dict[tuple[str, ...], DataReport] = {}  # key: type of the dataset, and names of its optional settings
     for found in recognition.sets:
         training = is_training(found.name, len(recognition.sets) == 1)
         wiring: dict[str, Any] = {"data_root": recognition.root, "training": training}
@@ -121,7 +121,7 @@ def read_data(path: Path) -> tuple[str, list[DataReport]]:
 
 
 def open_found(found: FoundSet, **wiring: Any) -> DataReport:
-    """Open a set with masks and keypoints if the files have them; if that fails, without them, with a note."""
+    """Open a set with masks and keypoints if the files have them. If this fails, open it without them and note why."""
     report = open_set(found.name, section_of({**found.settings, **found.optional}), **wiring)
     if not report.problems or not found.optional:
         return report
@@ -137,7 +137,7 @@ def section_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def meta_of(report: DataReport) -> dict[str, Any]:
-    """The arguments of `build_dataset` for the other sets of the same data, whose classes must be the same."""
+    """Arguments of `build_dataset` that require the other sets to have the classes of this report's set."""
     return {} if report.dataset is None else {"meta": report.dataset.meta, "meta_of": f"the set {report.name}"}
 
 

@@ -71,7 +71,7 @@ def data_root(arguments: argparse.Namespace) -> Path:
 
 
 def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMeta] | None = None) -> Any:
-    """Build the config's model on this process's device, load a checkpoint's weights and classes, print the report.
+    """Build the config's model on this process's device, load a checkpoint's weights and classes, print a load report.
 
     Args:
         cfg: the config.

@@ -1,4 +1,4 @@
-"""Convert a checkpoint of a known library to ours, or ours to theirs, and print its config."""
+"""Convert a checkpoint from another library to Chordate or back, and print its config."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_out(out: Path, source: str) -> None:
     """Check that the file to write is not a folder or the source, and that its folder exists.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: the file cannot be written.
     """
     from chordate.errors import ConfigError
 
@@ -74,7 +74,7 @@ def config_text(name: str, overrides: dict[str, Any]) -> str:
 
 
 def _source(value: Any, level: int) -> str:
-    """A value as Python source: dicts as `dict(…)`, one setting a line at the first level."""
+    """A value as Python source: dicts as `dict(…)`, with one setting per line at the first level."""
     if not isinstance(value, dict):
         return repr(list(value)) if isinstance(value, tuple) else repr(value).replace("'", '"')
     items = [f"{key}={_source(item, level + 1)}" for key, item in value.items()]

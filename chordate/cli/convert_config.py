@@ -1,7 +1,7 @@
 """Convert a config of Detectron2, MMDetection or MMSegmentation to a Chordate config.
 
-The file is read as data, not executed. What the new config does not carry over is printed as a table; the exit status
-is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 if there is no such model.
+The file is read as data, not executed. Settings that are not carried over are printed as a table; the exit status
+is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 if Chordate has no such model.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     kind.save(exportable, out)
     function, results = kind.open(out, exportable), []
     checks = [(size, arguments.batch)]
-    if arguments.dynamic:  # a smaller size, and another number of images
+    if arguments.dynamic:  # also check a smaller size and a larger batch
         divisor = model.size_divisor
         smaller = [max(exportable.smallest, side * 3 // 4 // divisor * divisor) for side in size]
         checks.append(((smaller[0], smaller[1]), arguments.batch + 1))

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         files = [str(path) for path in paths]
         rows = [features(model, path, map=arguments.map).cpu() for path in track(paths, description="features")]
     else:
-        # Both datasets use the test pipeline; their classes may differ from the model's.
+        # The training set also uses the pipeline of val_data. The dataset's classes may differ from the model's.
         data = section(cfg, "val_data") | {"dataset": section(cfg, f"{arguments.data}_data")["dataset"]}
         dataset = build_dataset(data, data_root=data_root(arguments), training=False, channels=image_channels(cfg))
         loader: Any = build_loader(dataset, data, training=False, size_divisor=model.size_divisor)

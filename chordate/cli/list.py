@@ -80,8 +80,8 @@ def names_of(kind: str) -> list[str]:
 
 
 def matching(kind: str, written: str, pattern: str) -> list[str]:
-    """The names of a kind that match a pattern, which may have a short form of a backbone (`r101`, `x101*`). A model
-    name that is not listed is composed.
+    """The names of a kind that match a pattern, which may contain a backbone's short form (`r101`, `x101*`). The name
+    of a composed model matches although it is not listed.
 
     Raises:
         ConfigError: no name matches; the message has similar names.
@@ -182,7 +182,7 @@ def counted(names: list[str], count: Callable[[str], tuple[str, ...]]) -> list[t
 
 
 def model_facts(name: str) -> tuple[str, str, str]:
-    """The number of parameters of a model in millions, and its published figure with the source."""
+    """The number of parameters of a model in millions, and its published metric with the source."""
     import torch
 
     from chordate.cli.summary import model_without_weights
@@ -202,7 +202,7 @@ def model_facts(name: str) -> tuple[str, str, str]:
 
 
 def backbone_figure(name: str) -> tuple[str, str]:
-    """The published figure of a classifier with the backbone (at the smallest image size), and its source."""
+    """The published accuracy of a classifier with the backbone (at the smallest image size), and its source."""
     from chordate.published import PUBLISHED
 
     data = "cifar10" if name.endswith("_cifar") else "imagenet"
@@ -215,7 +215,7 @@ def backbone_figure(name: str) -> tuple[str, str]:
 
 
 def backbone_facts(name: str) -> tuple[str, str]:
-    """Parameters of a backbone in millions, and its feature maps; both empty for a class with required arguments."""
+    """Parameters of a backbone in millions, and its feature maps; empty strings for a class with required arguments."""
     import torch
 
     from chordate.errors import ConfigError

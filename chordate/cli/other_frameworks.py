@@ -31,7 +31,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str]) -> str
     for word in words:
         if word.startswith("-"):
             option = word.partition("=")[0]
-            in_cfg_options = option.startswith("--cf")  # argparse accepts abbreviations
+            in_cfg_options = option.startswith("--cf")  # argparse accepts abbreviations of --cfg-options
             hyphenated = option.replace("_", "-")
             if option in options:
                 continue

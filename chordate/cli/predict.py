@@ -43,7 +43,7 @@ def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
     Images in subfolders are included, except those in `out`, which are the pictures of an earlier prediction.
 
     Returns:
-        Each image file, and its path in the folder that was named; of a file that was named, its file name.
+        Each image file, and its path relative to the named folder (the file name if the file itself was named).
 
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.

@@ -110,7 +110,8 @@ def model_without_weights(cfg: Any) -> Model:
 
 
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
-    """Height and width of a 3:5 image after a pipeline, padded to the divisor; None if they depend on the image's size.
+    """Height and width of a 3:5 image after a pipeline, padded to multiples of `divisor`; None if they vary with its
+    size.
 
     3:5 is the aspect ratio of COCO's largest input, 800×1333 pixels.
     """
@@ -156,7 +157,7 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     with torch.device("meta"):
         model = Classifier()
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):  # takes half of the time, but affects neither shapes nor counts
+        if isinstance(part, nn.BatchNorm2d):  # BatchNorm takes half of the time, but affects neither shapes nor counts
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
             part.running_mean = None  # without statistics, it is not folded into the convolution
     return row(model, size or model.backbone.example_size, model.backbone.out_features)

@@ -106,7 +106,7 @@ class AnnotationReader:
         if area is not None and area > 0:
             fields["area"] = area
         elif record.get("area") is not None and min(fields.get("bbox", ())[2:], default=1) > 0:
-            self.findings.repair("area is not a positive number and is computed", id)  # no repair if the box is dropped
+            self.findings.repair("area is not a positive number and is computed", id)  # only if the box is not dropped
 
     def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
         value, count = record.get("keypoints"), self.keypoint_counts.get(category)

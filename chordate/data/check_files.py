@@ -1,4 +1,4 @@
-"""Checks the files of all samples of a dataset in parallel, before a training that evaluates on it starts."""
+"""Checks the files of all samples of a validation set in parallel, before training starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FirstError(NamedTuple):
 
 
 def check_all_files(dataset: Dataset, name: str) -> None:
-    """Check the files of every sample by `dataset.check_files`, each rank a part of them. All ranks must call this.
+    """Check the files of all samples with `dataset.check_files`, divided among the ranks. All ranks must call this.
 
     Args:
         dataset: the dataset.

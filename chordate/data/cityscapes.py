@@ -70,8 +70,8 @@ class CityscapesPanoptic(CocoPanoptic):
 
     For "train", these are `gtFine/cityscapes_panoptic_train.json` and the PNGs in `gtFine/cityscapes_panoptic_train/`.
     Image ids are text, such as `aachen_000000_000019`; this image is
-    `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`. The classes are the 8 things, then the 11 stuff
-    classes, each in the order of their ids. Groups of things, such as a crowd of people, are crowd segments.
+    `leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png`. The classes are the 8 thing classes, then the 11
+    stuff classes, each in the order of their ids. Groups of things, such as a crowd of people, are crowd segments.
 
     Args:
         split: "train" (2,975 images) or "val" (500). The segments of "test" are not public.

@@ -80,8 +80,9 @@ class CocoDataset(Dataset):
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
-        check_whole: whether to check all annotations of very large files on opening, as an evaluation needs it;
-            otherwise those after the first images are checked when they are read. `build_dataset` sets it.
+        check_whole: whether to check all annotations of a very large file when it is opened, which evaluation requires.
+            Otherwise only the annotations of the first images are checked then, and the others when they are read.
+            `build_dataset` sets it.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
             `skip_broken` they are left out, also as ground truth.
 

@@ -27,11 +27,11 @@ from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
-# Of files with more annotations, only those of the first images are checked when the file is opened (seconds instead
-# of tens of seconds for COCO's train2017); the others are checked when they are read.
+# If a file has more annotations, only those of the first images are checked when it is opened (seconds instead of tens
+# of seconds for COCO's train2017); the others are checked when they are read.
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
-ALL = 2**63 - 1  # the largest image id
+ALL = 2**63 - 1  # the largest possible image id: all images were checked
 WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2 as 1
 
 
@@ -144,10 +144,11 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
 
 
 def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
-    """Count the objects of the given categories without a usable mask. Returns one line; an empty list if all have one.
+    """Count the objects of the given categories without a usable mask. Returns a list with one line, or an empty list
+    if there are none.
 
-    Of a very large file, the objects of the checked images are counted. If none of them has a usable mask, the other
-    objects are read until one has.
+    In a very large file, only the objects of the checked images are counted. If none of them has a usable mask, the
+    other objects are read until one has.
 
     Raises:
         DataError: no object has a usable mask.

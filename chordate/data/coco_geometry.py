@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
 MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
 MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
-FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0 and 1.0
+FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also maps False, True, 0.0 and 1.0, equal to 0 or 1
 
 
 def parse_number(value: Any) -> float | None:
@@ -74,11 +74,11 @@ def _parse_polygon(ring: Any) -> list[float] | None:
 
 
 def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[str, Any] | None, str]:
-    """A run-length encoding of a mask of an image.
+    """Check the run-length encoding of an image's mask.
 
     Returns:
-        The encoding, `{"size": [height, width], "counts": …}`, and "". If it is empty or does not fit the image, None
-        and the reason; the reason is "" for a mask without pixels.
+        The encoding, `{"size": [height, width], "counts": …}`, and an empty string. For an encoding that cannot be
+        used, None and the reason, which is an empty string for a mask without pixels.
     """
     size = value.get("size")
     sides = [parse_side(side) for side in size] if isinstance(size, list) else []
@@ -97,7 +97,7 @@ def parse_rle(value: Mapping[str, Any], height: int, width: int) -> tuple[dict[s
 
 
 def has_mask_in_box(segmentation: Any, x1: float, y1: float, x2: float, y2: float) -> bool:
-    """Whether a mask has an area and its bounds overlap a box, as `Polygons.overlap`.
+    """Whether a mask has an area and its bounds overlap a box, as in `Polygons.overlap`.
 
     Args:
         segmentation: usable polygons, or a usable RLE.
@@ -121,20 +121,20 @@ def _twice_area(ring: list[float]) -> float:
 
 
 def _rle_bounds(encoding: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom border of the pixels of a usable RLE, whose runs go down the columns."""
+    """Bounds x1, y1, x2, y2 of the foreground of a usable RLE; its runs are in column-major order."""
     height, counts = encoding["size"][0], encoding["counts"]
     runs = decompress(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     assert runs is not None  # the encoding is usable
     ends = runs.cumsum()
-    starts, ends = ends[:-1:2], ends[1::2]  # of the runs of the mask
+    starts, ends = ends[:-1:2], ends[1::2]  # of the foreground runs
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
-    is_crossing = (starts // height < ends // height).any()  # a run that reaches the next column
+    is_crossing = (starts // height < ends // height).any()  # whether a run continues in the next column
     top, bottom = (0, height) if is_crossing else (int((starts % height).min()), int((ends % height).max()) + 1)
     return int(starts[0]) // height, top, int(ends[-1]) // height + 1, bottom
 
 
 def _runs(counts: Any) -> NDArray[np.int64] | None:
-    """Uncompressed counts as an array."""
+    """Convert uncompressed counts to an array; None unless they are a list of integers ≥ 0."""
     numbers = [parse_number(count) for count in counts] if isinstance(counts, list) else [None]
     if any(number is None or number < 0 or not number.is_integer() for number in numbers):
         return None

@@ -1,4 +1,4 @@
-"""Reads JSON files of annotations in any Unicode encoding; whatever is wrong with a file is a one-line error."""
+"""Reads JSON files of annotations in any Unicode encoding; raises a one-line error if a file is broken."""
 
 import json
 from pathlib import Path

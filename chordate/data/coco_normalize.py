@@ -182,8 +182,8 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
 def find_file(images: Path, name: str) -> str:
     """The name of an image file, relative to the folder `images`.
 
-    A name with backslashes (from Windows) is read with slashes, and the folders with which the path `images` ends are
-    removed from the start of the name, if this finds a file and the name as it stands does not.
+    If there is no file with this name, backslashes (from Windows) are replaced by slashes. If there is still none,
+    leading folders of the name that repeat the end of the path `images` are removed, provided that this finds a file.
     """
     for candidate in (name, name.replace("\\", "/")):
         parts = Path(candidate).parts
@@ -197,7 +197,7 @@ def find_file(images: Path, name: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file can have this name; opening one with a null byte or too long a part raises other errors."""
+    """Whether a file can have this name; opening other names raises errors unlike that for a missing file."""
     return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
 
 

@@ -152,7 +152,7 @@ class CocoPoseDataset(CocoDataset):
         return [np.flatnonzero(self.box_categories == category) for category in self.category_ids]
 
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
-        """The number of objects in the image, with the first object of each image."""
+        """The number of objects in the image, reported only for the first object of each image."""
         first, end = np.searchsorted(self.crop_image_ids, self.crop_image_ids[index] + np.arange(2))
         return {"objects per image": count_value(int(end - first))} if index == first else {}
 

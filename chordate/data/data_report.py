@@ -24,19 +24,19 @@ DASH = "–"
 
 @dataclass
 class DataReport:
-    """What was read of one section, such as "train_data"; `dataset` is None if it cannot be opened.
+    """Results of reading one section, such as "train_data"; `dataset` is None if it cannot be opened.
 
     Attributes:
         name: name of the section.
         source: the settings of the dataset, in one line.
         dataset: the opened dataset.
-        problems: what would end the training.
-        notes: the training's warnings: what is left out or changed, and why.
+        problems: errors that would stop training.
+        notes: warnings that training would log: what is left out or changed, and why.
         unreadable: one line per image that cannot be read.
         sizes: height and width of each image in pixels, by path.
-        counts, images: `[classes]`, the objects of each class, and the images with an object of the class; None if the
-            task has no classes.
-        parts: the statistics of each sample, by title.
+        counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
+            if the task has no classes.
+        parts: for each title, the statistics of the samples one by one.
         suspicious: sample indices by kind of suspicion.
     """
 
@@ -128,7 +128,7 @@ def read_set(report: DataReport, data: Mapping[str, Any], training: bool) -> Non
     """Read all samples of a report's dataset in parallel, with a progress bar.
 
     Args:
-        report: an opened dataset; is filled.
+        report: the report of an opened dataset; filled in place.
         data: the section of the dataset.
         training: whether the section is `train_data`.
     """

@@ -46,7 +46,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         left_out: images that are missing or broken and were left out when the dataset was opened, one line each.
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
-            finds it; None judges each image alone.
+            to the result of `find_white_level`. None determines it for each image separately.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
             defaults here.
     """
@@ -92,8 +92,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise NotImplementedError
 
     def id_in_file(self, image_id: int) -> int | str:
-        """What the files call an image, for messages and results: its id in the annotations, or its file name if they
-        have none. By default, the `image_id` of its ImageInfo."""
+        """The id of an image in the dataset's files, for messages and results: its id in the annotations, or its file
+        name if they have no ids. By default, the `image_id` of its ImageInfo."""
         return image_id
 
     def image_path(self, index: int) -> Path | None:
@@ -101,8 +101,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return None
 
     def check_files(self, index: int) -> None:
-        """Check the files of a sample without decoding them, before a training that evaluates on this dataset starts.
-        Called from several threads. By default, checks nothing.
+        """Check the files of a sample without decoding them. Called from several threads, for each sample of the
+        validation set before training starts. By default, checks nothing.
 
         Raises:
             BrokenFile: a file is missing or broken.
@@ -120,7 +120,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             return self.finish(self.pipeline(sample, self._partner))
 
     def read_next(self, index: int) -> Sample:
-        """Read a sample, without applying the transforms; with `skip_broken`, the next one if its files are broken.
+        """Read a sample, without applying the transforms; with `skip_broken`, the next one that is not broken.
 
         Raises:
             BrokenFile: `skip_broken` is false, or all of the `MAX_SKIPPED` samples from `index` on are broken.
@@ -169,7 +169,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return collate_images(samples, self.target_type, size_divisor)
 
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
-        """Statistics of a sample that its targets do not have, by title, for `chordate check`."""
+        """Further statistics of a sample, besides those of its targets, by title, for `chordate check`."""
         return {}
 
     def class_images(self) -> list[NDArray[np.int64]]:

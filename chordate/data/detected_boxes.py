@@ -63,19 +63,20 @@ def read_detected_boxes(
     score_threshold: float = 0.0,
     left_out: Collection[Id | None] = (),
 ) -> DetectedBoxes:
-    """Read the boxes of the given categories with a score of at least the threshold, sorted by image id (boxes of one
-    image in the order of the file).
+    """Read the boxes of the given categories, sorted by image id (boxes of one image in the order of the file).
+
+    Boxes with a side below MIN_SIDE are dropped.
 
     Args:
         path: JSON file with a list of `DetectedBox`.
         image_ids: mapping from the ids of all images in the annotation file to their ids in the dataset.
-        category_ids: the same for the categories to read.
+        category_ids: mapping from the ids in the annotation file of the categories to read to their ids in the dataset.
         score_threshold: minimum score; boxes with lower scores are dropped.
         left_out: ids in the annotation file of images that were left out; their boxes are dropped.
 
     Raises:
         DataError: the file is missing or has another format, a box belongs to an image that is not in `image_ids`, or
-            no box is left. Boxes with a side below MIN_SIDE are dropped.
+            no box is left.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "results"))

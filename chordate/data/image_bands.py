@@ -164,13 +164,13 @@ def _orient(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -> NDArray[np.uint8]:
-    """Convert pixels of any type to 0 … 255. Of integers with more than 8 bits, the upper 8 bits are kept.
+    """Convert pixels of any type to 0 … 255. Integers with more than 8 bits keep their upper 8 bits.
 
     Args:
         image: the pixels.
         source: the file, for messages.
         white_level: the largest value of pixels in the image's dataset, see `find_white_level`; larger values are
-            clipped with a warning. None judges the image alone.
+            clipped with a warning. None uses the `white_level_of` this image.
 
     Raises:
         DataError: the values are in an unknown range, or not finite.

@@ -116,7 +116,7 @@ class ImageFolder(Dataset):
         return [np.flatnonzero(self.labels == label) for label in range(len(self.classes))]
 
     def _decode_or_none(self, index: int) -> torch.Tensor | None:
-        """Decode an image file for the cache; None for a broken file if those are skipped."""
+        """Decode an image file for the cache; None if it is broken and `skip_broken` is true."""
         try:
             return self.decode(index)
         except BrokenFile:

@@ -52,7 +52,7 @@ def displayed_size(path: Path) -> Size:
 
 
 def check_image(path: Path, size: Size | None, read: Callable[[Path], Any]) -> None:
-    """Check that an image file is complete and has a size, as far as its header and its last bytes tell.
+    """Check by an image file's header and last bytes that the file is complete and has the wanted size.
 
     Damage in the middle of a JPEG or PNG is not found.
 

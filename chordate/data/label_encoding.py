@@ -36,8 +36,8 @@ class LabelEncoding:
         ignored_ids: pixel values that are ignored.
         palette: the RGB color of each class, for label images in color; None without colors.
         ignored_colors: expected colors outside the palette. Other colors are ignored too, but are reported in the log.
-        default_ids: the value that the setting `ids` has because the config does not set it; None if it does. Unlike
-            the attribute `ids`, it has one entry per class in the config, so it may differ by the background.
+        default_ids: default of the setting `ids` if the config does not set it, else None. It has one entry per class
+            in the config, whereas the attribute `ids` may have one more or one fewer because of the background.
     """
 
     classes: tuple[str, ...]

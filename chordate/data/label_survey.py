@@ -151,7 +151,7 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
         )
     if set(survey.ids) == TWO_VALUED and encoding.ids == encoding.default_ids == (0,):
         raise DataError(
-            f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", which would be 0; '
+            f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", whose value would be 0; '
             f'set background="class" to learn the rest as a class, or "ignored" to leave it out'
         )
     if survey.colors and encoding.palette is None:

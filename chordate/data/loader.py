@@ -121,13 +121,13 @@ class Loader(DataLoader[Any]):
             # torch re-raises a worker's error with its traceback as the message; our message is the last line.
             last = error.args[0].strip().splitlines()[-1]
             raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
-        except ConnectionError:  # the tensors of a killed worker cannot be fetched; torch raises which signal killed it
+        except ConnectionError:  # a killed worker's tensors cannot be fetched; torch's error names the signal
             for _ in range(20):
                 signal_handling._error_if_any_worker_fails()
                 time.sleep(0.05)
             raise
-        finally:  # also if the last batch of an epoch is taken without asking for another
-            if world_size() == 1:  # otherwise, all ranks must be here, which is not known after an error
+        finally:  # also if the consumer stops after the last batch without asking for another
+            if world_size() == 1:  # with more ranks, all must call it, but after an error some may not
                 self.report_problems()
 
     def report_problems(self) -> None:

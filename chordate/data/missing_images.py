@@ -15,7 +15,7 @@ from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import first_names, pluralize
 
-SEARCHED = 100_000  # folders and files that are searched for an image of the same name
+SEARCHED = 100_000  # maximum number of files that are searched for one with the name of a missing image
 
 
 def find_missing(names: Sequence[str], folder: Path) -> NDArray[np.bool_]:
@@ -82,13 +82,13 @@ def describe_broken(errors: Sequence[str]) -> list[str]:
 
 
 def _search(name: str, root: Path) -> Path | None:
-    """The first file with this name under `root`, among the first `SEARCHED` entries; None if there is none."""
+    """The first file with this name among the first `SEARCHED` files under `root`; None if there is none."""
     entries = ((where, entry) for where, _, files in os.walk(root) for entry in files)
     return next((Path(where) / entry for where, entry in islice(entries, SEARCHED) if entry == name), None)
 
 
 def without_images(coco: hotcoco.COCO, image_ids: set[int]) -> hotcoco.COCO:
-    """The annotations without some images and their objects."""
+    """The annotations without the images `image_ids` and their objects."""
     content = coco.dataset
     content["images"] = [image for image in content["images"] if image["id"] not in image_ids]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in image_ids]

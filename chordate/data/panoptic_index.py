@@ -212,8 +212,8 @@ def _images(records: Sequence[Record], path: Path) -> dict[int | str, _Image]:
 
 
 def _sorted_ids(images: Mapping[int | str, _Image], path: Path) -> list[int | str]:
-    """The normalized ids in ascending order, all text or all integers. Text with a number is an integer, unless other
-    ids are other text."""
+    """The normalized ids in ascending order, all text or all integers. Numbers written as text become integers only if
+    all ids are numbers."""
     texts = [image for key, image in images.items() if isinstance(key, str)]
     if texts and not all(isinstance(image.id, str) for image in images.values()):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Resolves the paths of a dataset's files, and makes messages about those that do not exist."""
+"""Resolves the paths of a dataset's files, and makes error messages for missing files."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def missing_file(path: Path, kind: str) -> str:
 
 
 def missing_folder(folder: Path, kind: str = "") -> str:
-    """Error message for a missing folder, as `missing_file`."""
+    """Error message for a missing folder, like that of `missing_file`."""
     return missing_file(folder, "data").replace("data file", f"{kind} folder".strip())
 
 

@@ -25,7 +25,7 @@ SAMPLES = 16  # samples that a worker reads at once
 class Reading:
     """What was read of one sample, or why it could not be read (`error`).
 
-    `warnings` were logged meanwhile; `path` is that of the image file; `size` is the image's height and width in
+    `warnings` were logged during reading; `path` is that of the image file; `size` is the image's height and width in
     pixels; see `Targets` for the others.
     """
 
@@ -67,7 +67,7 @@ class _Readings(torch.utils.data.Dataset[Reading]):
 
 
 def read_original(dataset: Dataset, index: int) -> Batch:
-    """A batch of one sample without transforms; never of the next sample, as with `skip_broken`."""
+    """A batch of one sample without transforms. A broken sample raises an error, even with `skip_broken`."""
     if type(dataset).read is Dataset.read:  # the dataset has only `__getitem__`
         return dataset.collate([dataset[0, index]])
     return dataset.collate([dataset.finish(dataset.read(index))])

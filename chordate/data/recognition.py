@@ -20,7 +20,7 @@ SPLITS = ("train", "training", "val", "valid", "validation", "dev", "eval", "tes
 
 @dataclass(frozen=True)
 class FoundSet:
-    """One dataset that was found, such as the training images.
+    """One recognized dataset, such as the training images.
 
     Attributes:
         name: name of the set, for people.
@@ -35,7 +35,7 @@ class FoundSet:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a folder or file was taken for.
+    """The recognized format and datasets of a folder or file.
 
     Attributes:
         kind: the format, and the files by which it was recognized.
@@ -72,7 +72,8 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
 
     Args:
         path: a folder, a zip, or a file such as `data.yaml`.
-        recognizers: what each of them looks for, and the function. The first that recognizes the data decides.
+        recognizers: dict from a phrase, the files that the recognizer looks for, to the function. The first one that
+            recognizes the data decides.
 
     Raises:
         DataError: none recognizes the data; the message lists what was looked for, and what is there.
@@ -87,13 +88,13 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
 
 
 def split_rank(name: str) -> int:
-    """Training sets come first, then validation sets, then test sets, then others."""
+    """Sort key by split: training sets come first, then validation sets, then test sets, then others."""
     ranks = [number for number, split in enumerate(SPLITS) if re.search(rf"(?<![a-z]){split}(?![a-z])", name.lower())]
     return min(ranks, default=len(SPLITS))
 
 
 def is_training(name: str, alone: bool) -> bool:
-    """Whether a set is to be trained on: by its name, or because it is the only one."""
+    """Whether to train on a set: if its name says so, or if it is the only set (`alone`)."""
     return alone or split_rank(name) < SPLITS.index("val")
 
 

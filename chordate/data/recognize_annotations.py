@@ -15,8 +15,8 @@ from chordate.data.recognition import SPLITS, Folder, FoundSet, Recognition, fin
 from chordate.data.yolo_data import label_file
 from chordate.structures.metadata import numbered_names
 
-NAMES = 8  # file names by which the folder of the images is found
-HEAD = 4096  # bytes of an XML or text file that are looked at
+NAMES = 8  # number of file names by which the image folder is found
+HEAD = 4096  # number of bytes of an XML or text file that are read
 FILE_NAME = re.compile(r'"file_name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 MASK = re.compile(r'"segmentation"\s*:\s*(\[\s*\[?\s*-?\d|\{)')
 JOINTS = re.compile(r'"keypoints"\s*:\s*\[\s*"')
@@ -25,8 +25,8 @@ IMAGE_LISTS = ("train", "val", "test")
 
 
 class JsonContent(NamedTuple):
-    """What is known of an annotation file: names of images and of panoptic PNGs, and whether there are masks and
-    keypoints."""
+    """What `peek` reads from an annotation file: the first names of images and of panoptic PNGs, and whether there are
+    masks and keypoints."""
 
     images: list[str]
     segments: list[str]
@@ -35,7 +35,7 @@ class JsonContent(NamedTuple):
 
 
 def recognize_json(path: Path) -> Recognition | None:
-    """COCO's or COCO panoptic JSON files; the images are in the folder that has the first names of the file."""
+    """COCO's or COCO panoptic JSON files; their image folder is the one with the first images that the file names."""
     is_file = path.suffix.lower() == ".json" and path.is_file()
     if not (is_file or path.is_dir()):
         return None
@@ -92,7 +92,7 @@ def _file_names(text: str, key: str) -> list[str]:
 
 
 def _folder_of(names: Sequence[str], file: Path, folders: Sequence[Folder]) -> Path:
-    """The folder that has most of the names; of several, the one whose name is part of the annotation file's name."""
+    """The folder that has most of the names; ties go to a folder whose name is part of the annotation file's name."""
 
     def score(folder: Folder) -> tuple[int, bool, bool, int]:
         inside = sum((folder.path / name).is_file() for name in names)
@@ -135,7 +135,7 @@ def recognize_voc(path: Path) -> Recognition | None:
 
 
 def recognize_yolo(path: Path) -> Recognition | None:
-    """A `data.yaml` with class names, or text files of labels in `labels/` beside `images/`, or beside the images."""
+    """A `data.yaml` with class names, or text files of labels (in `labels/` beside `images/`, or beside the images)."""
     is_file = path.suffix.lower() in (".yaml", ".yml") and path.is_file()
     if not (is_file or path.is_dir()):
         return None
@@ -165,8 +165,8 @@ def recognize_yolo(path: Path) -> Recognition | None:
 
 
 def _yolo_pairs(folder: Folder, folders: Sequence[Folder]) -> Iterator[tuple[Path, Path]]:
-    """Folders of images and of labels: `images/train` and `labels/train`, or `images` and `labels` with everything
-    below, or a folder that has both."""
+    """Pairs of an image folder and its label folder: one per split (`images/train`, `labels/train`), or `images` and
+    `labels` with all their subfolders, or the same folder twice if it has both images and labels."""
     path = folder.path
     if path.name == "images" and path.with_name("labels").is_dir() and _has_labels(path.with_name("labels")):
         below = [other.path for other in folders if other.path.parent == path]

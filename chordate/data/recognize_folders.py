@@ -27,7 +27,7 @@ from chordate.data.zip_files import split_archive
 from chordate.errors import DataError
 
 MAX_VALUES = 64  # an image with more values or colors is no label image
-SAMPLES = 3  # files of a folder that are looked at
+SAMPLES = 3  # number of files of a folder that are read
 IGNORED = 255
 LABEL_WORDS = ("label", "mask", "annot", "seg", "gt", "truth")
 # Names of folders that are not classes.
@@ -35,7 +35,7 @@ STRUCTURE = ("images", "imgs", "jpegimages", "annotations", "labels", "masks", *
 
 
 def recognize_semantic(path: Path) -> Recognition | None:
-    """Folders of images, and folders of label images with the same names (with a suffix such as `_mask` or not).
+    """Folders of images, and folders of label images with the same names (optionally with a suffix such as `_mask`).
 
     The classes are the values (or colors) in the label files; 255 is ignored unless it is one of two values.
     """
@@ -66,7 +66,7 @@ def recognize_semantic(path: Path) -> Recognition | None:
 
 
 def _has_label_images(folder: Folder) -> bool:
-    """Whether a few of the files look like label images: single values or a few colors, not saved as JPEG."""
+    """Whether a few of the files look like label images: at most `MAX_VALUES` values or colors, and not JPEG."""
     files = folder.images[:: max(1, len(folder.images) // SAMPLES)][:SAMPLES]
     return all(_is_label_image(folder.path / name) for name in files)
 
@@ -83,7 +83,12 @@ def _is_label_image(file: Path) -> bool:
 def _images_of(
     labels: Folder, folders: Sequence[Folder], all_labels: Sequence[Folder]
 ) -> list[tuple[Folder, Folder, str]]:
-    """The folder of the images of a folder of label images, and the suffix of the label files; nothing if none fits."""
+    """Find the image folder of a folder of label images.
+
+    Returns:
+        One tuple (image folder, label folder, suffix of the label files after the image's name); an empty list if no
+        folder fits.
+    """
     named = any(word in relative(labels.path, labels.path.parents[1]).lower() for word in LABEL_WORDS)
     candidates = [other for other in folders if other is not labels and (other not in all_labels or named)]
     found = []
@@ -106,7 +111,7 @@ def _images_of(
 
 
 def _shared(one: Path, other: Path) -> int:
-    """The number of parts that two paths have in common, such as the name of the split."""
+    """The number of path components that two paths share, such as the name of the split."""
     return len({*one.parts} & {*other.parts})
 
 

@@ -74,7 +74,7 @@ class TrainingBatches(Sampler[list[Key]]):
             padding; at the end of an epoch, the remaining images of all groups are mixed.
         factors: `[images]`, the mean number of times that each image is seen in an epoch (from `repeat_factors`).
         drop_single: whether to drop the last step if it has one image per rank while the other steps have more, since
-            BatchNorm cannot compute statistics of one image. Each epoch drops other images.
+            BatchNorm cannot compute statistics of one image. Each epoch drops different images.
     """
 
     def __init__(

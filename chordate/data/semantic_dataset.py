@@ -122,7 +122,7 @@ class SemanticDataset(Dataset):
             raise DataError(wrong_label_size(label_path, size, path, sizes[0]))
 
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
-        """The pixels of each value in the label file, with the class that the value means."""
+        """The number of pixels of each value in the label file, with the class of the value."""
         path = self.pairs[index][1]
         survey = LabelSurvey()
         survey.add(path, self.read_pixels(path))

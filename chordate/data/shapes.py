@@ -30,7 +30,7 @@ SUPERSAMPLING = 4  # cells of the fine drawing grid per pixel and axis
 MIN_VISIBLE = 0.3  # minimum visible fraction of a shape's area
 MIN_PIXELS = 12  # minimum visible area of a shape, in pixels
 MIN_PART = 2  # minimum area of a visible part of an occluded shape, in pixels; smaller parts get no polygon
-EMPTY_FRACTION, CROWD_FRACTION = 0.04, 0.08  # of the images
+EMPTY_FRACTION, CROWD_FRACTION = 0.04, 0.08  # fractions of images without shapes, and with a crowd
 
 Contour = NDArray[np.float64]  # [points, 2] x, y
 
@@ -150,7 +150,7 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[
     side = size * SUPERSAMPLING
     owner = np.zeros((side, side), np.uint8)
     shapes: list[Shape] = []
-    needed, seen = [0.0], [np.inf]  # points of the fine grid; entry 0 is the background
+    needed, seen = [0.0], [np.inf]  # per shape, in points of the fine grid; entry 0 is the background
     kind = rng.random()
     count = 0 if kind < EMPTY_FRACTION else int(rng.integers(1, 7))
     has_crowd = EMPTY_FRACTION <= kind < EMPTY_FRACTION + CROWD_FRACTION

@@ -1,4 +1,4 @@
-"""Reads text files that people write: UTF-8 with or without byte order mark, any line endings, empty lines."""
+"""Reads text files written by hand: UTF-8 with or without byte order mark, with any line endings and empty lines."""
 
 from pathlib import Path
 

@@ -68,11 +68,11 @@ class UncheckedAnnotations:
         return (self._states == UNREPORTED).nonzero()[:, 0].tolist()
 
     def report(self, index: hotcoco.COCO, rows: Sequence[int]) -> list[str]:
-        """The problems of images that were not reported before, as `Findings.lines`.
+        """The problems of those images in `rows` that were not reported before, in the format of `Findings.lines`.
 
         Args:
             index: the opened annotation file.
-            rows: `unreported`, also of other ranks.
+            rows: indices of images with problems: the `unreported` of all ranks.
         """
         findings, rows = Findings(), [row for row in rows if self._states[row] != REPORTED]
         for image_id in self.image_ids[rows].tolist():

@@ -51,7 +51,7 @@ class ImageMatcher:
         return None
 
     def is_other(self, filename: str, image: str) -> bool:
-        """Whether `filename` is another existing image than `image`."""
+        """Whether `filename` names an existing image other than `image`."""
         images = self._by_path.get(image_stem(filename), [])
         return bool(images) and image not in images
 

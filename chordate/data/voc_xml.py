@@ -104,5 +104,6 @@ def _number(box: Element, tag: str, place: str) -> float:
 
 
 def _is_difficult(element: Element) -> bool:
-    """VOC has 0 or 1; other tools also write true, or words for "unknown", which count as false."""
+    """Whether an object is difficult. VOC's `<difficult>` is 0 or 1; other tools also write true, or words for
+    "unknown", which count as false."""
     return _text(element, "difficult").lower() in ("1", "true")

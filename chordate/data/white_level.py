@@ -1,6 +1,6 @@
 """Finds the largest value that the pixels of a dataset's images can have, if they have more than 8 bits.
 
-Judged per image, a dark image would become brighter than the others of its dataset.
+With a separate level for each image, a dark image would become brighter than the others of its dataset.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chordate.data.image_bands import BY_PILLOW, decode_native, white_level_of
 from chordate.data.image_io import PLAIN, read_bytes
 from chordate.errors import DataError
 
-SAMPLED = 64  # images that are read
+SAMPLED = 64  # number of images that are read
 
 
 def find_white_level(dataset: Dataset) -> int | None:

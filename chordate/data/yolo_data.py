@@ -1,4 +1,4 @@
-"""Reads the files around YOLO labels: `data.yaml` as Ultralytics and Roboflow write it, class names, image lists."""
+"""Reads the other files of YOLO datasets: class names, image lists, and `data.yaml` of Ultralytics and Roboflow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def split_images(file: Path, split: str) -> list[Path]:
     """The images of a split of a `data.yaml`.
 
     The entry of the split is a folder, a text file with one image per line, or a list of these, relative to the entry
-    `path`. As datasets are moved after they were exported, the YAML file's own folder is tried as well.
+    `path`. Since datasets are often moved after export, the YAML file's own folder is tried as well.
 
     Raises:
         DataError: there is no such split, or a folder, a list or a listed image is missing.
@@ -83,7 +83,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(content, Mapping):
-        raise DataError(f'{file}: needs an entry "names"; name a file with one class per line names.txt')
+        raise DataError(f'{file}: needs an entry "names"; a file with one class per line must be called names.txt')
     return content
 
 

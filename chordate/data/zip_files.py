@@ -10,7 +10,7 @@ from chordate.errors import DataError
 
 # Errors that Python raises for members that are damaged, truncated, encrypted, or compressed by an unsupported method.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
-MAX_UNPACKED_BYTES = 1 << 30  # of members that are unpacked together; a small zip can claim any size
+MAX_UNPACKED_BYTES = 1 << 30  # limit on all members unpacked together; a small zip can claim any size
 
 
 def split_archive(folder: Path) -> tuple[Path | None, str]:

@@ -64,8 +64,9 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 def keypoints_in_window(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """`heatmaps_to_keypoints` with shapes that do not depend on the boxes, for exported models.
 
-    Of a box with more than `WINDOW` pixels per side, only a window of this size around the highest cell is resized. The
-    result differs if a pixel outside the window is higher than all in it, which needs a second, almost equal peak.
+    For boxes with more than `WINDOW` pixels per side, only a window of this size around the highest cell is resized.
+    The result differs if a pixel outside the window is higher than all pixels in it, which requires a second, almost
+    equally high peak.
 
     Args:
         heatmaps: `[N, D, K, S, S]`.

@@ -120,8 +120,8 @@ def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> C
 def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
     """Assign each pixel to the center nearest to the pixel's position plus its offset (equation 1).
 
-    The distances to the valid centers are computed in chunks of pixels, at most CHUNK at a time. (Dropping the padding
-    of the centers needs a host sync on a GPU.)
+    The distances to the valid centers are computed in chunks of pixels, at most CHUNK distances at a time. On a GPU,
+    skipping the padding of the centers needs a host sync.
 
     Args:
         centers: the centers in each image.

@@ -7,7 +7,7 @@ from torchvision.ops import nms
 from chordate.libraries import HAS_TRITON
 from chordate.structures import Detections, PaddedDetections
 
-# Up to this many boxes per image, one call for all groups (moved apart) is faster than one call per group.
+# Up to this many boxes per image, one call for all groups (shifted apart) is faster than one call per group.
 ONE_CALL_BOXES = 1000
 
 
@@ -43,7 +43,7 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: f
     return torch.empty_like(groups, dtype=torch.bool)
 
 
-# A custom operator also because exported programs replace it: each format has its own implementation.
+# Registered as a custom operator, so that exporters can replace it by the implementation of their format.
 @torch.library.custom_op("chordate::padded_nms", mutates_args=())
 def padded_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """`batched_nms` for images with the same number of boxes.

@@ -50,7 +50,7 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
                 shared = width * height
                 union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - shared
                 tl.store(keep + others, 0, mask=inside & (shared / union > limit))
-            tl.debug_barrier()  # wait for all threads, since another one may clear `keep` of the next row
+            tl.debug_barrier()  # wait for all threads, since another thread may clear `keep` of the next row
 
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:

@@ -57,8 +57,8 @@ def _bags(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the arguments of `embedding_bag`: table rows, their weights, and the offset of each bin; and the order in
-    which it computes the boxes."""
+    """Compute the arguments of `embedding_bag`: table rows, their weights, and the offset of each bin; and the order of
+    the boxes in its output."""
     shapes = torch.tensor([x.shape[-2:] for x in maps])
     pixels = torch.tensor([x.shape[0] * x.shape[2] * x.shape[3] for x in maps])
     size = shapes[level]  # [R, 2] height and width of the box's feature map

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHANNELS = 256  # maximum per Triton program; the others are computed by further programs
+CHANNELS = 256  # maximum number of channels per Triton program; further channels have their own programs
 
 
 def pyramid_roi_align(

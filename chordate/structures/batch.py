@@ -86,8 +86,8 @@ class Targets(TensorStruct):
         return None if labels is None else torch.bincount(labels[labels >= 0], minlength=classes)
 
     def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
-        """Further statistics of the targets of one image, by title, for `chordate check`. Those of all images are
-        merged by `merge_statistics`.
+        """Further statistics of the targets of one image, by title, for `chordate check`, which merges the statistics
+        of all images by `merge_statistics`.
 
         Args:
             meta: metadata of the dataset.
@@ -95,7 +95,7 @@ class Targets(TensorStruct):
         return {}
 
     def suspicions(self, index: int) -> tuple[str, ...]:
-        """What may be wrong with the ground truth of one image, in a few fixed phrases, for `chordate check`."""
+        """Possible errors in the ground truth of one image, as fixed phrases, for `chordate check`."""
         return ()
 
 

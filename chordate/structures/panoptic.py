@@ -51,7 +51,7 @@ class PanopticTargets(Targets):
         return self.labels
 
     def class_counts(self, classes: int) -> Tensor:
-        """The things (without crowds), and the regions of stuff, at most one per class and image."""
+        """The number of things (without crowds) of each class, or of images with the class if it is stuff."""
         counts = self.instances.class_counts(classes)
         for labels, slots in zip(self.labels, self.slots):
             counts[labels[(slots == IGNORED) & (labels != IGNORED)].unique().long()] += 1

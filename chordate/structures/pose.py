@@ -116,7 +116,7 @@ class Poses(Detections):
     """Predicted objects of one image with their keypoints, highest score first.
 
     Attributes:
-        boxes, scores, labels: see `Detections`; the boxes are those that were cropped.
+        boxes, scores, labels: see `Detections`; `boxes` are the boxes of which the crops were taken.
         keypoints: `[D, K, 3]`, x and y in pixels of the original image, and confidence 0 … 1.
     """
 
