@@ -27,7 +27,7 @@ def test_masks_of_0_and_255_are_0_and_1_although_255_is_ignored_by_default(tmp_p
 def test_two_images_with_one_label_image_are_an_error_that_names_both(tmp_path):
     write(tmp_path, masks_of([0, 1]))
     Image.new("RGB", SIZE[::-1]).save(tmp_path / "images/001.png")
-    assert "images/001.jpg and 001.png have the same labels; remove one" in error(tmp_path, ["no", "yes"])
+    assert "images/001.jpg and 001.png have the same label file; remove one" in error(tmp_path, ["no", "yes"])
     assert len(folder(tmp_path, ["no", "yes"], image_suffix=".jpg")) == 3
 
 

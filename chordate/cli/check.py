@@ -95,7 +95,7 @@ def read_data(path: Path) -> tuple[str, list[DataReport]]:
     """Recognize the format of the data, open each of its sets in the same way as training, and read all samples.
 
     Returns:
-        What the data were taken for, and a report of each set.
+        A description of the recognized format, and a report of each set.
     """
     from chordate.data.data_report import read_set
     from chordate.data.recognition import is_training, recognize

@@ -47,7 +47,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str]) -> str
 
 
 def _setting(word: str) -> str | None:
-    """What is wrong with a setting outside of --cfg-options: `SOLVER.BASE_LR`, `epochs=3`, `optimizer.lr=0.1`; None if
+    """Error message for a setting outside of --cfg-options: `SOLVER.BASE_LR`, `epochs=3`, `optimizer.lr=0.1`; None if
     the word is something else, such as a file."""
     key, equals, _ = word.partition("=")
     pattern = r"[A-Za-z_][\w.]*" if equals else r"[A-Z][A-Z0-9_.]*"

@@ -110,8 +110,8 @@ def model_without_weights(cfg: Any) -> Model:
 
 
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
-    """Height and width of a 3:5 image after a pipeline, padded to multiples of `divisor`; None if they vary with its
-    size.
+    """Height and width of a 3:5 image after a pipeline, padded to multiples of `divisor`; None if they depend on
+    the original size.
 
     3:5 is the aspect ratio of COCO's largest input, 800×1333 pixels.
     """

@@ -197,7 +197,7 @@ def find_file(images: Path, name: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file can have this name; opening other names raises errors unlike that for a missing file."""
+    """Whether a file can have this name; opening other names raises errors other than FileNotFoundError."""
     return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
 
 

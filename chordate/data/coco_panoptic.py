@@ -234,7 +234,7 @@ def box_bitmaps(numbers: Tensor, boxes: Tensor, own: Tensor) -> Tensor:
 def segment_numbers(ids: NDArray[np.int32], known: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
     """The index in `known` of each pixel's segment id.
 
-    Only the first pixel of each run of equal ids is looked up, since neighbors are mostly of the same segment.
+    Only the first pixel of each run of equal ids is looked up, since adjacent pixels mostly belong to the same segment.
 
     Args:
         ids: `[H, W]`, not empty.

@@ -1,4 +1,4 @@
-"""DataReport: what `chordate check` read of one dataset, or why it cannot be opened."""
+"""DataReport: the results of `chordate check` for one dataset, or the reason why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DataReport:
         sizes: height and width of each image in pixels, by path.
         counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
             if the task has no classes.
-        parts: for each title, the statistics of the samples one by one.
+        parts: for each title, a list with the statistic of each sample.
         suspicious: sample indices by kind of suspicion.
     """
 
@@ -63,7 +63,7 @@ class DataReport:
         return ["data", "images", "unreadable", counted, "classes", "suspicious"]
 
     def row(self) -> list[str]:
-        """The row of the overview; dashes for what is not known."""
+        """The row of the overview; dashes for unknown values."""
         if self.dataset is None:
             return [self.name, *[DASH] * 5]
         counts = self.counts

@@ -52,7 +52,7 @@ def displayed_size(path: Path) -> Size:
 
 
 def check_image(path: Path, size: Size | None, read: Callable[[Path], Any]) -> None:
-    """Check by an image file's header and last bytes that the file is complete and has the wanted size.
+    """Check from the header and the last bytes of an image file that it is complete and has the wanted size.
 
     Damage in the middle of a JPEG or PNG is not found.
 

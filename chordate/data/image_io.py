@@ -44,7 +44,7 @@ def read_image(
         size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
             orientation is also applied if the stored and the displayed image both have this size, or if `size` is None.
-        channels: number of channels `C`. With 4 or more, the file must have as many.
+        channels: number of channels `C`. With 4 or more, the file must have the same number.
         white_level: the largest value of pixels in the image's dataset, see `find_white_level`; None determines it
             for each image separately.
 

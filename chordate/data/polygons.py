@@ -144,7 +144,7 @@ class Polygons(TVTensor):
         """`[count]` bool, whether the polygons of each instance have an area, and their bounds overlap its box.
 
         Args:
-            boxes: `[count, 4]`, x1, y1, x2, y2.
+            boxes: `[count, 4]`, x1, y1, x2, y2 in pixels.
         """
         bounds = self.bounds()
         apart = (bounds[:, 2:] <= boxes[:, :2]) | (bounds[:, :2] >= boxes[:, 2:])

@@ -17,7 +17,7 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
 
     Args:
         polygons: polygons of `M` instances.
-        frames: `[M, 4]`, x1, y1, x2, y2, the part of the image that each bitmap covers.
+        frames: `[M, 4]`, x1, y1, x2, y2 in pixels, the part of the image that each bitmap covers.
         height, width: size of the bitmaps, in pixels.
 
     Returns:

@@ -23,10 +23,10 @@ SAMPLES = 16  # samples that a worker reads at once
 
 @dataclass
 class Reading:
-    """What was read of one sample, or why it could not be read (`error`).
+    """The result of reading one sample, or the reason why it could not be read (`error`).
 
     `warnings` were logged during reading; `path` is that of the image file; `size` is the image's height and width in
-    pixels; see `Targets` for the others.
+    pixels; see `Targets` for the other fields.
     """
 
     index: int

@@ -72,11 +72,12 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
 
     Args:
         path: a folder, a zip, or a file such as `data.yaml`.
-        recognizers: dict from a phrase, the files that the recognizer looks for, to the function. The first one that
-            recognizes the data decides.
+        recognizers: dict from a phrase that describes the files that a recognizer looks for to the recognizer. The first
+            one that recognizes the data decides.
 
     Raises:
-        DataError: none recognizes the data; the message lists what was looked for, and what is there.
+        DataError: none recognizes the data; the message lists the files that were looked for, and the
+            content of the folder.
     """
     for recognizer in recognizers.values():
         recognition = recognizer(path)

@@ -25,7 +25,7 @@ IMAGE_LISTS = ("train", "val", "test")
 
 
 class JsonContent(NamedTuple):
-    """What `peek` reads from an annotation file: the first names of images and of panoptic PNGs, and whether there are
+    """The result of `peek` for an annotation file: the first names of images and of panoptic PNGs, and whether there are
     masks and keypoints."""
 
     images: list[str]

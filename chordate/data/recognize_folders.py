@@ -154,7 +154,7 @@ def recognize_classes(path: Path) -> Recognition | None:
 
 
 def _are_classes(root: Path) -> bool:
-    """Whether a folder has two or more folders with images, whose names are not those of other layouts."""
+    """Whether a folder has two or more subfolders with images, none of which is named as a folder of another layout."""
     names = subfolders(root)
     plain = [name for name in names if name.lower().rstrip("0123456789_-") not in STRUCTURE]
     if len(plain) < 2 or 2 * len(plain) <= len(names):

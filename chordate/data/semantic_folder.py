@@ -73,7 +73,7 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         if ending:
             name = path[: -len(ending)]
             if name in images:
-                raise DataError(f"{images[name]} and {path} have the same labels; remove one, or set image_suffix")
+                raise DataError(f"{images[name]} and {path} have the same label file; remove one, or set image_suffix")
             images[name] = folder / path
     if not images:
         raise DataError(f"{folder}: no images ({', '.join(suffixes)})")

@@ -37,7 +37,7 @@ Contour = NDArray[np.float64]  # [points, 2] x, y
 
 @dataclass
 class Shape:
-    """What one annotation covers: a single shape, or the members of a crowd.
+    """The objects of one annotation: a single shape, or the members of a crowd.
 
     Attributes:
         label: index into CLASSES.

@@ -65,7 +65,8 @@ class AnchorGenerator(nn.Module):
         self.per_cell = base.shape[1]
 
     def forward(self, grids: Sequence[Sequence[int]], image_size: Sequence[int]) -> list[Tensor]:
-        """Generate the anchors `[rows * columns * per_cell, 4]` of each level, ordered by row, column, size and ratio.
+        """Generate the anchors `[rows * columns * per_cell, 4]` of each level (x1, y1, x2, y2 in pixels), ordered by
+        row, column, size and ratio.
 
         Args:
             grids: number of rows and columns of each level's feature map.

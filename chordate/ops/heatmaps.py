@@ -40,7 +40,7 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     center of the highest pixel, and its score is that pixel's value, a logit.
 
     Args:
-        heatmaps: `[D, K, S, S]`.
+        heatmaps: `[D, K, S, S]`, logits.
         boxes: `[D, 4]` x1, y1, x2, y2 in pixels.
 
     Returns:
@@ -69,7 +69,7 @@ def keypoints_in_window(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     equally high peak.
 
     Args:
-        heatmaps: `[N, D, K, S, S]`.
+        heatmaps: `[N, D, K, S, S]`, logits.
         boxes: `[N, D, 4]` x1, y1, x2, y2 in pixels.
 
     Returns:

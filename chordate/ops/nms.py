@@ -18,7 +18,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, th
     `threshold`.
 
     Args:
-        boxes: `[M, 4]`; compared in float64.
+        boxes: `[M, 4]` x1, y1, x2, y2; compared in float64.
         scores: `[M]`, higher is better.
         groups: `[M]` int64; boxes of different groups do not suppress each other; a negative group marks padding.
         image: `[M]` int64 in ascending order, image index of each box.
@@ -49,7 +49,7 @@ def padded_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) 
     """`batched_nms` for images with the same number of boxes.
 
     Args:
-        boxes: `[N, K, 4]`; compared in float64.
+        boxes: `[N, K, 4]` x1, y1, x2, y2; compared in float64.
         scores: `[N, K]`, higher is better.
         groups: `[N, K]` int64; a negative group marks padding.
         threshold: IoU threshold, 0 … 1.

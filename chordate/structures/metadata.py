@@ -38,8 +38,8 @@ class Skeleton:
     def mirrored(self) -> tuple[int, ...]:
         """For each keypoint, the index of the keypoint that replaces it in a flipped image.
 
-        This is the keypoint whose name has "left" and "right" (or "l" and "r" as separate words) swapped, or the same
-        keypoint if there is no such name.
+        This is the keypoint whose name has "left" and "right" (or "l" and "r" as separate words) swapped, or the
+        keypoint itself if there is no such name.
         """
         indices = {name: index for index, name in enumerate(self.names)}
         return tuple(indices.get(_other_side(name), index) for name, index in indices.items())

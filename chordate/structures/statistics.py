@@ -19,7 +19,7 @@ class Counts:
     """Counts in named rows and columns, such as the visible and the hidden keypoints of each joint.
 
     Attributes:
-        columns: what is counted.
+        columns: name of each column, such as "visible".
         rows: for each name, one count per column.
     """
 

@@ -103,7 +103,7 @@ def warp(image: Tensor, matrix: NDArray[np.float64], size: tuple[int, int]) -> T
 
 
 def _uniform(limit: float) -> float:
-    """A random number from -limit to limit. With a limit of 0, the random generator is not used."""
+    """A uniform random number from -limit to limit. With a limit of 0, the random generator is not used."""
     return limit * (float(torch.rand(())) * 2 - 1) if limit else 0.0
 
 
