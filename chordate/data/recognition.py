@@ -72,8 +72,8 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
 
     Args:
         path: a folder, a zip, or a file such as `data.yaml`.
-        recognizers: dict from a phrase that describes the files that a recognizer looks for to the recognizer. The first
-            one that recognizes the data decides.
+        recognizers: dict from a phrase that describes the files that a recognizer looks for to the recognizer. The
+            first one that recognizes the data decides.
 
     Raises:
         DataError: none recognizes the data; the message lists the files that were looked for, and the

@@ -25,8 +25,8 @@ IMAGE_LISTS = ("train", "val", "test")
 
 
 class JsonContent(NamedTuple):
-    """The result of `peek` for an annotation file: the first names of images and of panoptic PNGs, and whether there are
-    masks and keypoints."""
+    """The result of `peek` for an annotation file: the first names of images and of panoptic PNGs, and whether there
+    are masks and keypoints."""
 
     images: list[str]
     segments: list[str]
