@@ -71,7 +71,7 @@ class CocoMetric(Metric):
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
         self._engine = engine
-        self._limit_logged = False  # whether `max_dets` was logged to be too low
+        self._limit_logged = False  # whether the warning about a too low `max_dets` was logged
         self._pending: list[PackedDetections] = []
         self._detections = PackedDetections.concatenate([])
         self._specs: dict[IouType, EvalSpec] = {}
@@ -275,9 +275,10 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The detections of the last `compute` in COCO's results format, rounded to 0.001 pixels and scores to 0.00001.
 
-        They have the ids of the annotation file, also if these are text or too large, and in addition `file_name`.
-        Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
-        COCO. `compute` uses full precision, so its metrics may differ slightly from metrics of these rounded results.
+        Image and category ids are those of the annotation file, even if `coco` has renumbered them because they are
+        text or too large; `file_name` is added. Masks are compressed RLE; keypoint coordinates are relative to the
+        center of the first pixel, as in COCO. `compute` uses full precision, so its metrics may differ slightly from
+        metrics of these rounded results.
         """
         results = self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
         return with_file_ids(results, self.dataset.coco)

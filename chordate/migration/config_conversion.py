@@ -76,7 +76,7 @@ class Conversion:
 class Keys:
     """Reads nested settings of another framework, and remembers which ones were read.
 
-    What no converter reads is reported by `report_unread`, so that no setting is lost silently.
+    `report_unread` reports the settings that no converter has read, so that no setting is lost silently.
 
     Args:
         values: the settings.

@@ -66,7 +66,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
 
     Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample
-    has no ground truth, since other samples may have some. Ignores warnings, for example about numbers.
+    has no ground truth, since other samples may have some. Ignores warnings, for example that there are no detections.
     """
     with no_warnings(), suppress(TrainingError, NothingToEvaluate):
         metrics = evaluate(model, [loader.first_batch()], metric, device)

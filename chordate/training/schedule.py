@@ -38,7 +38,7 @@ class Span:
 @SCHEDULES.register_module("constant")
 @dataclass(frozen=True)
 class Constant:
-    """`type="constant"`: no decay after the warm-up (Goyal et al. 2017, section 2.2), which all types have.
+    """`type="constant"`: no decay after the warm-up. All types have the warm-up (Goyal et al. 2017, section 2.2).
 
     Attributes:
         warmup_iters, warmup_epochs: length of the warm-up; at most one of them may be set.

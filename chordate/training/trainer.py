@@ -379,7 +379,7 @@ class Trainer:
             raise SystemExit(128 + received)
 
     def resume_hint(self) -> str:
-        """The end of the message of an error after which the run can be resumed."""
+        """From which checkpoint `--resume` continues; ends the messages of errors after which a run can be resumed."""
         last = self.folder.last() or (f"iteration {self.saved}" if self.saved else "")
         return f"--resume continues from {last}" if last else "no checkpoint is saved yet"
 
