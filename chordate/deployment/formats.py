@@ -37,7 +37,7 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def open(self, path: Path, model: Exportable) -> Function:
-        """The function in a file that `save` has written for `model`."""
+        """Open a file that `save` has written for `model`, as a function from inputs to named outputs."""
 
 
 def metadata(model: Exportable) -> dict[str, str]:

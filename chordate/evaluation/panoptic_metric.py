@@ -219,7 +219,7 @@ class PanopticMetric(Metric):
 
     def save_predictions(self, path: str | Path) -> None:
         """Write the last predictions in COCO's panoptic format: the JSON file `path`, and one PNG of segment ids per
-        image in a folder, named like `path` without the suffix. The PNGs keep the subfolders of the images."""
+        image, in a folder named like `path` without the suffix. The PNGs keep the subfolders of the images."""
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:

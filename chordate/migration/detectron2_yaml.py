@@ -35,7 +35,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise ConfigError(f"{path}: line {node.start_mark.line + 1}: merge keys (<<) are not read")
+                raise ConfigError(f"{path}: line {node.start_mark.line + 1}: merge keys (<<) are not supported")
 
     def apply_eval(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []

@@ -17,7 +17,7 @@ IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations tha
 
 
 def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
-    """The norm of a `norm_cfg`; None without one."""
+    """Chordate's norm for the setting `key` of `cfg`, a dict such as `norm_cfg`; `default` if it is missing."""
     if key not in cfg:
         cfg.ignore(key)
         return default

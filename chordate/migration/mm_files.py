@@ -17,7 +17,7 @@ LAZY = re.compile(r"^\s*(from detectron2\.|from \.+\S*common\.|.*\bLazyCall\b)",
 
 
 def read_mm(path: Path) -> dict[str, Any]:
-    """The variables of an MMDetection or MMSegmentation config, merged with its `_base_` files; it is not executed.
+    """The variables of an MMDetection or MMSegmentation config, merged with its `_base_` files; no code is executed.
 
     Raises:
         ConfigError: a file cannot be read, or has a statement that cannot be read without running it.

@@ -44,7 +44,7 @@ def evaluate(
         amp: mixed precision, "bf16" or "fp16" (GPU only); None for full precision.
         channels_last: whether to use the NHWC memory layout for images and weights.
         progress: the ProgressBar to draw in; None creates a new one on the terminal.
-        interrupted: called after every batch; if it returns True, the evaluation ends and returns no metrics.
+        interrupted: called after every batch; if it returns True, the evaluation ends and returns an empty dict.
     """
     device = device or launch.device()
     model.to(device)

@@ -27,7 +27,7 @@ class Span:
     Attributes:
         warmup: length of the warm-up.
         total: length of the training, including the warm-up.
-        unit: number of iterations per unit of the milestones: those of an epoch, or 1.
+        unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
     """
 
     warmup: int
@@ -153,7 +153,7 @@ def build_schedule(
     Args:
         config: the section `schedule` of a config, see `schedule_settings`.
         total: number of iterations of the whole training.
-        steps_per_unit: number of iterations per unit of the milestones: those of an epoch, or 1.
+        steps_per_unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
         steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
     """
     settings = schedule_settings(config)
