@@ -13,7 +13,7 @@ from chordate.model_contracts import Model
 from chordate.text import one_line
 
 MIN_SIDE = 64
-MAX_SIDE = 8192  # limits of dynamic sizes: pixels per side, and images per batch
+MAX_SIDE = 8192  # upper limits of dynamic sizes: pixels per side, and images per batch
 MAX_BATCH = 1024
 
 
@@ -27,7 +27,7 @@ class Exportable(nn.Module):
 
     Args:
         model: a model in evaluation mode.
-        size: height and width of the images; if sizes are dynamic, those of the example.
+        size: height and width of the images in pixels; if they are dynamic, of the example inputs.
         batch: number of images.
         dynamic: whether height, width and number of images are dynamic.
 
@@ -58,8 +58,8 @@ class Exportable(nn.Module):
 
     @property
     def smallest(self) -> int:
-        """The smallest dynamic height and width in pixels: above the coarsest stride, so that every map has two cells
-        per side, since `torch.export` treats a size of 1 as constant."""
+        """The smallest dynamic height and width in pixels. They exceed the coarsest stride, so that every feature map
+        has at least two cells per side: `torch.export` treats a size of 1 as constant."""
         strides = [spec.stride for spec in self.model.feature_specs().values()]
         divisor = self.model.size_divisor
         return -(-max(MIN_SIDE, *(stride + 1 for stride in strides)) // divisor) * divisor
@@ -75,7 +75,7 @@ class Exportable(nn.Module):
         batch, size = self.batch, self.size
         if self.dynamic:
             height, width = (max(side, self.smallest) for side in size)
-            batch, size = max(batch, 2), (height, width)  # see `smallest`
+            batch, size = max(batch, 2), (height, width)  # torch.export treats a batch size of 1 as constant
         images = torch.zeros(batch, *self.model.input_shape(*size), dtype=torch.uint8)
         sizes = torch.tensor([size] * batch)
         return (images, sizes) if self.model.exports_sizes else (images,)

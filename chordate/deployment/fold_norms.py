@@ -16,14 +16,14 @@ from chordate.ops.norms import FrozenBatchNorm
 
 NORMS = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm, nn.BatchNorm1d, nn.BatchNorm3d)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-EXAMPLE_SIDE = 256  # pixels per side of the image on which a model runs to find its norms, at most
+EXAMPLE_SIDE = 256  # maximum height and width in pixels of the blank image with which `fold_norms` runs the model
 
 
 class _Recorder(TorchDispatchMode):
     """Records which norm reads the output of which convolution, and whether anything else reads it.
 
-    Hooks in the convolutions and norms tell when a module runs; as a dispatch mode, the recorder sees the tensors that
-    every operator reads.
+    Hooks on the convolutions and norms tell when these modules run. Since the recorder is a TorchDispatchMode, it sees
+    the inputs of every operator.
     """
 
     def __init__(self, model: nn.Module):
@@ -62,7 +62,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> list[tuple[Any, Any]]:
-        """The convolutions whose output only one norm reads, which reads nothing else, with this norm."""
+        """The pairs (convolution, norm) in which only the norm reads the convolution's output, and nothing else."""
         for hook in self._hooks:
             hook.remove()
         found = []
@@ -75,9 +75,9 @@ class _Recorder(TorchDispatchMode):
 
 @torch.no_grad()
 def fold_norms(model: Model) -> Model:
-    """A copy of a model in evaluation mode, in which BatchNorms are part of the convolutions before them.
+    """A copy of a model in evaluation mode, with BatchNorms folded into the convolutions before them.
 
-    The norms are found by one prediction on a blank image, so they may be anywhere, also in the networks of other
+    The norms are found by one prediction on a blank image, so they may be anywhere, including networks of other
     libraries. Norms that do not directly follow a convolution remain.
     """
     model = copy.deepcopy(model).eval()

@@ -37,12 +37,12 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def open(self, path: Path, model: Exportable) -> Function:
-        """The function in a file that `save` has written for `model`."""
+        """Open a file that `save` has written for `model`, as a function from inputs to named outputs."""
 
 
 def metadata(model: Exportable) -> dict[str, str]:
-    """What a program that runs the file must know, as JSON: `classes`, `inputs`, `outputs`, `size_divisor`, and
-    `keypoints` if there are any."""
+    """Metadata for programs that run the file, each value as JSON: `classes`, `inputs`, `outputs`, `size_divisor`, and
+    `keypoints` (their names) if there are any."""
     own, meta = model.model, model.model.meta
     facts: dict[str, Any] = {"classes": meta.classes, "inputs": model.inputs, "outputs": model.outputs}
     facts["size_divisor"] = own.size_divisor
@@ -52,7 +52,7 @@ def metadata(model: Exportable) -> dict[str, str]:
 
 
 class OnnxFormat(ExportFormat):
-    """ONNX, by PyTorch's exporter, for onnxruntime and other runtimes; needs the packages of the extra `export`."""
+    """ONNX, written by PyTorch's exporter, for onnxruntime and others; needs the packages of the extra `export`."""
 
     suffix = ".onnx"
 
@@ -115,7 +115,8 @@ class TorchScriptFormat(ExportFormat):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # TorchScript is deprecated
             program = torchvision_program(model).module()
-            traced = torch.jit.trace(program, model.example(), check_trace=False, strict=False)  # not strict: a dict
+            # strict=False allows the outputs to be a dict.
+            traced = torch.jit.trace(program, model.example(), check_trace=False, strict=False)
             torch.jit.save(traced, path, _extra_files=metadata(model))
 
     def open(self, path: Path, model: Exportable) -> Function:
@@ -146,12 +147,12 @@ def torchvision_program(model: Exportable) -> torch.export.ExportedProgram:
 
 
 def torchvision_padded_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """`padded_nms` as one call of torchvision's NMS, with groups and images moved apart in float64."""
+    """`padded_nms` as one call of torchvision's NMS, with float64 offsets that separate groups and images."""
     present = groups >= 0
     image = torch.arange(groups.shape[0], device=groups.device)[:, None]
     group = image * (groups.amax() + 1).clamp(min=1) + groups.clamp(min=0)
     apart = boxes.double() + (boxes.double().abs().amax() * 2 + 1) * group[..., None]
-    # Padding comes last, so it removes no box.
+    # Padding has the lowest score, so it suppresses no box.
     order = torch.where(present, scores, -torch.inf).double()
     kept = nms(apart.flatten(0, 1), order.flatten(), threshold)
     keep = torch.zeros_like(present).flatten().index_fill(0, kept, 1)

@@ -11,7 +11,7 @@ LOWEST = -3e38  # below every score
 
 
 def onnx_padded_nms(boxes: FLOAT, scores: FLOAT, groups: INT64, threshold: float) -> BOOL:
-    """`padded_nms` as one NonMaxSuppression, whose classes are the groups: a box is a candidate only in its own group.
+    """`padded_nms` as one ONNX NonMaxSuppression; its classes are the groups, and a box has a score only in its group.
 
     ONNX compares boxes in float32.
     """

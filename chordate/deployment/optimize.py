@@ -12,10 +12,10 @@ from chordate.model_contracts import Model
 def optimize(model: Model, compile: bool | None = None) -> Model:
     """A faster copy of a model for inference, with the same predictions up to rounding (about 1e-6, relative).
 
-    BatchNorms, frozen or not, become part of the convolutions before them, and the memory format is channels-last. On
+    BatchNorms, frozen or not, are folded into the convolutions before them, and the memory format is channels-last. On
     the CPU, the parts that every pixel passes through (`Model.dense_parts`) are also compiled with constant weights.
-    Compilation takes up to a minute, in the first prediction; images of another size cause one more compilation, for
-    any size.
+    Compilation takes up to a minute, in the first prediction; the first images of another size cause one more
+    compilation, which then serves all sizes.
 
     Args:
         model: a model; it is not modified.

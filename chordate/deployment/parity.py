@@ -19,9 +19,9 @@ class Parity:
     """The differences between two lists of predictions.
 
     Attributes:
-        differences: for each field of the predictions that has equal shapes in both, the largest difference; for fields
-            of integers and truth values, the fraction of elements that differ.
-        counts: for predictions of several objects, their total numbers in the model's predictions and in the file's.
+        differences: for each field that has the same shape in both predictions, the largest absolute difference; for
+            integer and bool fields, the fraction of elements that differ.
+        counts: total number of predicted objects of the model and of the file; None if predictions have no objects.
     """
 
     differences: dict[str, float]
@@ -39,7 +39,7 @@ def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) ->
 
     Args:
         images: the images.
-        size: height and width of the batch.
+        size: height and width of the batch in pixels.
         padded: whether to keep the aspect ratio, and pad at the right and the bottom.
     """
     batch = torch.zeros(len(images), images[0].shape[0], *size, dtype=torch.uint8)
@@ -72,7 +72,7 @@ def compare(model: Exportable, run: Function, batch: Batch) -> Parity:
 
 
 def difference(value: Tensor, other: Tensor) -> float:
-    """The largest difference of two tensors of numbers, or the fraction of integers or truth values that differ."""
+    """The largest absolute difference of two tensors; for integers and bools, the fraction of elements that differ."""
     if not value.numel():
         return 0.0
     if value.is_floating_point():

@@ -131,7 +131,7 @@ class AccuracyMetric(Metric):
         return Group(table)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """For each image, a dict with `file`, the true `class`, and `classes`: `class` and `score` of the top five."""
+        """For each image, a dict with `file`, the true `class`, and `classes`, the top five (`class` and `score`)."""
         names = self.dataset.meta.classes
         return [
             {

@@ -21,10 +21,10 @@ from chordate.evaluation.pr_curves import PRCurves
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """What to evaluate: COCO's parameters for one IoU type.
+    """COCO's parameters of an evaluation for one IoU type.
 
     Attributes:
-        iou_type: what is compared: boxes, masks or keypoints.
+        iou_type: "bbox", "segm" or "keypoints".
         labels: labels of the classes to evaluate.
         category_ids: COCO's category id of every label.
         max_dets: limits on the detections per image and class, ascending.

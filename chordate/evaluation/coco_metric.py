@@ -43,8 +43,8 @@ class CocoMetric(Metric):
     Args:
         dataset: the dataset that is evaluated. All its images count; objects of an image that was never passed to
             `update` count as missed.
-        iou_types: what to evaluate: "bbox", "segm", "keypoints". None for everything that the model predicts (boxes,
-            and masks or keypoints, if any), except what the annotations lack, which is skipped with a warning.
+        iou_types: the types to evaluate: "bbox", "segm", "keypoints". None for every type that the model predicts
+            (boxes, and masks or keypoints, if any); types that the annotations lack are skipped with a warning.
         engine: "hotcoco" (fast), or "pycocotools" (the reference implementation); both compute equal metrics.
         max_dets: three ascending limits on the number of top-scoring detections per image and class. AP uses the last
             limit. For keypoints, the limit is always 20, as in COCO.
@@ -54,7 +54,7 @@ class CocoMetric(Metric):
 
     Raises:
         ConfigError: the number of sigmas differs from the number of keypoints.
-        DataError: the dataset is not `CocoAnnotated`, or no annotation has what a type in `iou_types` needs.
+        DataError: the dataset is not `CocoAnnotated`, or no annotation has the field for a type in `iou_types`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class CocoMetric(Metric):
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
         self._engine = engine
-        self._limit_logged = False  # whether `max_dets` was logged to be too low
+        self._limit_logged = False  # whether the warning about a too low `max_dets` was logged
         self._pending: list[PackedDetections] = []
         self._detections = PackedDetections.concatenate([])
         self._specs: dict[IouType, EvalSpec] = {}
@@ -151,11 +151,11 @@ class CocoMetric(Metric):
         return PackedDetections.concatenate(batches).gather()
 
     def _select_types(self, detections: PackedDetections) -> list[IouType]:
-        """The IoU types to evaluate: those requested, else those that the model predicts and the annotations contain.
+        """The IoU types to evaluate: the requested types, else all that the model predicts and the annotations contain.
 
         Raises:
-            DataError: the model or the annotations lack what a requested type needs, or they have different numbers of
-                keypoints.
+            DataError: the model or the annotations lack the masks or keypoints of a requested type, or they have
+                different numbers of keypoints.
         """
         predicted = detections.iou_types()
         missing = [iou_type for iou_type in self.requested_types if iou_type not in predicted]
@@ -174,7 +174,7 @@ class CocoMetric(Metric):
         return types
 
     def _is_annotated(self, iou_type: IouType) -> bool:
-        """Whether any annotation has what `iou_type` compares: a box, a mask or keypoints."""
+        """Whether any annotation has the field that `iou_type` compares: a box, a mask or keypoints."""
         if iou_type == "bbox":
             return True  # without reading the annotations
         return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
@@ -275,9 +275,10 @@ class CocoMetric(Metric):
     def predictions(self) -> list[dict[str, Any]]:
         """The detections of the last `compute` in COCO's results format, rounded to 0.001 pixels and scores to 0.00001.
 
-        They have the ids of the annotation file, also if these are text or too large, and in addition `file_name`.
-        Masks are compressed RLE; keypoint coordinates are relative to the center of the first pixel, as in
-        COCO. `compute` uses full precision, so its metrics may differ slightly from metrics of these rounded results.
+        Image and category ids are those of the annotation file, even if `coco` has renumbered them because they are
+        text or too large; `file_name` is added. Masks are compressed RLE; keypoint coordinates are relative to the
+        center of the first pixel, as in COCO. `compute` uses full precision, so its metrics may differ slightly from
+        metrics of these rounded results.
         """
         results = self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
         return with_file_ids(results, self.dataset.coco)

@@ -56,7 +56,7 @@ def describe_curves(
 
     Args:
         curves: the precision-recall curves of the evaluation.
-        evaluator: hotcoco's evaluator of the same detections, after `evaluate`.
+        evaluator: hotcoco's evaluator of the detections of `curves`, after `evaluate`.
         per_class: dict from class name to metrics, in the order of the categories of `curves`.
         iou_type: "bbox", "segm" or "keypoints".
     """

@@ -18,7 +18,7 @@ def output_names(images: Sequence[str | Path]) -> list[str]:
 
 
 def distinct_names(files: Sequence[str]) -> list[str]:
-    """The relative paths of files without suffix and with slashes, numbered where they are equal.
+    """The relative paths of files, without suffixes and with `/` as separator; equal paths are numbered.
 
     The first of several files has the plain name, and the others get the first number that is free: `1.jpg`, `1.png`
     and `1_1.jpg` become `1`, `1_2` and `1_1`.

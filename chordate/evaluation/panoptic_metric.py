@@ -48,7 +48,7 @@ class EvaluatedImage(NamedTuple):
     scores: list[float]
 
     def predicted_ids(self) -> NDArray[np.int32]:
-        """The number of each pixel's predicted segment, `[H, W]`: 1 … `S`, or 0 for pixels without a segment."""
+        """The predicted segment id of each pixel, `[H, W]`: 1 … `S`, or 0 for pixels without a segment."""
         ids = np.zeros(self.size, np.int32)
         for number, segment in enumerate(self.predicted, 1):
             ids[hotcoco.mask.decode(segment["segmentation"]) > 0] = number
@@ -56,7 +56,7 @@ class EvaluatedImage(NamedTuple):
 
 
 class WithSegments(Protocol):
-    """The part of a dataset that the metric needs.
+    """The members of a dataset that the metric uses.
 
     Attributes:
         meta: class names, and which of them are stuff.
@@ -70,13 +70,13 @@ class WithSegments(Protocol):
         """The index of the image with an id."""
 
     def id_in_file(self, image_id: int) -> int | str:
-        """The id of an image as in the annotations, for the saved predictions."""
+        """The id that an image has in the annotation file; saved predictions have this id."""
 
     def original(self, index: int) -> Batch:
         """An untransformed image with its targets, as a batch of size 1, for the report."""
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The ground truth of an image at its original size: the segment number of each pixel `[H, W]` (1 … `S`; 0
+        """The ground truth of an image at its original size: the segment id of each pixel `[H, W]` (1 … `S`; 0
         for pixels without a segment), the segments' labels `[S]`, and whether each segment is a crowd `[S]` bool."""
 
 
@@ -92,7 +92,7 @@ class PanopticMetric(Metric):
     `PQ_things`, `PQ_stuff` and so on, averaged over the thing or the stuff classes (-1 if no such class occurs).
 
     Args:
-        dataset: the dataset of the predictions.
+        dataset: the dataset that is evaluated.
     """
 
     def __init__(self, dataset: WithSegments):
@@ -126,7 +126,7 @@ class PanopticMetric(Metric):
             )
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
-        """COCO annotations of the segments 1 … `S` in `numbers` `[H, W]`, without ids."""
+        """COCO annotations, without `id`, of the segments 1 … `S`; `numbers` `[H, W]` has each pixel's segment."""
         masks = numbers == torch.arange(1, len(labels) + 1)[:, None, None]
         areas = masks.sum((1, 2)).tolist()
         return [
@@ -158,7 +158,7 @@ class PanopticMetric(Metric):
         return dict(self.numbers)
 
     def _evaluate(self, images: Sequence[EvaluatedImage]) -> dict[str, Any]:
-        """hotcoco's results for some of the images."""
+        """hotcoco's results for `images`."""
         evaluation = panoptic.PanopticEval(self._coco(images, "truth"), self._coco(images, "predicted"))
         evaluation.evaluate()
         results: dict[str, Any] = evaluation.results()
@@ -182,7 +182,7 @@ class PanopticMetric(Metric):
         return {name: {key.upper(): self._results["per_class"][number][key] for key in names} for name, number in pairs}
 
     def report(self) -> PanopticReport:
-        """Report with the metrics per class, and the images with the lowest PQ (evaluated alone)."""
+        """Report with the metrics per class, and the images with the lowest PQ (each image evaluated alone)."""
         scores = []
         for number, one in enumerate(self._last):
             overall = self._evaluate([one])["All"]
@@ -219,7 +219,7 @@ class PanopticMetric(Metric):
 
     def save_predictions(self, path: str | Path) -> None:
         """Write the last predictions in COCO's panoptic format: the JSON file `path`, and one PNG of segment ids per
-        image in a folder, named like `path` without the suffix. The PNGs keep the subfolders of the images."""
+        image, in a folder named like `path` without the suffix. The PNGs keep the subfolders of the images."""
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:

@@ -21,7 +21,7 @@ from chordate.structures import Batch, CropInfo, Detections
 
 
 class CocoCrops(CocoAnnotated, Protocol):
-    """The part of a dataset of crops that the metric needs.
+    """The members of a dataset of crops that the metric uses.
 
     Attributes:
         crop_image_ids: `[crops]` int64, image id of each crop.
@@ -38,9 +38,9 @@ class PoseMetric(CocoMetric):
     keypoints.
 
     Args:
-        dataset: the dataset of the predictions.
-        nms_threshold: OKS threshold of NMS: of two poses with a higher OKS, the one with the lower score is dropped.
-            0.9 in the code of Xiao et al. 2018; 1 keeps all poses.
+        dataset: the dataset that is evaluated.
+        nms_threshold: OKS threshold of NMS, which drops the pose with the lower score if the OKS of two poses exceeds
+            it. 0.9 in the code of Xiao et al. 2018; 1 keeps all poses.
         engine, keypoint_sigmas: see `CocoMetric`.
 
     Raises:

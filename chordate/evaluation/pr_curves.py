@@ -31,14 +31,15 @@ class PRCurves:
     areas: tuple[str, ...]
 
     def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
-        """AP at one IoU threshold or averaged over all; of one category (an index into `K`) or averaged over all."""
+        """AP, 0 … 1, at one IoU threshold, of one category (an index into `K`); None averages over all thresholds or
+        categories. -1 without ground truth."""
         selected = self.precision[_iou_rows(iou), :, _categories(category), self.areas.index(area), -1]
         return _mean(selected)
 
     def average_recall(
         self, limit: int = -1, iou: float | None = None, area: str = "all", category: int | None = None
     ) -> float:
-        """Average recall, like `average_precision`; `limit` is an index into `max_dets`, by default the last."""
+        """Average recall, with the arguments of `average_precision`; `limit` is an index into `max_dets`."""
         return _mean(self.recall[_iou_rows(iou), _categories(category), self.areas.index(area), limit])
 
     def summary(self) -> dict[str, float]:

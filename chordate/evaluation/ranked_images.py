@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chordate.structures import Batch, Prediction
 
-WORST = 6  # number of images with the lowest scores in a report
+WORST = 6  # number of images in a report: those with the lowest scores
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def with_file_ids(results: Sequence[dict[str, Any]], coco: hotcoco.COCO) -> list
 
     Args:
         results: dicts with `image_id` and `category_id`.
-        coco: the annotations. Images and categories that were renumbered have their file's own id.
+        coco: the annotations. If images or categories were renumbered, their entries also have the id in the file.
     """
     images = {one["id"]: one for one in coco.load_imgs(sorted({result["image_id"] for result in results}))}
     categories = {one["id"]: one for one in coco.load_cats(coco.get_cat_ids())}

@@ -31,7 +31,7 @@ from chordate.text import printable
 
 
 class WithLabels(Protocol):
-    """The part of a dataset that the metric needs."""
+    """The members of a dataset that the metric uses."""
 
     meta: DatasetMeta
     label_ids: Sequence[int]  # the pixel value of each class in label images
@@ -54,7 +54,7 @@ class SemanticMetric(Metric):
     left out.
 
     Args:
-        dataset: the dataset of the predictions.
+        dataset: the dataset that is evaluated.
         boundary: distance of the boundary IoU as a fraction of the image diagonal, 0.02 in the paper (see
             `BoundaryIoU`); None for no boundary IoU.
     """
@@ -70,7 +70,7 @@ class SemanticMetric(Metric):
         """Reset the counters."""
         self._pending, self._boundary = self._evaluator(), self._boundary_counter()
         self._worst: list[tuple[float, int, SemanticMap]] = []  # mean IoU, image id, prediction
-        self._images: dict[str, bytes] = {}  # path of each image, and its prediction as PNG
+        self._images: dict[str, bytes] = {}  # path of each image -> its prediction as PNG
         self._counted: set[int] = set()  # image ids
 
     def _evaluator(self) -> semantic.SemanticEval:
@@ -91,7 +91,7 @@ class SemanticMetric(Metric):
                 raise DataError(
                     f"SemanticMetric evaluates SemanticMaps; the model predicts {type(prediction).__name__}"
                 )
-            if info.image_id in self._counted:  # this sample replaces a broken one
+            if info.image_id in self._counted:  # an image occurs again if it replaces a broken one
                 continue
             self._counted.add(info.image_id)
             truth = self.dataset.labels_of(info.image_id)
@@ -102,7 +102,7 @@ class SemanticMetric(Metric):
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise DataError(
-                    f"{info.path}: predicted labels go up to {labels.max()}, but the data has {self.classes} classes"
+                    f"{info.path}: predicted labels go up to {labels.max()}, but the dataset has {self.classes} classes"
                 )
             if self._keep:
                 self._images[info.path] = encode_labels(labels, self.dataset.label_ids)
@@ -150,8 +150,8 @@ class SemanticMetric(Metric):
         )
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Metrics of each class, by class name: `IoU`, `Acc` and with `boundary` `boundary_IoU` (-1 for a class without
-        pixels in the ground truth), and `pixels`, the number of pixels in the ground truth."""
+        """Metrics of each class, by class name: `IoU`, `Acc` and, if `boundary` is set, `boundary_IoU` (each -1 for a
+        class without pixels in the ground truth), and `pixels`, the number of pixels in the ground truth."""
         rows = dict(zip(self.dataset.meta.classes, self._last.results()["per_class"], strict=True))
         table = {name: {"IoU": row["IoU"], "Acc": row["Acc"], "pixels": row["gt_area"]} for name, row in rows.items()}
         if self._last_boundary is not None:
@@ -168,8 +168,8 @@ class SemanticMetric(Metric):
     def save_predictions(self, path: str | Path) -> None:
         """Write the predictions of the last `compute` to the folder `path`, if `keep_predictions` was called before.
 
-        There is one PNG per image, whose pixels have the ids of the label images (as benchmark servers expect). The
-        PNGs keep the subfolders of the images, see `output_names`.
+        There is one PNG per image, with the pixel values of the dataset's label images (as benchmark servers expect).
+        The PNGs keep the subfolders of the images, see `output_names`.
 
         Raises:
             ConfigError: `keep_predictions` was not called before the evaluation.

@@ -1,4 +1,4 @@
-"""The backbones that a name alone can build, which is all that other libraries' registries take."""
+"""Names of the backbones without required arguments: other libraries' registries build them by name alone."""
 
 from chordate.registry import BACKBONES
 from chordate.signatures import parameters_of

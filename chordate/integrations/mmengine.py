@@ -39,7 +39,7 @@ class TupleBackbone(nn.Module):
 
 
 class _Backbones(Registry):
-    """The child of mmengine's root registry that finds BACKBONES' types and variants."""
+    """A child of mmengine's root registry; it looks up types and variants in Chordate's BACKBONES."""
 
     def get(self, key: str) -> Any:
         BACKBONES.expand(key)  # raises an error with similar names if there is no such backbone

@@ -79,7 +79,7 @@ class ChordateEncoder(nn.Module, EncoderMixin):
 
 
 def register_encoders() -> None:
-    """Register the backbones as `chordate_<name>` in smp's table of encoders, except CIFAR's, whose strides are other.
+    """Register the backbones as `chordate_<name>` in smp's encoders, except CIFAR's, which have other strides.
 
     Call it again to add backbones that were registered after the import of this module. ResNets that smp has under the
     same name get its weights: `encoder_weights="imagenet"` for `chordate_resnet50`.

@@ -57,18 +57,18 @@ class PyramidBackbone(nn.Module):
 
 
 class NamedFeatures(nn.Module):
-    """A backbone for DeepLabV3, FCN and LRASPP, whose feature maps have the names that these expect.
+    """A backbone for DeepLabV3, FCN and LRASPP, whose feature maps have the names that these models expect.
 
     `NamedFeatures("resnet50", {"out": "c5", "aux": "c4"}, output_stride=8)`; LRASPP reads "low" and "high".
 
     Args:
         backbone: a name or a dict with `type`, see `build_backbone`.
-        maps: from torchvision's names to ours.
+        maps: mapping from torchvision's names of the feature maps to ours.
         pretrained: the backbone's weights, see `build_backbone`.
         options: further arguments of the backbone, such as `output_stride=8`.
 
     Attributes:
-        out_channels: from torchvision's names to numbers of channels, for the classifiers' constructors.
+        out_channels: mapping from torchvision's names to numbers of channels, for the classifiers' constructors.
 
     Raises:
         ConfigError: the backbone does not have one of the feature maps.

@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-FPN_SIZES = (8.0,)  # Chordate's default sizes of an RPN, as multiples of the stride
-RETINA_SIZES = tuple(4 * 2 ** (octave / 3) for octave in range(3))  # and of RetinaHead
+# Default anchor sizes of Chordate's RPN and RetinaHead, as multiples of the stride.
+FPN_SIZES = (8.0,)
+RETINA_SIZES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 
 
 def anchor_arguments(
     sizes: Sequence[Sequence[float]], strides: Sequence[float], ratios: Sequence[float], default: Sequence[float]
 ) -> dict[str, Any]:
-    """The arguments for anchors with `sizes` in pixels for each level; sizes equal to `default` are left out.
+    """AnchorGenerator's arguments for anchors of these sizes; sizes equal to `default` are left out.
 
     Args:
-        sizes: for each level, the square roots of the anchors' areas.
+        sizes: for each level, the square roots of the anchors' areas, in pixels.
         strides: stride of each level.
         ratios: height / width.
         default: sizes that the head has by default, as multiples of the stride.

@@ -25,7 +25,7 @@ class NotCarried:
         key: dotted name in the other framework.
         value: its value there.
         reason: why it is not carried over, and what happens instead.
-        effect: what differs.
+        effect: what differs from the other framework.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Conversion:
         source: the file that was converted.
         config: the complete Chordate config, sections as nested dicts.
         not_carried: the settings that are not carried over.
-        notes: what the user needs to know about the new config, one sentence each.
+        notes: sentences that tell the user about the new config.
     """
 
     source: str
@@ -76,7 +76,7 @@ class Conversion:
 class Keys:
     """Reads nested settings of another framework, and remembers which ones were read.
 
-    What no converter reads is reported by `report_unread`, so that no setting is lost silently.
+    `report_unread` reports the settings that no converter has read, so that no setting is lost silently.
 
     Args:
         values: the settings.

@@ -1,4 +1,4 @@
-"""Default arguments of the components in a config, to compare configs by what they mean."""
+"""Default arguments of the components in a config: configs that differ only in explicit defaults compare as equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chordate.signatures import parameters_of
 from chordate.training.settings import TrainSettings
 
 REGISTRIES = (MODELS, BACKBONES, NECKS, HEADS, LOSSES, TRANSFORMS, DATASETS, METRICS, SCHEDULES)
-# Sections and arguments without `type`, and what they are arguments of.
+# For each section or argument without `type`: the class or function whose arguments it contains.
 UNTYPED: Mapping[str, Any] = {
     "preprocess": Normalize,
     "anchors": AnchorGenerator,
@@ -67,13 +67,13 @@ def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def without_defaults(value: Any, key: str = "") -> Any:
-    """Copy a config without settings that equal the defaults, in one spelling: lists for tuples, dicts for names."""
+    """Copy a config without the settings that equal their defaults, and with lists for tuples and dicts for names."""
     if isinstance(value, str) and key in PARTS:
         value = {"type": value}
     if isinstance(value, Mapping):
         defaults = {name: item for name, item in section_defaults(value, key).items() if name != "type"}
         items = {name: without_defaults(item, name) for name, item in value.items()}
-        if items.get("losses") == [{"type": "CrossEntropy"}]:  # what None means
+        if items.get("losses") == [{"type": "CrossEntropy"}]:  # equal to the default, None
             del items["losses"]
         return {
             name: item

@@ -20,7 +20,7 @@ class Converted(NamedTuple):
 
     Attributes:
         text: the Chordate config, a Python file.
-        conversion: what is not carried over.
+        conversion: the converted config, and the settings that are not carried over.
     """
 
     text: str

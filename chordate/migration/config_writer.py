@@ -31,7 +31,7 @@ def _format(value: Any, indent: int, used: int) -> str:
     """The Python expression for a value, on one line if it fits.
 
     Args:
-        value: numbers, texts, lists and dicts.
+        value: numbers, strings, lists and dicts.
         indent: indentation of the line.
         used: characters on the line before the value, besides the indentation.
     """

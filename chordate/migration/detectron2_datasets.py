@@ -82,7 +82,7 @@ def _meta(cfg: Keys, task: str, dataset: Dataset) -> dict[str, Any]:
     if task == "semantic":
         count = model.part("SEM_SEG_HEAD").get("NUM_CLASSES")
         if dataset["type"] == "SemanticFolder" and count == len(dataset["classes"]):
-            return {}  # the dataset has the names
+            return {}  # the dataset has the class names
         return {"classes": "cityscapes" if dataset["type"] == "CityscapesSemantic" and count == 19 else count}
     retina = model.get("META_ARCHITECTURE") == "RetinaNet"
     count = model.part("RETINANET" if retina else "ROI_HEADS").get("NUM_CLASSES")

@@ -10,7 +10,7 @@ from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_argu
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
-HARD_FRACTION = 0.2  # the hardest pixels that count in the DeepLab project's loss "hard_pixel_mining"
+HARD_FRACTION = 0.2  # fraction of pixels, the hardest, that count in the DeepLab project's loss "hard_pixel_mining"
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:

@@ -19,7 +19,7 @@ CATALOG = {
         "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/25093814/X-152-32x8d-IN5k.pkl"
     ),
 }
-BACKBONES = {  # BACKBONE.NAME, and `extra` of the FPN; without an FPN, "none"
+BACKBONES = {  # BACKBONE.NAME -> the FPN's extra levels: "pool", or from its "last" input; "none" without an FPN
     "build_resnet_backbone": "none",
     "build_resnet_deeplab_backbone": "none",
     "build_resnet_fpn_backbone": "pool",
@@ -60,7 +60,7 @@ def _instances(settings: Keys, kind: str, detections_per_image: int) -> dict[str
     """The heads of a TwoStageDetector."""
     if settings.part("PROPOSAL_GENERATOR").get("NAME") != "RPN":
         name = settings.part("PROPOSAL_GENERATOR").get("NAME")
-        raise ConfigError(f"MODEL.PROPOSAL_GENERATOR.NAME {name} has no counterpart in Chordate; it has an RPN")
+        raise ConfigError(f"MODEL.PROPOSAL_GENERATOR.NAME {name} has no counterpart in Chordate; RPN has one")
     settings.part("PROPOSAL_GENERATOR").expect("MIN_SIZE", 0, reason="boxes are dropped below 0.001 px")
     shares_trunk = settings.part("ROI_HEADS").get("NAME") == "Res5ROIHeads"
     parts: dict[str, Any] = {"rpn": rpn_head(settings), "box": box_head(settings, detections_per_image)}
@@ -101,12 +101,12 @@ def _semantic(settings: Keys, cfg: Keys, backbone: dict[str, Any]) -> dict[str, 
 
 
 def _skip_instances(settings: Keys) -> None:
-    """Mark the settings as read that a semantic segmenter inherits from a base config for detectors."""
+    """Mark as read the settings that a semantic segmenter inherits from a base config for detectors."""
     settings.ignore("RPN", "ROI_HEADS", "ROI_BOX_HEAD", "ROI_MASK_HEAD", "ANCHOR_GENERATOR", "MASK_ON")
 
 
 def _neck(settings: Keys) -> tuple[dict[str, Any] | None, int]:
-    """The neck, and the number of pixels that Detectron2 pads images to multiples of."""
+    """The neck, and the size divisor: Detectron2 pads height and width to multiples of it."""
     name = settings.part("BACKBONE").get("NAME")
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)
@@ -177,7 +177,7 @@ def _check_weights(settings: Keys, backbone: dict[str, Any]) -> None:
 
 
 def whole_model_weights(settings: Keys) -> str | None:
-    """The checkpoint of a whole model in `MODEL.WEIGHTS`; None if there is none."""
+    """Path or URL of the checkpoint `MODEL.WEIGHTS`; None if it is missing, or contains only a backbone."""
     weights = str(settings.get("WEIGHTS") or "")
     name = weights.removeprefix("detectron2://")
     if not weights or weights.startswith("catalog://") or name.startswith(("ImageNetPretrained/", "DeepLab/")):

@@ -16,7 +16,7 @@ NORMS = {
 
 
 def norm_name(keys: Keys, key: str) -> str | None:
-    """The norm in Chordate; "BN" for synchronized BatchNorm, which `train.sync_bn` converts to it."""
+    """The norm's name in Chordate; "BN" also for synchronized BatchNorm, which `train.sync_bn` enables."""
     name = keys.get(key) or ""
     if name not in NORMS:
         keys.lose(key, "unknown norm; BN instead")

@@ -18,10 +18,10 @@ MAX_ITEMS = 20_000  # settings of a file, with every alias counted as often as i
 
 
 def read_detectron2(path: Path) -> dict[str, Any]:
-    """The settings of a Detectron2 config and its `_BASE_` files, as nested dicts.
+    """The settings of a Detectron2 config and its `_BASE_` files, as nested dicts; no code in them is executed.
 
     Raises:
-        ConfigError: a file cannot be read or is not such a config; nothing in it is executed.
+        ConfigError: a file cannot be read or is not a Detectron2 config.
     """
     files = SourceFiles(lambda file, text: _read(file, text, files))
     return files.load(path)
@@ -31,11 +31,11 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     evaluator = Evaluator(str(path), {})
 
     class Loader(yaml.SafeLoader):
-        """SafeLoader without merge keys, whose expansion has no limit, and with the one tag of Detectron2's configs."""
+        """SafeLoader with the eval tag of Detectron2's configs; refuses merge keys, whose expansion has no limit."""
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise ConfigError(f"{path}: line {node.start_mark.line + 1}: merge keys (<<) are not read")
+                raise ConfigError(f"{path}: line {node.start_mark.line + 1}: merge keys (<<) are not supported")
 
     def apply_eval(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
@@ -66,7 +66,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
 
 
 def _check_size(content: Any, source: str) -> None:
-    """Raise ConfigError if the settings, with aliases expanded, are too many."""
+    """Raise ConfigError if there are too many settings, with aliases expanded."""
     stack, count = [content], 0
     while stack:
         value = stack.pop()
@@ -78,7 +78,7 @@ def _check_size(content: Any, source: str) -> None:
 
 
 def _decoded(value: Any, evaluator: Evaluator) -> Any:
-    """Replace texts that are Python literals, such as "(640, 672)", as Detectron2 does."""
+    """Replace strings that are Python literals, such as "(640, 672)", by their values, as Detectron2 does."""
     if isinstance(value, dict):
         return {key: _decoded(item, evaluator) for key, item in value.items()}
     if isinstance(value, list):

@@ -11,13 +11,13 @@ from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
 from chordate.migration.resnet_names import resnet_part
 
-NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}  # `train.sync_bn` for SyncBN
+NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}  # SyncBN by `train.sync_bn`
 STRIDES = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that go with an output stride
 
 
 def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
-    """The norm of a `norm_cfg`; None without one."""
+    """Chordate's norm for the setting `key` of `cfg`, a dict such as `norm_cfg`; `default` if it is missing."""
     if key not in cfg:
         cfg.ignore(key)
         return default
@@ -51,7 +51,7 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
     kind = str(cfg.get("type")).removeprefix("mmdet.").removeprefix("mmseg.")
     if kind not in ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d"):
         raise ConfigError(
-            f"model.backbone.type {kind} has no counterpart; ResNet, ResNeXt, ResNetV1c and ResNetV1d have"
+            f"model.backbone.type {kind} has no counterpart; ResNet, ResNeXt, ResNetV1c and ResNetV1d have one"
         )
     depth, groups = cfg.get("depth"), cfg.get("groups", 1) if kind == "ResNeXt" else 1
     part = resnet_part(
@@ -102,7 +102,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
     """`output_stride`, `dilations` and `multi_grid` of a backbone."""
     strides = tuple(cfg.get("strides", (1, 2, 2, 2)))
     dilations = tuple(cfg.get("dilations", (1, 1, 1, 1)))
-    strides += (1, 2, 2, 2)[len(strides) :]  # C4's backbone has three stages; the fourth is the heads'
+    strides += (1, 2, 2, 2)[len(strides) :]  # C4's backbone has three stages; the heads have the fourth
     dilations += (1, 1, 1, 1)[len(dilations) :]
     contracts = contract and cfg.get("contract_dilation", False)
     cfg.ignore("contract_dilation")
@@ -113,7 +113,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
     stride = STRIDES[strides]
     part: dict[str, Any] = {"output_stride": stride} if stride != 32 else {}
     if grid:
-        # Here the grid's numbers are the dilations of the blocks of c5; in Chordate they are factors.
+        # OpenMMLab's multi_grid contains the dilations of c5's blocks; Chordate's has factors of c5's dilation, here 1.
         return part | {"dilations": [*dilations[:3], 1], "multi_grid": list(grid)}
     if dilations == (1, 1, 1, 1) and stride == 32:
         return part

@@ -11,13 +11,13 @@ from chordate.migration.config_conversion import Keys
 
 COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
 SEMANTIC = ("ADE20KDataset", "PascalVOCDataset", "COCOStuffDataset")
-# Names and numbers of classes that `fallback_meta` knows.
+# Dataset type and number of classes -> the name of these classes in `fallback_meta`.
 NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("VocSemantic", 21): "voc_semantic",
          ("CocoStuff", 171): "coco_stuff", ("CocoDataset", 80): "coco"}  # fmt: skip
 
 
 def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
-    """The innermost dataset, how often it is repeated, and the threshold of a class-balanced one."""
+    """The dataset inside of wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
     times, balanced = 1, None
     while dataset.get("type") in ("RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
         kind = dataset.get("type")
@@ -92,7 +92,7 @@ def meta_part(dataset: dict[str, Any], kind: str, classes: int, things: int | No
     if things is not None:
         return {"classes": "coco_panoptic", "stuff": "coco_panoptic"}
     if "classes" in dataset:
-        return {}  # the dataset has the names
+        return {}  # the dataset has the class names
     if dataset["type"] == "VocDataset" and classes == len(VOC_SEMANTIC_CLASSES) - 1:
         return {"classes": list(VOC_SEMANTIC_CLASSES[1:])}
     if kind == "CityscapesDataset" and classes == len(CITYSCAPES_THINGS):

@@ -49,7 +49,7 @@ def fpn_part(cfg: Keys) -> dict[str, Any]:
         ConfigError: Chordate has no such neck.
     """
     if cfg.get("type") != "FPN":
-        raise ConfigError(f"model.neck.type {cfg.get('type')} has no counterpart in Chordate; FPN has")
+        raise ConfigError(f"model.neck.type {cfg.get('type')} has no counterpart in Chordate; FPN has one")
     start, widths = cfg.get("start_level", 0), cfg.get("in_channels")
     cfg.expect("end_level", -1, len(widths) - 1, reason="all levels from start_level on are used")
     names = [f"c{number + 2}" for number in range(start, len(widths))]
@@ -83,7 +83,7 @@ def fpn_part(cfg: Keys) -> dict[str, Any]:
 def _rpn_head(model: Keys) -> dict[str, Any]:
     head, train, test = model.part("rpn_head"), model.part("train_cfg"), model.part("test_cfg").part("rpn")
     if head.get("type") != "RPNHead":
-        raise ConfigError(f"model.rpn_head.type {head.get('type')} has no counterpart in Chordate; RPNHead has")
+        raise ConfigError(f"model.rpn_head.type {head.get('type')} has no counterpart in Chordate; RPNHead has one")
     head.expect("feat_channels", head.get("in_channels"), reason="convolutions keep the number of channels")
     loss = head.part("loss_cls")
     loss.expect("type", "CrossEntropyLoss", reason="cross-entropy of the objectness", effect="training")
@@ -120,7 +120,7 @@ def _rpn_head(model: Keys) -> dict[str, Any]:
 def _retina_head(model: Keys) -> dict[str, Any]:
     head, train, test = model.part("bbox_head"), model.part("train_cfg"), model.part("test_cfg")
     if head.get("type") != "RetinaHead":
-        raise ConfigError(f"model.bbox_head.type {head.get('type')} has no counterpart in Chordate; RetinaHead has")
+        raise ConfigError(f"model.bbox_head.type {head.get('type')} has no counterpart in Chordate; RetinaHead has one")
     head.expect("feat_channels", head.get("in_channels"), reason="convolutions keep the number of channels")
     loss = head.part("loss_cls")
     loss.expect("type", "FocalLoss", reason="focal loss", effect="training")

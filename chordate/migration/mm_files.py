@@ -17,7 +17,7 @@ LAZY = re.compile(r"^\s*(from detectron2\.|from \.+\S*common\.|.*\bLazyCall\b)",
 
 
 def read_mm(path: Path) -> dict[str, Any]:
-    """The variables of an MMDetection or MMSegmentation config, merged with its `_base_` files; it is not executed.
+    """The variables of an MMDetection or MMSegmentation config, merged with its `_base_` files; no code is executed.
 
     Raises:
         ConfigError: a file cannot be read, or has a statement that cannot be read without running it.
@@ -55,7 +55,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if isinstance(node, ast.Import | ast.ImportFrom):
-            continue  # what it imports has no value; using it is an error
+            continue  # imported names have no value; using one is an error
         if not isinstance(node, ast.Assign):
             text = ast.unparse(node).splitlines()[0][:80]
             raise ConfigError(f"{path}: line {node.lineno}: cannot be read without running it: {text}; {EXECUTE}")
@@ -79,7 +79,7 @@ def _bases(names: Any, path: Path, files: SourceFiles) -> dict[str, Any]:
 
 
 def _assign(target: ast.expr, value: Any, names: dict[str, Any], evaluator: Evaluator, path: Path) -> None:
-    """Assign to a name, or to a setting inside of one: `_base_.train_cfg.max_epochs = 36`."""
+    """Assign to a variable, or to a setting in its dict: `_base_.train_cfg.max_epochs = 36`."""
     if isinstance(target, ast.Name):
         names[target.id] = value
         return

@@ -44,7 +44,7 @@ def _box(model: Keys) -> dict[str, Any]:
     rois = model.part("roi_head")
     kind = rois.get("type")
     if kind not in ("StandardRoIHead", "CascadeRoIHead"):
-        raise ConfigError(f"model.roi_head.type {kind} has no counterpart; StandardRoIHead and CascadeRoIHead have")
+        raise ConfigError(f"model.roi_head.type {kind} has no counterpart; StandardRoIHead and CascadeRoIHead have one")
     heads = rois.parts("bbox_head")
     stages = [_stage(model, head, number) for number, head in enumerate(heads)]
     if kind == "StandardRoIHead":
@@ -71,7 +71,7 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
     """The arguments of BoxHead for a box head, which is stage `number` of a cascade."""
     kind = head.get("type")
     if kind not in BOX_HEADS:
-        raise ConfigError(f"model.roi_head.bbox_head.type {kind} has no counterpart; {', '.join(BOX_HEADS)} have")
+        raise ConfigError(f"model.roi_head.bbox_head.type {kind} has no counterpart; {', '.join(BOX_HEADS)} have one")
     train = model.part("train_cfg").parts("rcnn")
     train_stage = train[min(number, len(train) - 1)]
     assigner, sampler = train_stage.part("assigner"), train_stage.part("sampler")
@@ -134,7 +134,7 @@ def _mask(model: Keys, shares: bool) -> dict[str, Any]:
     heads = rois.parts("mask_head")
     head = heads[0]
     if head.get("type") != "FCNMaskHead":
-        raise ConfigError(f"model.roi_head.mask_head.type {head.get('type')} has no counterpart; FCNMaskHead has")
+        raise ConfigError(f"model.roi_head.mask_head.type {head.get('type')} has no counterpart; FCNMaskHead has one")
     if rois.get("type") == "CascadeRoIHead":
         rois.lose("mask_head", "one mask head for all stages, which trains on the regions of the first one")
     head.expect("upsample_cfg", None, {"type": "deconv", "scale_factor": 2}, reason="a deconvolution doubles the size")
@@ -186,7 +186,7 @@ def _panoptic(model: Keys) -> dict[str, Any]:
     head, fusion = model.part("semantic_head"), model.part("panoptic_fusion_head")
     for part, kind in ((head, "PanopticFPNHead"), (fusion, "HeuristicFusionHead")):
         if part.get("type") != kind:
-            raise ConfigError(f"{part.path}.type {part.get('type')} has no counterpart in Chordate; {kind} has")
+            raise ConfigError(f"{part.path}.type {part.get('type')} has no counterpart in Chordate; {kind} has one")
         part.ignore("num_things_classes", "num_stuff_classes", "num_classes", "in_channels", "init_cfg")
     head.expect("start_level", 0, reason="levels p2 … p5 are used")
     head.expect("end_level", 4, reason="levels p2 … p5 are used")

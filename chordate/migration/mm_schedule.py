@@ -13,7 +13,7 @@ def schedule_part(cfg: Keys, lr: float, times: int) -> tuple[dict[str, Any], dic
     Args:
         cfg: the whole config.
         lr: the learning rate.
-        times: how often an epoch repeats the dataset.
+        times: number of repetitions of the dataset per epoch.
     """
     loop, hooks = cfg.part("train_cfg"), cfg.part("default_hooks")
     by_epoch = loop.get("type", "EpochBasedTrainLoop") == "EpochBasedTrainLoop" and "max_epochs" in loop

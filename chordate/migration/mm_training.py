@@ -83,7 +83,7 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
 
 
 def _num_classes(cfg: Keys, semantic: bool) -> tuple[int, int | None]:
-    """The number of classes of the model, and of things of a panoptic model."""
+    """The model's number of classes, and number of thing classes (None unless the model is panoptic)."""
     model = cfg.part("model")
     if semantic:
         return model.part("decode_head").get("num_classes"), None
@@ -95,7 +95,7 @@ def _num_classes(cfg: Keys, semantic: bool) -> tuple[int, int | None]:
 
 
 def _base_batch_size(cfg: Keys, path: Path, batch_size: int, semantic: bool) -> int:
-    """The number of images per step that the learning rate is for."""
+    """The total batch size for which the learning rate is set."""
     scale = cfg.part("auto_scale_lr").get("base_batch_size")
     named = re.search(r"(\d+)xb(\d+)", path.stem)
     if scale:

@@ -52,7 +52,7 @@ class Nearest(NamedTuple):
 def find_nearest(config: Mapping[str, Any]) -> Nearest:
     """Find the packaged config, with any backbone, that needs the fewest settings to become `config`.
 
-    Only the names of the three nearest config files are varied, since loading a config takes time.
+    Variations (see `variations`) are tried only for the three nearest config files, since loading a config takes time.
 
     Raises:
         ConfigError: no packaged config has this type of model.
@@ -67,7 +67,8 @@ def find_nearest(config: Mapping[str, Any]) -> Nearest:
 
 
 def variations(name: str, backbone: str) -> Iterator[str]:
-    """A packaged config's name, and its names with this backbone (in the shortest spelling) and other words."""
+    """Yield a packaged config's name, then its name with `backbone`, then this name with each matching word of
+    VARIATIONS replaced. Of the backbone's aliases, the shortest is used."""
     yield name
     parts = read_templates(package_root()).parts.get(name)
     if parts is None:

@@ -14,7 +14,7 @@ from typing import Any
 from chordate.errors import ConfigError
 
 MAX_WORK = 200_000  # evaluated nodes and copied items per file; the largest shipped configs need 5,000
-MAX_LENGTH = 100_000  # characters of a text, items of a list
+MAX_LENGTH = 100_000  # limit on the characters of a string and the items of a list
 MAX_NUMBER = 2**64
 NUMERIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
@@ -42,10 +42,10 @@ class Evaluator:
         self.source, self.names, self.work = source, names, 0
 
     def text(self, code: str) -> Any:
-        """Evaluate an expression in a text, such as the argument of YAML's `!!python/object/apply:eval`.
+        """Evaluate an expression in a string, such as the argument of YAML's `!!python/object/apply:eval`.
 
         Raises:
-            ConfigError: the text is not an allowed expression.
+            ConfigError: the string is not an allowed expression.
         """
         return self.evaluate(parse(code, self.source, "eval").body)
 
@@ -78,12 +78,12 @@ class Evaluator:
 
     def _constant(self, node: ast.Constant, names: Mapping[str, Any]) -> Any:
         if isinstance(node.value, bytes | complex) or node.value is ...:
-            raise self._error(node, f"{ast.unparse(node)[:80]} has no place in a config")
+            raise self._error(node, f"{ast.unparse(node)[:80]} is not supported in a config")
         return self._bounded(node.value, node)
 
     def _name(self, node: ast.Name, names: Mapping[str, Any]) -> Any:
         if node.id not in names:
-            raise self._error(node, f"the name {node.id} is not assigned before")
+            raise self._error(node, f"the name {node.id} is used before it is assigned")
         return self._copy(names[node.id], node)
 
     def _attribute(self, node: ast.Attribute, names: Mapping[str, Any]) -> Any:
@@ -115,7 +115,7 @@ class Evaluator:
     def _set(self, node: ast.Set, names: Mapping[str, Any]) -> Any:
         inner = node.elts[0]
         if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
-            raise self._error(node, "a set has no place in a config")
+            raise self._error(node, "a set is not supported in a config")
         return self._value(inner.elts[0], names)  # MMEngine's template `{{_base_.name}}`
 
     def _dict(self, node: ast.Dict, names: Mapping[str, Any]) -> dict[Any, Any]:
@@ -216,7 +216,7 @@ class Evaluator:
 
     def _formattedvalue(self, node: ast.FormattedValue, names: Mapping[str, Any]) -> str:
         if node.format_spec is not None:
-            raise self._error(node, "a format in an f-string is not read")
+            raise self._error(node, "a format in an f-string is not supported")
         return str(self._value(node.value, names))
 
     def _bounded(self, value: Any, node: ast.AST) -> Any:

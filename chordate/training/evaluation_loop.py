@@ -44,7 +44,7 @@ def evaluate(
         amp: mixed precision, "bf16" or "fp16" (GPU only); None for full precision.
         channels_last: whether to use the NHWC memory layout for images and weights.
         progress: the ProgressBar to draw in; None creates a new one on the terminal.
-        interrupted: called after every batch; if it returns True, the evaluation ends and returns no metrics.
+        interrupted: called after every batch; if it returns True, the evaluation ends and returns an empty dict.
     """
     device = device or launch.device()
     model.to(device)
@@ -66,7 +66,7 @@ def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
 
     Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample
-    has no ground truth, since other samples may have some. Ignores warnings, for example about numbers.
+    has no ground truth, since other samples may have some. Ignores warnings, for example that there are no detections.
     """
     with no_warnings(), suppress(TrainingError, NothingToEvaluate):
         metrics = evaluate(model, [loader.first_batch()], metric, device)

@@ -27,7 +27,7 @@ class Span:
     Attributes:
         warmup: length of the warm-up.
         total: length of the training, including the warm-up.
-        unit: number of iterations per unit of the milestones: those of an epoch, or 1.
+        unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
     """
 
     warmup: int
@@ -38,7 +38,7 @@ class Span:
 @SCHEDULES.register_module("constant")
 @dataclass(frozen=True)
 class Constant:
-    """`type="constant"`: no decay after the warm-up (Goyal et al. 2017, section 2.2), which all types have.
+    """`type="constant"`: no decay after the warm-up. All types have the warm-up (Goyal et al. 2017, section 2.2).
 
     Attributes:
         warmup_iters, warmup_epochs: length of the warm-up; at most one of them may be set.
@@ -153,7 +153,7 @@ def build_schedule(
     Args:
         config: the section `schedule` of a config, see `schedule_settings`.
         total: number of iterations of the whole training.
-        steps_per_unit: number of iterations per unit of the milestones: those of an epoch, or 1.
+        steps_per_unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
         steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
     """
     settings = schedule_settings(config)

@@ -74,7 +74,7 @@ class TrainSettings:
         return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
 
     def in_iterations(self, count: int, steps_per_epoch: int) -> int:
-        """Convert a count of epochs (of iterations, if the length of training is set in iterations) to iterations."""
+        """Convert `count` to iterations; its unit is that of the training's length, epochs or iterations."""
         return count * steps_per_epoch if self.by_epoch else count
 
     def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a run logs: its setup at the start; losses, learning rate and speed every `train.log_every` iterations."""
+"""Logs a run: its setup at the start; losses, learning rate and speed every `train.log_every` iterations."""
 
 from __future__ import annotations
 

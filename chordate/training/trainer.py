@@ -285,13 +285,13 @@ class Trainer:
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
-        metrics are equal on all ranks. Stops and returns no metrics if `interrupted()` is true after a batch."""
+        metrics are equal on all ranks. Stops and returns an empty dict if `interrupted()` is true after a batch."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
         return evaluate(self.evaluated_model, self.val_loader, self.metric, self.device, progress=self.progress, **opts)
 
     def interrupted(self) -> bool:
-        """Whether the process received a signal and can stop immediately, because other ranks need not help to save."""
+        """Whether the process received a signal, and can stop at once because saving needs no other rank."""
         alone = self.world_size == 1 or self.saved == self.iteration
         return alone and self.signals.received is not None
 
@@ -354,7 +354,8 @@ class Trainer:
     def _find_unused_parameters(self, batch: Batch) -> None:
         """Enable DDP's `find_unused_parameters` if some parameters get no gradient from the loss of `batch`.
 
-        Without it, DDP would wait forever for these gradients; it is not always enabled, since it costs time per step.
+        Without this option, DDP would wait forever for these gradients. The option costs time in every step, so it is
+        not always enabled.
         """
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
@@ -379,7 +380,7 @@ class Trainer:
             raise SystemExit(128 + received)
 
     def resume_hint(self) -> str:
-        """The end of the message of an error after which the run can be resumed."""
+        """From which checkpoint `--resume` continues; ends the messages of errors after which a run can be resumed."""
         last = self.folder.last() or (f"iteration {self.saved}" if self.saved else "")
         return f"--resume continues from {last}" if last else "no checkpoint is saved yet"
 

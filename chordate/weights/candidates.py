@@ -26,7 +26,7 @@ _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
     *("module.", "_orig_mod.", "model.", "net.", "network.", "student."),  # DDP, torch.compile, Lightning's modules
 )
-_MAX_PREFIXES = 4  # of one name: `model._orig_mod.module.`
+_MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) ->
 
 
 def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
-    """Build one object of every registered format; `contents` is what a checkpoint has beside the tensors."""
+    """Build one object of every registered format; `contents` are the entries of a checkpoint besides its tensors."""
     return [FORMATS.build(name, facts={"contents": contents}) for name in FORMATS.names()]
 
 
@@ -129,8 +129,9 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 
 def _without_prefixes(state: State, model: nn.Module) -> Iterator[tuple[State, list[str]]]:
-    """Yield the tensors whose names start with a prefix, without the prefix, and the names of the others; at last, the
-    state dict itself. Prefixes with which names of the model or of its library start are kept.
+    """For each prefix (or sequence of prefixes), yield the tensors whose names start with it, keyed by the rest of the
+    name, and the names of the other tensors. Finally, yield the state dict itself. A prefix is not removed if names of
+    the model or of its library start with it.
     """
     library = model.library if isinstance(model, Backbone) else None
     ours = [*model.state_dict(), *(library.tensors if library else ())]

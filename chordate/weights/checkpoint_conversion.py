@@ -1,4 +1,4 @@
-"""Converts whole checkpoints: recognizes the network of another library, and writes the files of ours and theirs."""
+"""Converts whole checkpoints: recognizes networks of other libraries; writes files of Chordate and other libraries."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ OWN = "chordate"
 
 
 def libraries() -> list[str]:
-    """The names of the libraries whose checkpoints can be written, and ours."""
+    """The names of the libraries whose checkpoints can be written, first Chordate's own."""
     return [OWN, *dict.fromkeys(format.library for format in formats())]
 
 
 def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
-    """The config of the network whose weights are given, from the format that recognizes them.
+    """The config of the network that has these weights, from the format that recognizes them.
 
     Returns:
         The name of a config, and overrides with dotted keys: the architecture, and the settings of `Format.settings`.
@@ -42,7 +42,7 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
             found = format.config(weights.state)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{weights.source} has the names of {format.library}'s weights, but of a network that is not known "
+                f"{weights.source} has the names of {format.library}'s weights, but their network is unknown "
                 f"({error}); name its config: --config CONFIG"
             ) from error
         if found:
@@ -54,7 +54,7 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
 
 
 def restored(model: Model, library: str) -> dict[str, Any]:
-    """The contents of a file of another library with the weights of `model`.
+    """The contents of a checkpoint with the weights of `model` under the library's names.
 
     Raises:
         CheckpointError: the library is unknown, or has no format for this model.
@@ -79,7 +79,7 @@ def restored(model: Model, library: str) -> dict[str, Any]:
 
 
 def own_contents(model: Model, config: str) -> dict[str, Any]:
-    """The contents of our checkpoint with the weights of `model`; `config` is the text of its config."""
+    """The contents of a Chordate checkpoint with the weights of `model`; `config` is the text of its config."""
     return {
         "chordate": FORM,
         "model": to_cpu(model.state_dict()),

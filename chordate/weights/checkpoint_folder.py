@@ -170,9 +170,9 @@ class CheckpointFolder:
                 path.unlink(missing_ok=True)
 
     def newest(self) -> Path | None:
-        """The checkpoint named in `last_checkpoint` if it is readable, else the readable checkpoint of the run with the
-        most iterations, with a warning about those that are not; None if the folder has no checkpoints, or a new run
-        has not saved a checkpoint yet.
+        """The checkpoint named in `last_checkpoint` if it is readable, else the run's readable checkpoint with the most
+        iterations, with a warning about the unreadable checkpoints. None if the folder has no checkpoints, or a new
+        run has not saved a checkpoint yet.
 
         Raises:
             CheckpointError: there are checkpoints, but none is readable.

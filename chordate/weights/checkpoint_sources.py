@@ -27,7 +27,7 @@ from chordate.weights.restricted_pickle import TORCH_STARTS, read_pickle
 
 _HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
 _MAX_HUB_CONFIG = 1_000_000  # bytes
-MAX_UNPACKED = 10  # bytes of a zip file's members per byte of the file
+MAX_UNPACKED = 10  # limit on the unpacked bytes of a zip file per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
 
@@ -177,7 +177,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_hub_config(folder: Path) -> Any:
-    """The contents of a folder's `config.json`; None if it has none, or not a readable one."""
+    """The contents of a folder's `config.json`; None if it is missing, too large or unreadable."""
     path = folder / _HUB_CONFIG
     if not path.is_file() or path.stat().st_size > _MAX_HUB_CONFIG:
         return None
@@ -228,7 +228,7 @@ def check_zip(path: Path) -> list[int]:
     """Check the index, the sizes and the checksums of a checkpoint that is a zip file, since `torch.load` does not.
 
     Returns:
-        The number of bytes of each member with a tensor, without empty ones, in the order of the file.
+        The size in bytes of each nonempty member with a tensor, in the order of the file.
 
     Raises:
         CheckpointError: the file is truncated or damaged, or its members are larger than the file.

@@ -1,4 +1,4 @@
-"""Matches the outputs per class of a checkpoint to the outputs of a model with other classes, by class name."""
+"""Matches a checkpoint's per-class outputs to those of a model with other classes, by class name."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RowMatcher:
 
 
 def row_names(meta: DatasetMeta, kind: str) -> tuple[str, ...]:
-    """Names of the outputs in order, empty if they have no names; `kind` is one of those of `ClassRows.names`."""
+    """Names of the outputs in order; empty if the outputs have no names. `kind` is a value of `ClassRows.names`."""
     per_class = {"classes": meta.classes, "things": meta.things, "things and stuff": ("things", *meta.stuff)}
     if kind in per_class:
         return per_class[kind] if has_names(meta) else ()

@@ -32,7 +32,7 @@ class Weights:
         state: tensors keyed by name; the averaged weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
-        contents: what another library's checkpoint has beside the weights, see `Format`.
+        contents: entries of another library's checkpoint besides the weights, see `Format`.
     """
 
     state: dict[str, Tensor]

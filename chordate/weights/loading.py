@@ -101,7 +101,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
             setting = f"model.{path}.pretrained" if path else "pretrained"
             remedy = f"set {setting} to a local file, or to None for random weights (pretrained=False in Python)"
             raise DownloadError(f"{error}; or {remedy}") from error
-        # The backbone's own settings have been compared by `load_checkpoint`; those of the images are the model's.
+        # `load_checkpoint` has compared the backbone's own settings; the image settings belong to the whole model.
         own = {name: value for name, value in reports[-1].settings.items() if name.startswith("preprocess.")}
         warn_about_settings(model, str(source), own)
         warn_about_normalization(model, str(source))
@@ -109,7 +109,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
 
 
 def _no_default_weights(path: str, backbone: Backbone) -> str:
-    """Error message: how to train from scratch, how to name weights, and a similar backbone that has weights."""
+    """Error message: how to train from scratch, how to set other weights, and a similar backbone that has weights."""
     title, setting = _title(backbone), f"model.{path}." if path else ""
     scratch = f"{setting}pretrained=False"
     if any(not parameter.requires_grad for parameter in backbone.parameters()):

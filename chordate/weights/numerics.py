@@ -18,7 +18,7 @@ from chordate.weights.state_dict_match import find_backbones
 
 
 def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the weights need it in the 3×3."""
+    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the weights need the 3×3 one."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
@@ -29,7 +29,7 @@ def warn_about_stride(model: nn.Module, format: Format | None) -> None:
 
 
 def _has_stride_in_1x1(backbone: Backbone) -> bool:
-    """Whether a ResNet's bottlenecks have the stride in the first 1×1, as in the paper (He et al. 2016, "caffe")."""
+    """Whether a ResNet's bottlenecks have the stride in the first 1×1 convolution (He et al. 2016, style "caffe")."""
     return any(
         isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
         for name, part in backbone.named_modules()
@@ -55,7 +55,7 @@ def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
 def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings whose values in the model differ, keyed by config key: `{"model.preprocess.bgr": True}`.
 
-    Settings that the model does not have are left out; if the model is a backbone, these are all but the backbone's.
+    Settings that the model does not have are left out; a bare backbone has only the settings of the backbone.
     """
     is_backbone = isinstance(model, Backbone)
     differing = {}
@@ -71,8 +71,8 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
 def _read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
-    A head passes its settings of RoIAlign to its pooler, and of pooling to its ASPP; a backbone passes the eps of its
-    norms to every norm.
+    RoIAlign's settings are read from a head's pooler, pooling settings from its ASPP, and the epsilon of the norms from
+    a norm of the backbone.
     """
     part, _, last = name.rpartition(".")
     if last == "eps":

@@ -1,4 +1,4 @@
-"""Copies what `torch.load` returned to plain dicts, lists and tensors, within limits on depth, number and memory."""
+"""Copies the result of `torch.load` to plain dicts, lists and tensors, within limits on depth, number and memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chordate.errors import CheckpointError
 from chordate.text import printable
 
-MAX_CHECKPOINT_DEPTH = 32  # levels of nested dicts and lists; our own checkpoints have 7
+MAX_CHECKPOINT_DEPTH = 32  # limit on the levels of nested dicts and lists; our own checkpoints have 7
 MAX_REPEATED = 100_000  # values of repeated dicts and lists; nested repetitions multiply, even in a small file
 MAX_COPIES = 4  # bytes of all tensors per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
@@ -59,7 +59,7 @@ class PlainCopy:
             raise CheckpointError(f"{self.source} is damaged: the sizes of its tensors and of its zip members differ")
 
     def __call__(self, value: Any, path: tuple[Any, ...] = ()) -> Any:
-        """Copy a value; `path` has the keys that lead to it.
+        """Copy a value; `path` consists of the keys that lead to the value.
 
         Raises:
             CheckpointError: the contents exceed a limit.

@@ -1,4 +1,4 @@
-"""Reads pickles of numpy arrays, such as Detectron2's `.pkl` files, without importing or calling what they name.
+"""Reads pickles of numpy arrays, such as Detectron2's `.pkl` files, without importing or calling anything in them.
 
 The names of numpy's functions in a pickle stand for classes of this module that only keep their arguments. Every other
 name is refused.
@@ -22,7 +22,7 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 from chordate.weights.plain_contents import PlainCopy
 
-# torch.save's old format starts with one of these pickles of a number.
+# Files in torch.save's old format start with one of these pickles of the magic number.
 TORCH_STARTS = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=protocol) for protocol in range(2, 6))
 MAX_BYTES = 8 << 30
 MAX_OPCODES = 2_000_000  # Detectron2's largest file has about 20,000
@@ -66,7 +66,7 @@ def _check_opcodes(data: bytes, path: Path) -> None:
     """Check that a pickle is complete, and has only opcodes for plain values and numpy arrays; executes nothing.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: the pickle is incomplete, or has other opcodes.
     """
     memo = 0
     try:
@@ -101,7 +101,7 @@ class _Array:
         """A tensor that shares memory with the pickle.
 
         Raises:
-            ValueError: the state is invalid, or is of other than numbers.
+            ValueError: the state is invalid, or the elements are not numbers.
         """
         _, shape, dtype, fortran, data = self.state
         sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
@@ -171,7 +171,7 @@ _CLASSES: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _DType,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,  # bytes in pickles of protocol 2
-    ("__builtin__", "bytes"): _encode,  # no bytes in pickles of protocol 2
+    ("__builtin__", "bytes"): _encode,  # empty bytes in pickles of protocol 2
 }
 for _core in ("numpy.core", "numpy._core"):  # the name before and since numpy 2
     _CLASSES |= {(f"{_core}.multiarray", "_reconstruct"): _Array, (f"{_core}.multiarray", "scalar"): _Scalar}

@@ -205,8 +205,8 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
 
 
 def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
-    """The shapes of the tensors that an optimizer of this type and settings keeps for a parameter after one step; empty
-    if the optimizer cannot be built from its defaults, as is the case in some other libraries."""
+    """The shapes of the tensors that an optimizer with this type and these defaults keeps for a parameter after one
+    step; empty if the optimizer cannot be built from its defaults, as is the case in some other libraries."""
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     try:

@@ -27,12 +27,12 @@ def is_caffe2(state: State) -> bool:
 
 
 def from_caffe2(state: State, eps: float) -> State:
-    """Rename a ResNet's tensors to Detectron2's names; momenta are left out.
+    """Rename a ResNet's tensors to Detectron2's names; momentum buffers are left out.
 
-    Frozen BatchNorms have only a scale and a shift: their statistics are set so that they change nothing.
+    Frozen BatchNorms have only a scale and a shift, so their running mean and variance are set to 0 and 1 - `eps`.
 
     Args:
-        eps: of the BatchNorms.
+        eps: epsilon of the BatchNorms.
     """
     theirs: State = {}
     for name, tensor in state.items():

@@ -20,7 +20,7 @@ class CifarFormat(Format):
     """Base class of the formats: a ResNet of three stages, whose names differ between the repositories.
 
     Attributes:
-        names: our names for the repository's names.
+        names: patterns that replace the repository's names by ours.
         theirs: the inverse of `names`.
         stem, final: the repository's names of the first convolution and of the last linear layer.
     """
@@ -49,7 +49,8 @@ class CifarFormat(Format):
 
 @FORMATS.register_module()
 class AkamasterCifarResNet(CifarFormat):
-    """github.com/akamaster/pytorch_resnet_cifar10. Option A has half of the zeros before the channels, half after."""
+    """github.com/akamaster/pytorch_resnet_cifar10. Shortcuts of option A pad half of the zero channels before the
+    input's channels, half after them."""
 
     library = "pytorch_resnet_cifar10"
     names: Names = ((r"(layer\d\.\d+)\.shortcut\.", r"\1.downsample."), (r"linear\.", "fc."))
@@ -63,7 +64,7 @@ class AkamasterCifarResNet(CifarFormat):
 
 @FORMATS.register_module()
 class ProjectionCifarResNet(CifarFormat):
-    """Intel's distiller and github.com/chenyaofo/pytorch-cifar-models: projections, and torchvision's names.
+    """Intel's distiller and github.com/chenyaofo/pytorch-cifar-models: projection shortcuts, and torchvision's names.
 
     distiller's checkpoints have the name of the network, such as "resnet20_cifar", and need mean and std 0.5.
     """
@@ -80,7 +81,8 @@ class ProjectionCifarResNet(CifarFormat):
 
 @FORMATS.register_module()
 class ResNeXtDenseNetCifarResNet(CifarFormat):
-    """github.com/D-X-Y/ResNeXt-DenseNet. Option A has all zeros after the channels, as ours."""
+    """github.com/D-X-Y/ResNeXt-DenseNet. Like ours, its shortcuts of option A pad all zero channels after the input's
+    channels."""
 
     library = "ResNeXt-DenseNet"
     names: Names = (

@@ -21,10 +21,10 @@ _NAMED = {(101, 32, 8): "x101-32x8d", (50, 32, 4): "x50-32x4d", (101, 64, 4): "x
 
 
 def backbone_overrides(state: State, resnet: str) -> tuple[str, Overrides]:
-    """The backbone's name in names of configs, and overrides of its config.
+    """The part of a config's name that names the backbone, and overrides of its settings.
 
     Args:
-        state: with Detectron2's names.
+        state: tensors, keyed by Detectron2's names.
         resnet: prefix of the names of the ResNet.
 
     Raises:
@@ -112,7 +112,7 @@ def _mask_overrides(state: State) -> Overrides:
 
 
 def norm_of(state: State, layer: str) -> str | None:
-    """The type of a norm by its tensors: "BN" (trained), "FrozenBN" or "GN"; None if there is none."""
+    """The norm type that a layer's tensors show: "BN" (trained), "FrozenBN" or "GN"; None without such a layer."""
     if f"{layer}weight" not in state:
         return None
     if f"{layer}running_mean" not in state:
@@ -126,7 +126,7 @@ def _set(overrides: Overrides, name: str, value: Any, default: Any) -> None:
 
 
 def _count(state: State, name: str, first: int = 0) -> int:
-    """The number of layers with numbered names, from `first`."""
+    """The number of consecutive layers in `state`, from number `first`; `name` has a placeholder for the number."""
     number = first
     while name.format(number) in state:
         number += 1

@@ -1,4 +1,4 @@
-"""Format of the ImageNet weights that Detectron2's models are trained from: MSRA's, FAIR's, DeepLab's, and others."""
+"""Format of the ImageNet weights that initialize Detectron2's models: MSRA's, FAIR's, DeepLab's, and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chordate.weights.formats.detectron2_settings import EPS
 from chordate.weights.formats.format import Names, State, rename_all
 from chordate.weights.formats.name_table import NameTable
 
-_LINEAR: Names = ((r"(?:stem\.fc|fc1000)\.", "linear."),)  # of files that were converted from torchvision or Caffe2
+_LINEAR: Names = ((r"(?:stem\.fc|fc1000)\.", "linear."),)  # in files converted from torchvision or Caffe2
 
 
 @FORMATS.register_module()
@@ -48,7 +48,7 @@ class Detectron2ResNet(Detectron2Format):
         if "linear.weight" not in theirs:
             return None
         backbone, overrides = backbone_overrides(theirs, "")
-        is_frozen = norm_of(theirs, "stem.conv1.norm.") == "FrozenBN"  # BatchNorm, without its counters
+        is_frozen = norm_of(theirs, "stem.conv1.norm.") == "FrozenBN"  # BatchNorms, saved without counters
         if is_frozen:
             overrides["model.backbone.norm"] = {"_delete_": True, "type": "BN"}
         return f"{backbone}_imagenet", overrides

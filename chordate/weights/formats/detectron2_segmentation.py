@@ -53,7 +53,7 @@ class Detectron2Segmentation(Detectron2Format):
 
     def convert(self, state: State, model: Any) -> State:
         ours = super().convert(state, model)
-        if _DECODER in ours:  # Detectron2 concatenates the finer feature map and ASPP's output, we the reverse
+        if _DECODER in ours:  # Detectron2 concatenates the finer feature map before ASPP's output, we after it
             low, weight = len(ours["head.low.0.weight"]), ours[_DECODER]
             ours[_DECODER] = torch.cat([weight[:, low:], weight[:, :low]], dim=1)
         return ours
@@ -95,7 +95,7 @@ class Detectron2Segmentation(Detectron2Format):
 
 
 def _head(state: State) -> str | None:
-    """The kind of head by Detectron2's names: "v3", "v3plus" or "fpn"; None if there is none."""
+    """The kind of head that Detectron2's names show: "v3", "v3plus" or "fpn"; None for other names."""
     signs = {
         "v3": "sem_seg_head.aspp.project.weight",
         "v3plus": "sem_seg_head.decoder.res5.project_conv.project.weight",
@@ -105,7 +105,7 @@ def _head(state: State) -> str | None:
 
 
 def _our_head(state: State) -> str:
-    """The kind of head by our names."""
+    """The kind of head that our names show: "v3", "v3plus" or "fpn"."""
     if "head.low.0.weight" in state:
         return "v3plus"
     return "v3" if "head.aspp.project.0.weight" in state else "fpn"

@@ -8,23 +8,23 @@ from chordate.weights.formats.format import State
 
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # PIXEL_MEAN and PIXEL_STD of its RGB models
 BGR_MEAN, BGR_STD = RGB_MEAN[::-1], (57.375, 57.12, 58.395)  # PIXEL_STD of its X-101-32x8d; 1 for MSRA's ResNets
-EPS = 1e-5  # of its BatchNorm and FrozenBatchNorm2d
-PIXELS = ("pixel_mean", "pixel_std")  # tensors of files from before 2021; later ones do not have them
+EPS = 1e-5  # epsilon of Detectron2's BatchNorm and FrozenBatchNorm2d
+PIXELS = ("pixel_mean", "pixel_std")  # tensors in files from before 2021; later files lack them
 
 
 def image_settings(state: State, resnet: str) -> dict[str, Any]:
     """Color order, mean and std of the images, and where the bottlenecks have their stride.
 
-    Old files have the mean and std. Otherwise, they follow from the ImageNet weights that a model was trained from:
+    Old files contain mean and std. Otherwise, they follow from the ImageNet weights that initialized the model:
 
     - Three convolutions in the stem: DeepLab's R-52 and R-103, with RGB images and ImageNet's mean and std.
-    - Grouped convolutions: X-101-32x8d, with BGR images and a std.
+    - Grouped convolutions: X-101-32x8d, with BGR images and the std BGR_STD.
     - Frozen BatchNorms whose statistics are zero, since Caffe folded them into scale and shift, or GroupNorm: MSRA's
       and FAIR's ResNets from Caffe2, with BGR images and std 1. MSRA's have the stride in the first 1×1 convolution.
     - Other statistics: torchvision's weights, with RGB images and ImageNet's mean and std.
 
     Args:
-        state: with Detectron2's names.
+        state: tensors, keyed by Detectron2's names.
         resnet: prefix of the names of the ResNet.
     """
     mean, std = _pixels(state, resnet)
@@ -54,7 +54,8 @@ def _pixels(state: State, resnet: str) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def region_settings(heads: list[str]) -> dict[str, Any]:
-    """Settings of an R-CNN: exact anchors, and RoIAlign (`aligned=True`, one sample per bin and pixel) in `heads`."""
+    """Settings of an R-CNN: anchors that are not rounded; in `heads`, RoIAlign with `aligned=True` and one sample per
+    pixel of a bin."""
     settings: dict[str, Any] = {"rpn.anchors.rounded": False, "rpn.anchors.stride_from_grid": False}
     for head in heads:
         settings |= {f"{head}.aligned": True, f"{head}.sampling_ratio": 0}

@@ -36,7 +36,7 @@ class Format:
                 return rename_all(state, ((r"trunk\.stage(\d)\.", r"backbone.layer\1."), (r"trunk\.", "backbone.")))
 
     Args:
-        contents: what the checkpoint has beside the tensors: plain dicts, lists, strings and numbers, such as
+        contents: entries of the checkpoint besides the tensors: plain dicts, lists, strings and numbers, such as
             `{"meta": {…}, "epoch": 12}`. They are read from the file, so they may be of any type or missing.
 
     Attributes:
@@ -68,7 +68,8 @@ class Format:
         """The inverse of `convert`: convert the state dict of `model` to the library's names and layout.
 
         `convert(restore(state, model), model)` returns `state`, bit for bit. A library with several architectures has
-        several formats; `chordate convert --to` uses the one whose result it recognizes and converts back to `state`.
+        several formats; `chordate convert --to` uses the format that recognizes its own result, and converts this
+        result back to `state`.
 
         Args:
             state: tensors, keyed by the names of `model`.
@@ -91,7 +92,7 @@ class Format:
         return {}
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
-        """The config of the network that the weights are of: its name, and overrides with dotted keys.
+        """The config of the network that has these weights: the config's name, and overrides with dotted keys.
 
         `chordate convert` builds the model from it, with `settings` added. None if the network is not known; the user
         then names the config.

@@ -1,4 +1,4 @@
-"""What the formats of OpenMMLab's libraries have in common: names, class names, and settings in a checkpoint's config.
+"""Common to the formats of OpenMMLab's libraries: tensor names, class names, and settings from a checkpoint's config.
 
 A checkpoint of MMDetection, MMSegmentation or MMPretrain has the text of its config in `meta`. It is parsed for a few
 literal values, and never executed.
@@ -18,17 +18,17 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
 Pairs = tuple[tuple[str, str], ...]
-EPS = 1e-5  # of the BatchNorms
+EPS = 1e-5  # epsilon of the BatchNorms
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CAFFE_MEAN, CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)  # of the "caffe" configs, in BGR order
-MAX_TEXT, MAX_CLASSES = 1_000_000, 100_000  # the file may be untrusted
+MAX_TEXT, MAX_CLASSES = 1_000_000, 100_000  # limits, since the file may be untrusted
 
 
 def backbone(state: State) -> Pairs:
     """Names of a ResNet; `state` has the library's names or ours.
 
-    They are ours except for GroupNorms, and for the deep stem of "v1c" and "v1d", which has the names of one
-    nn.Sequential of nine layers; ours ends before the last norm.
+    The library's names equal ours, except for GroupNorms and the deep stem of "v1c" and "v1d". The library's deep stem
+    is one nn.Sequential of nine layers; ours is an nn.Sequential that ends before the last norm.
     """
     stem: Pairs = (
         ("backbone.stem.7.", "backbone.bn1."),
@@ -54,7 +54,7 @@ def conv_module(theirs: str, ours: str) -> Pairs:
 
 
 def restore_norms(theirs: State) -> State:
-    """Name each GroupNorm `gn`; restoring names every norm of a ConvModule `bn`, the first of the pairs."""
+    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` names all norms of a ConvModule `bn`, the first pair."""
     grouped = {
         name.rpartition(".bn.")[0]
         for name in theirs
@@ -77,7 +77,7 @@ def fpn(levels: int, outputs: int) -> Pairs:
 
 
 def count(state: State, name: str) -> int:
-    """The number of layers with numbered names, such as `neck.fpn_convs.{}.conv.weight`, from 0."""
+    """The number of consecutive layers in `state`, from number 0; for example, of `neck.fpn_convs.{}.conv.weight`."""
     number = 0
     while name.format(number) in state:
         number += 1
@@ -149,7 +149,7 @@ def _are_strings(value: Any) -> TypeGuard[list[str]]:
 
 
 def pixels(text: str) -> tuple[tuple[float, ...], tuple[float, ...], bool] | None:
-    """Mean, std, and whether images are BGR, from the text of a config: the first dict with literal mean and std."""
+    """Mean, std, and whether images are BGR, in the first dict of a config's text that has a literal mean and std."""
     for arguments in _dicts(text):
         mean, std = arguments.get("mean"), arguments.get("std")
         if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
@@ -201,7 +201,8 @@ def _pixels_by_statistics(state: State) -> tuple[tuple[float, ...], tuple[float,
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
     The statistics of Caffe's ResNets are zero, since Caffe folded them into scale and shift; the "caffe" configs keep
-    them constant in training. ResNets with GroupNorm are from Caffe2, with BGR images, but with the stride in the 3×3.
+    them constant in training. ResNets with GroupNorm are from Caffe2 too, with BGR images, but with the stride in the
+    3×3 convolution.
     """
     statistics = state.get("backbone.bn1.running_mean")
     if _has_group_norm(state) or (statistics is not None and not statistics.any()):

@@ -27,8 +27,8 @@ _STEM: Pairs = (
 
 @FORMATS.register_module()
 class MMPretrainResNet(MMFormat):
-    """A ResNet or ResNeXt with the last layer `head.fc`. Our names are the same, except for those of the deep stem, so
-    without it, settings and class names are only known if the file has `meta`."""
+    """A ResNet or ResNeXt with the last layer `head.fc`. Only the deep stem has other names than ours, so for networks
+    without a deep stem, settings and class names are only known if the file has `meta`."""
 
     library = "mmpretrain"
 

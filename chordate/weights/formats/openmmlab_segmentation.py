@@ -54,14 +54,14 @@ _SCALES: Pairs = (  # an upsampling follows each convolution, except for the fin
         )
     ),
 )
-# The family of our configs, by a layer that only its decode head has.
+# A layer that only one type of decode head has -> the family of our configs with this head.
 _FAMILIES = {
     "c1_bottleneck.conv": "deeplabv3plus",
     "image_pool.1.conv": "deeplabv3",
     "psp_modules.0.1.conv": "pspnet",
     "scale_heads.0.0.conv": "semantic-fpn",
 }
-_DATA = {19: "80k_cityscapes", 150: "80k_ade20k", 21: "40k_voc-aug"}  # by the number of classes
+_DATA = {19: "80k_cityscapes", 150: "80k_ade20k", 21: "40k_voc-aug"}  # number of classes -> suffix of config names
 _PROJECT = "head.aspp.project.0.weight"
 
 
@@ -125,5 +125,6 @@ def _decode_head(state: State) -> Pairs:
 
 
 def _roll(weight: Tensor, direction: int) -> Tensor:
-    """Move the pooled features' input channels, as many as output channels, from first to last (-1), or back (1)."""
+    """Move the input channels of the pooled features from first to last (`direction` -1), or back (1). They are as many
+    as the output channels."""
     return weight.roll(direction * weight.shape[0], dims=1)

@@ -41,7 +41,8 @@ def restore_rcnn(state: State) -> State:
     """The state dict of an R-CNN with torchvision's names. The background is the first class; its box and mask, which
     torchvision never reads, are zero."""
     convs = sum(name.startswith("box.trunk.convs.") and name.endswith(".0.weight") for name in state)
-    # Without convolutions, the fully connected layers are fc6 and fc7; with convolutions, the one after nn.Flatten.
+    # Without convolutions, the fully connected layers are fc6 and fc7. With convolutions, there is only one, which
+    # follows nn.Flatten, so its index in the nn.Sequential is convs + 1.
     linear = [f"{convs + 1}."] if convs else ["fc6.", "fc7."]
     fcs = tuple((rf"box\.trunk\.fcs\.{n}\.", f"roi_heads.box_head.{name}") for n, name in enumerate(linear))
     theirs = dict(state)
