@@ -124,7 +124,7 @@ class AdaptedBackbone(Backbone):
         )
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Freeze the parameters on which the feature map `last` depends (by a backward pass on the meta device)."""
+        """Freeze the parameters on which the feature map `last` depends; a meta-device backward pass finds them."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))
@@ -177,7 +177,7 @@ class SelectOutputs(nn.Module):
 
 
 def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network on the default device; on the CPU and moved there if it cannot be built on the meta device."""
+    """Build a network on the default device. If building on the meta device fails, build on the CPU and move it."""
     try:
         return build()
     except (NotImplementedError, RuntimeError):  # the constructor reads tensors' values

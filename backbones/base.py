@@ -125,7 +125,7 @@ class StagedBackbone(Backbone):
             dilations: dilation of each stage's blocks; all 1 by default.
             dilate_first: whether the first 3×3 convolution of a stage also has the stage's dilation; otherwise, it has
                 the dilation of the stage before, since it reads that stage's output.
-            multi_grid: for each block of the last stage, a factor of its dilation.
+            multi_grid: for each block of the last stage, a factor that multiplies its dilation.
             closing: function that builds the module `norm` after the last stage, from its number of channels.
             options: further arguments of every block.
         """

@@ -54,10 +54,10 @@ def predict(
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
-            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. Models
-            of other than 3 channels take arrays and tensors with as many channels.
+            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. A
+            model with another number of input channels takes arrays and tensors with that number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
-            x2, y2 in pixels, or the Detections of a detector whose labels are classes of `model`; a list of these for
+            x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
             a list of images. None if each image is one object.
         score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
             Classifiers ignore the threshold and return all scores.

@@ -116,7 +116,7 @@ class CascadeHead(nn.Module):
     def _cascade(
         self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it was given.
+        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it received.
 
         Args:
             boxes, image, sizes: `[R, 4]`, and for each box the index of its image `[R]` and the image's size `[R, 2]`.

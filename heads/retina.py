@@ -118,8 +118,8 @@ class RetinaHead(AnchorHead):
     def candidates(self, outputs: AnchorOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """The `topk` highest scores of each level: scores, anchor indices and labels, `[N, K]` each.
 
-        They belong to the `topk` anchors with the highest scores of any class, so only these anchors are sorted by
-        class: 80 times fewer scores on COCO.
+        These scores belong to the `topk` anchors with the largest maximum score over the classes, so selecting these
+        anchors first sorts fewer scores (a small fraction of them on COCO, with 80 classes).
         """
         _, anchor, level = topk_per_level(outputs.logits.amax(dim=2), outputs.counts, self.topk)
         logits = outputs.logits.gather(1, anchor[..., None].expand(-1, -1, self.num_classes))

@@ -32,7 +32,7 @@ COLUMNS = ("configs", "built", "same predictions", "same training")
 
 
 def count_folder(folder: Path, suffix: str, reasons: Counter[str]) -> Counter[str]:
-    """Convert and build all configs of a folder; adds to `reasons` what is not carried over."""
+    """Convert and build all configs of a folder; count in `reasons` the settings not carried over and the errors."""
     counts: Counter[str] = Counter()
     for path in sorted(folder.glob(f"*{suffix}")):
         whole = suffix != ".py" or re.search(r"^(model|_base_)\b", path.read_text(encoding="utf-8"), re.MULTILINE)
