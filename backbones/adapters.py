@@ -14,7 +14,7 @@ from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.text import one_line
 
-# Error messages list these backbones, whose last stages can be dilated.
+# Error messages suggest these backbones, because their last stages can be dilated.
 DILATED = (
     "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
     "RegNet, EfficientNet, MobileNet and ConvNeXt"

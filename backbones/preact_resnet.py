@@ -233,8 +233,9 @@ class CifarPreActResNet(StagedBackbone):
             se=se,
             **options,
         )
-        # As in the appendix of Identity Mappings, the first block's identity shortcut starts after its norm and ReLU.
-        # The first block of bottleneck and wide networks has a projection instead, which always starts there.
+        # As in the appendix of Identity Mappings, the identity shortcut of the first block starts after the block's
+        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection; projections always
+        # start there.
         if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True

@@ -68,8 +68,8 @@ class Templates(NamedTuple):
 
     def recipe(self, parts: NameParts) -> str | None:
         """The packaged config whose settings a backbone uses: the config of the backbone, or else of the smallest
-        backbone of its family, or else of ResNet. None if only other families have configs with this prefix
-        and suffix.
+        backbone of its family, or else of ResNet. None if only other families have configs with this prefix and
+        suffix.
         """
         recipes = self.recipes.get((parts.head, parts.tail), {})
         families = {family(stem): recipes[stem] for stem in sorted(recipes, key=by_number, reverse=True)}

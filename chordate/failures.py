@@ -41,7 +41,7 @@ def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
 
 
 def describe_failure(error: BaseException) -> str | None:
-    """What failed, and its usual cause; None if the error is not a failure of the machine."""
+    """Describe the failure and its usual cause; None if the error is not a failure of the machine."""
     cause = disk_error(error)
     if cause is not None and (cause.errno in FULL_DISK or is_own_operation(cause)):
         where = f"{cause.filename}: " if cause.filename else ""

@@ -214,7 +214,7 @@ def _check_loss(
     Args:
         inputs: arguments of `function` after the head.
         described: description of the inputs of `loss`, for the message.
-        source: what the losses must be computed from, for the message.
+        source: names of the tensors that the losses must be computed from, for the message.
         function: function that computes the losses.
     """
     name = type(head).__name__

@@ -31,7 +31,7 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
     if middle:
         names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
-        remedy = "`chordate list backbones` shows what there is"
+        remedy = "`chordate list backbones` lists all backbones"
         return f"{what}: {unknown('backbone', middle, names, listed=False, remedy=remedy)}"
     for parts in found:
         head, _, tail = parts
@@ -39,14 +39,14 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         if head not in tails and others:
             rest = name.removeprefix(head)
             close = [other + rest for other in near_names(head, others)]
-            guess = f"did you mean {either(close)}?" if close else f"`chordate list models {rest}` shows the known ones"
+            guess = f"did you mean {either(close)}?" if close else f"see `chordate list models {rest}`"
             return f"{what}: unknown family {repr_name(head.strip('_'))}; {guess}"
         if head == "" and others and tail not in tails[head]:
             return f"{what}: the family is missing; did you mean {either(other + name for other in others)}?"
         if head in tails:
             return f"{what}: {_wrong_tail(name, parts, tails[head], templates, listed)}"
     close = near_names(name, listed, cutoff=0.75)
-    look = "`chordate list models` shows what there is, and `chordate list models PATTERN` what matches"
+    look = "`chordate list models` lists all models, and `chordate list models PATTERN` the models that match"
     return f"{what}; {f'did you mean {either(close)}?' if close else look}"
 
 

@@ -56,8 +56,7 @@ def locked(work_dir: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> tuple[int | None, str | None]:
-    """Lock a file. Returns its descriptor (None if locks are not supported or another process holds the lock), and the
-    holder of the lock (None unless it is another process)."""
+    """Lock a file. Returns its descriptor and None; or None and a description of the process that holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link could lead to any file
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,8 +35,8 @@ class CascadeHead(nn.Module):
     Args:
         in_features, num_classes: see `BoxHead`.
         iou_thresholds, box_weights: the arguments `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
-        averaged: what is averaged over the stages: class "probabilities" as in the paper and in Detectron2, or "logits"
-            as in MMDetection.
+        averaged: class scores that are averaged over the stages: "probabilities" as in the paper and in Detectron2, or
+            "logits" as in MMDetection.
         stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:

@@ -120,7 +120,7 @@ class SlidingWindow:
         """The labels `[H, W]` int16 of one image `[C, h, w]`, at its original size."""
         rows, columns = map(Axis.build, self.size, self.stride, image.shape[-2:], original)
         labels = torch.empty(original, dtype=torch.int16, device=image.device)
-        windows: list[Window] = []  # those that overlap with later windows
+        windows: list[Window] = []  # earlier windows that overlap with later ones
         for i, top in enumerate(rows.starts):
             for j, left in enumerate(columns.starts):
                 bottom, right = top + rows.size, left + columns.size

@@ -29,7 +29,7 @@ def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: 
     """Write the page and its pictures.
 
     Args:
-        reports: one per dataset; the first one decides what the overview counts.
+        reports: one per dataset; the header of the overview is from the first report.
         title: heading of the page.
         source: where the data come from, in one line.
         verdict: whether training would start, in one sentence.

@@ -3,8 +3,9 @@
     python tools/analysis/convert_configs.py --root detectron2/configs COCO-Detection Misc [--reasons]
 
 For each folder it counts the configs, those that are converted and whose model can be built, those with the same
-predictions (for the same weights), and those with the same training as well. `--reasons` lists what is not carried
-over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not counted.
+predictions (for the same weights), and those with the same training as well. `--reasons` lists the settings that
+are not carried over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not
+counted.
 """
 
 from __future__ import annotations
