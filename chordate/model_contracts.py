@@ -158,7 +158,7 @@ class Metric:
     lower_is_better: Sequence[str] = ()
 
     def check_model(self, model: Model) -> None:
-        """Warn about model settings that limit the metrics; does nothing by default. Called once before an evaluation."""
+        """Warn about model settings that limit the metrics; by default, do nothing. Called once before evaluation."""
 
     def update(self, predictions: Sequence[Any], batch: Batch) -> None:
         """Collect the predictions of one batch, one Prediction per image in the order of the images."""
