@@ -14,7 +14,7 @@ from chordate.contracts import Backbone, FeatureSpec, Library
 from chordate.errors import ConfigError, unknown
 from chordate.text import one_line
 
-# Error messages list these backbones, whose last stages can be dilated.
+# Error messages suggest these backbones, because their last stages can be dilated.
 DILATED = (
     "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
     "RegNet, EfficientNet, MobileNet and ConvNeXt"
@@ -124,7 +124,7 @@ class AdaptedBackbone(Backbone):
         )
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
-        """Freeze the parameters on which the feature map `last` depends (by a backward pass on the meta device)."""
+        """Freeze the parameters on which the feature map `last` depends; a meta-device backward pass finds them."""
         with torch.device("meta"):
             leading = make([last])
             (x,) = _listed(leading(torch.empty(2, self.in_channels, *PROBE_SIZE)))
@@ -177,7 +177,7 @@ class SelectOutputs(nn.Module):
 
 
 def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network on the default device; on the CPU and moved there if it cannot be built on the meta device."""
+    """Build a network on the default device. If building on the meta device fails, build on the CPU and move it."""
     try:
         return build()
     except (NotImplementedError, RuntimeError):  # the constructor reads tensors' values

@@ -25,7 +25,7 @@ STRIDES_AND_DILATIONS = {
 
 
 class Step(NamedTuple):
-    """A step of the forward pass: names of its modules in order, stage (0 for the stem), name of the output if any."""
+    """A step of the forward pass: the names of its modules in order, its stage (0: stem), and its output's name."""
 
     modules: tuple[str, ...]
     stage: int
@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 class Stage(nn.Sequential):
-    """A sequence of blocks; `checkpointing` recomputes each block separately."""
+    """A sequence of blocks; with activation checkpointing, each block is recomputed separately."""
 
 
 class StagedBackbone(Backbone):
@@ -125,7 +125,7 @@ class StagedBackbone(Backbone):
             dilations: dilation of each stage's blocks; all 1 by default.
             dilate_first: whether the first 3×3 convolution of a stage also has the stage's dilation; otherwise, it has
                 the dilation of the stage before, since it reads that stage's output.
-            multi_grid: for each block of the last stage, a factor of its dilation.
+            multi_grid: for each block of the last stage, a factor that multiplies its dilation.
             closing: function that builds the module `norm` after the last stage, from its number of channels.
             options: further arguments of every block.
         """
@@ -180,7 +180,7 @@ class StagedBackbone(Backbone):
         if name != last or not before or _stage(before[0]) != _stage(name) - 1:
             raise ConfigError(
                 f"{self.name}: {name} cannot be removed from a backbone that outputs {', '.join(self.out_features)}; "
-                f"its `out` must end with the feature map of the stage before {name}, then {name}"
+                f"its `out` must end with two feature maps: that of the stage before {name}, and {name}"
             )
         spec = self.out_features.pop(name)
         popped = StagedBackbone(

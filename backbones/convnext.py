@@ -34,7 +34,8 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Norm and a 2×2 convolution of stride 2; with stride 1, the convolution is dilated, to read the same positions."""
+    """Norm and a 2×2 convolution of stride 2. With stride 1, the convolution has `dilation` instead, so that it
+    computes the values of the strided network at more positions."""
     halve = nn.Sequential()
     halve.add_module("0", LayerNorm2d(in_channels, eps=1e-6))
     if stride == 1:

@@ -21,8 +21,8 @@ class Detectron2Backbone(AdaptedBackbone):
     """A backbone of Detectron2: `dict(type="Detectron2Backbone", model="build_resnet_backbone")`.
 
     The arguments are documented in `AdaptedBackbone`. `model` is a name in Detectron2's BACKBONE_REGISTRY; `options`
-    are settings of its config, `{"MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.NORM": "BN"}`. res2 … res5 are c2 … c5;
-    the levels p2 … p6 of a backbone with an FPN are named c2 … c6.
+    are settings of its config, such as `{"MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.NORM": "BN"}`. res2 … res5 are
+    c2 … c5; the levels p2 … p6 of a backbone with an FPN are named c2 … c6.
     """
 
     source = "detectron2"

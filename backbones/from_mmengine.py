@@ -29,8 +29,8 @@ class MMBackbone(AdaptedBackbone):
 
     The arguments are documented in `AdaptedBackbone`. `model` is the library's package and the name in its registry;
     `options` are the backbone's own arguments, such as `depth` and `out_indices`. The network must return a tuple of
-    feature maps `[N, C, H, W]`. The first with a stride of 2 or more is named after its stride (c1 for 2, c2 for 4);
-    the following ones are numbered consecutively.
+    feature maps `[N, C, H, W]`. The first feature map with a stride of 2 or more is named after its stride (c1 for 2,
+    c2 for 4); the following feature maps are numbered consecutively.
     """
 
     source = "OpenMMLab"

@@ -44,13 +44,13 @@ def drop_path(rate: float) -> nn.Module:
 def drop_rates(rate: float, blocks: int) -> list[float]:
     """Stochastic depth rates, rising linearly from 0 (first block) to `rate` (last block; Huang et al. 2016, eq. 4).
 
-    The paper counts blocks from 1, so its first block has a rate above 0; here, as in timm, blocks count from 0.
+    The paper counts blocks from 1, so its first block has a rate above 0; here, as in timm, blocks are counted from 0.
     """
     return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
-    """Three 3×3 convolutions with a total stride of 2 that replace the 7×7 (ResNet-C, He T. et al. 2019, section 4.2).
+    """Three 3×3 convolutions, total stride 2, instead of the 7×7 one (ResNet-C, He T. et al. 2019, section 4.2).
 
     The norm and ReLU after the last convolution are not included; `ResNet` adds them, as after the 7×7 convolution.
     """
@@ -203,8 +203,8 @@ class Bottleneck(ResidualBlock):
     Options:
         style: "pytorch" puts the stride in the 3×3 convolution (ResNet v1.5), "caffe" in the first 1×1 (the paper).
         groups, group_width: the 3×3 convolution has `groups` groups (the cardinality) of `group_width · width / 64`
-            channels each (Xie et al. 2017, section 3.3 and table 1); one group of 128 doubles its channels (Zagoruyko &
-            Komodakis 2016).
+            channels each (Xie et al. 2017, section 3.3 and table 1); `groups=1` with `group_width=128` doubles its
+            channels (Zagoruyko & Komodakis 2016).
     """
 
     expansion = 4

@@ -28,19 +28,19 @@ DEPTHS: dict[Depth, tuple[int, int, int, int]] = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-# Wide ResNets, tables 4 and 5: depth, and factor of the width of a ResNet.
+# Wide ResNets, tables 4 and 5: depth and widening factor.
 WIDE_SIZES = ((16, 4), (16, 8), (28, 10), (40, 4))
 
 
 class PreActResidualBlock(ResidualBlock):
     """Base class of pre-activation blocks: norm and ReLU before each convolution, none after the addition (figure 4e).
 
-    If the shape changes, `shortcut="A"` is zero padding, and `shortcut="B"` is a 1×1 convolution, whose input is after
-    the first norm and ReLU.
+    If the shape changes, `shortcut="A"` is zero padding, and `shortcut="B"` is a 1×1 convolution that starts
+    after the first norm and ReLU.
 
     Attributes:
-        carries_active: whether the input of the identity shortcut is after the first norm and ReLU, as in the first
-            block of a network.
+        carries_active: whether the identity shortcut starts after the first norm and ReLU, as in the first block of a
+            network.
     """
 
     carries_active = False
@@ -183,7 +183,7 @@ class CifarPreActResNet(StagedBackbone):
         depth: 6n + 2 with basic blocks (or 6n + 4, as in Wide ResNets, whose depth includes projections); 9n + 2 with
             bottlenecks.
         bottleneck: whether to use bottleneck blocks, which output four times as many channels, instead of basic blocks.
-        widen: factor of the blocks' widths, 16, 32 and 64.
+        widen: widening factor, which multiplies the blocks' widths of 16, 32 and 64.
         shortcut: "A" or "B", the shortcut of blocks that change the shape, see `PreActResidualBlock`.
         dropout: dropout probability between the convolutions of a basic block.
 
@@ -233,8 +233,9 @@ class CifarPreActResNet(StagedBackbone):
             se=se,
             **options,
         )
-        # As in the appendix of Identity Mappings, the first block's identity shortcut starts after its norm and ReLU.
-        # The first block of bottleneck and wide networks has a projection instead, which always starts there.
+        # As in the appendix of Identity Mappings, the identity shortcut of the first block starts after the block's
+        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection; projections always
+        # start there.
         if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True

@@ -56,10 +56,12 @@ class ResNet(StagedBackbone):
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
         output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. With `se` (which then averages
-            more positions) and with shortcut "D", the values differ slightly from the network with stride 32.
+            more positions) and with shortcut "D", the values differ slightly from those of the network with
+            output stride 32.
         dilations: dilations of c2 … c5, instead of the dilations that `output_stride` implies; they apply to every
             block of the stage, as in Detectron2 and MMDetection.
-        multi_grid: for each block of c5, a factor of its dilation; (1, 2, 4) in DeepLab v3 (its section 3.2.1).
+        multi_grid: for each block of c5, a factor that multiplies its dilation; (1, 2, 4) in DeepLab v3 (its section
+            3.2.1).
         zero_init_last: whether to initialize each block's last norm with zero, so that the blocks start as identities
             (Goyal et al. 2017, section 5.1).
         drop_path: stochastic depth rate of the last block, see `drop_rates`.

@@ -77,7 +77,7 @@ def generate(path: Path, images: int, annotations: int) -> None:
 
 
 def make_images(folder: Path, images: int) -> None:
-    """Make the missing ones of the image files, empty."""
+    """Create the missing image files, which are empty."""
     folder.mkdir(exist_ok=True)
     for name in {f"{i:012}.jpg" for i in range(images)}.difference(os.listdir(folder)):
         (folder / name).touch()

@@ -1,4 +1,4 @@
-"""Benchmark of COCO's box AP on generated data of val2017's size: CocoMetric against pycocotools, on equal detections.
+"""Benchmark of COCO's box AP on generated data of val2017's size: CocoMetric and pycocotools on the same detections.
 
 Both start from one `Detections` per image in memory and from indexed ground truth, and end with COCO's twelve metrics.
 

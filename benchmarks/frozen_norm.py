@@ -1,4 +1,4 @@
-"""Benchmark of ResNet-50 with FPN and FrozenBN against torchvision's, with equal weights, statistics and images.
+"""Benchmark of ResNet-50 with FPN and FrozenBN against torchvision's, with the same weights, statistics and images.
 
 Our model folds each norm into its convolution; "unfolded" is our model with a hook in each norm, which prevents
 folding. Ratios are torchvision's median time over ours: above 1, ours is faster.

@@ -50,7 +50,7 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to its input's statistics, since random networks overflow with 0 and 1."""
+    """Set the statistics of every FrozenBN to its input's: with mean 0 and variance 1, random networks overflow."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]

@@ -54,10 +54,10 @@ def predict(
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
-            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. Models
-            of other than 3 channels take arrays and tensors with as many channels.
+            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. A
+            model whose images do not have 3 channels takes arrays and tensors with its number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
-            x2, y2 in pixels, or the Detections of a detector whose labels are classes of `model`; a list of these for
+            x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
             a list of images. None if each image is one object.
         score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
             Classifiers ignore the threshold and return all scores.
@@ -221,5 +221,5 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer pixels must be within 0 … 255, got {tensor.dtype} with other values")
+            raise DataError(f"{what}: integer pixels must be within 0 … 255, got other {tensor.dtype} values")
     return tensor.to(torch.uint8).contiguous()

@@ -151,7 +151,7 @@ def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> 
 
 
 def _find(key: str, name: Any, layers: Sequence[Layer], folder: Path | None = None) -> Path | Composition:
-    """Find the config that the key `base` or `_base_` refers to, by a file or a config's name.
+    """Find the config that the key `base` or `_base_` refers to, by file path or config name.
 
     Args:
         key: `base` or `_base_`.

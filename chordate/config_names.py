@@ -21,7 +21,8 @@ from chordate.registry import BACKBONES
 from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
-# Words in names. A name with the word is the config with the other word, overridden by a config file.
+# For each word that may replace another word in a packaged config's name: the replaced word, and the config file that
+# overrides the packaged config.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
     "cifar10-akamaster": ("cifar10", "_base_/models/cifar10_akamaster.py"),
@@ -69,8 +70,8 @@ def list_configs(pattern: str = "*") -> list[str]:
 
 
 def match_configs(pattern: str) -> list[str]:
-    """The listed names with a spelling (`r101`, `resnet101`) that matches a shell pattern. If no listed name matches,
-    composed names in the spelling that matches. Ignores case.
+    """The listed names that match a shell pattern in one of their spellings (`r101`, `resnet101`). If no listed name
+    matches, the composed names that match, each in a matching spelling. Ignores case.
     """
     matches = re.compile(fnmatch.translate(pattern.lower())).match
     templates, backbones = read_templates(package_root()), BACKBONES.names()
@@ -154,7 +155,7 @@ def _composition(parts: NameParts, templates: Templates) -> Composition | None:
     if recipe:
         row = PUBLISHED.get(parts.name)
         own = {"type": parts.backbone, **(row.backbone if row else {})}
-        same = templates.parts[recipe] == parts  # resnet50 for r50
+        same = templates.parts[recipe] == parts  # only the spelling differs: resnet50 for r50
         return Composition(parts.name, [packaged_configs()[recipe]], {} if same else own)
     words = parts.tail.split("_")
     for word, (other, file) in VARIATIONS.items():

@@ -30,7 +30,7 @@ ALIASES = {
 
 
 class NameParts(NamedTuple):
-    """A config's name split at its backbone: `mask-rcnn_`, `resnet50`, `_fpn_1x_coco`."""
+    """A config's name split at its backbone: prefix (`mask-rcnn_`), backbone (`resnet50`), suffix (`_fpn_1x_coco`)."""
 
     head: str
     backbone: str
@@ -59,8 +59,8 @@ class Templates(NamedTuple):
 
     Attributes:
         parts: the parts of each packaged name.
-        recipes: for each (head, tail), a dict from `NameParts.stem` to the packaged config whose settings that backbone
-            uses.
+        recipes: for each (prefix, suffix), a dict from `NameParts.stem` to the packaged config whose settings that
+            backbone uses.
     """
 
     parts: dict[str, NameParts]
@@ -68,15 +68,16 @@ class Templates(NamedTuple):
 
     def recipe(self, parts: NameParts) -> str | None:
         """The packaged config whose settings a backbone uses: the config of the backbone, or else of the smallest
-        backbone of its family, or else of ResNet. None if only other families have configs with this head and tail.
+        backbone of its family, or else of ResNet. None if only other families have configs with this prefix and
+        suffix.
         """
         recipes = self.recipes.get((parts.head, parts.tail), {})
         families = {family(stem): recipes[stem] for stem in sorted(recipes, key=by_number, reverse=True)}
         return recipes.get(parts.stem) or families.get(family(parts.stem)) or families.get("resnet")
 
     def with_image_size(self, parts: NameParts) -> NameParts | None:
-        """Add the smallest published image size, for a family whose recipes depend on the image size: makes
-        `resnetrs50_imagenet` `resnetrs50_i160_imagenet`. None for other families.
+        """Add the smallest published image size, for a family whose recipes depend on the image size: turns
+        `resnetrs50_imagenet` into `resnetrs50_i160_imagenet`. None for other families.
         """
         if family(parts.stem) in map(family, self.recipes.get((parts.head, parts.tail), {})):
             return None

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.errors import ConfigError
 
-# Whether models check their maps when they are built; False saves most of the time where parameters are only counted.
+# Whether models check their feature maps when they are built. The check takes most of the time of building a model on
+# the meta device, so it is skipped where parameters are only counted.
 CHECK_OUTPUTS = ContextVar("CHECK_OUTPUTS", default=True)
-READS_VALUES = object()  # instead of the outputs of a module that cannot run on the meta device
+READS_VALUES = object()  # returned instead of the outputs of a module that cannot run on the meta device
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,6 @@ def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
         want = (2, spec.channels, side // spec.stride, side // spec.stride)
         if (*got[:2], *got[-2:]) != want or len(got) != ndim:
             raise ConfigError(
-                f"{specs.source} declares {name} ({spec}), so {list(want)} for images of {side} px, "
+                f"{specs.source} declares {name} ({spec}), which is {list(want)} for images of {side} px, "
                 f"but its forward returned {list(got)}"
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from chordate.text import printable
 
-# Settings of components in MMDetection, Detectron2 and timm, and what they are called here.
+# Names of components' settings in MMDetection, Detectron2 and timm, and the corresponding names in Chordate.
 _SETTINGS_HERE = {
     **dict.fromkeys(("out_indices", "out_features"), ("out",)),
     **dict.fromkeys(("name", "model_name"), ("model",)),
@@ -30,7 +30,7 @@ _SETTINGS_HERE = {
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
 }
-# The adapter of each library whose backbones are not looked up, and the prefix of a model's name.
+# Libraries in which names are not looked up: the adapter of each, and the prefix of its argument `model`.
 _ADAPTERS = {
     "smp": ("SmpBackbone", ""),
     "detectron2": ("Detectron2Backbone", ""),
@@ -43,7 +43,7 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line; or a function that returns it, if that takes long and errors may be skipped.
+        message: the message, one line; or a function that returns it, if making it takes long and it may not be shown.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
@@ -134,8 +134,8 @@ def _short(name: str) -> str:
 def _library_hint(name: str) -> str | None:
     """Message that tells how to use `name`, a network of timm or torchvision, as a backbone; None if neither has it.
 
-    `name` may start with the library, as in `timm/resnet50`; other libraries than these two are only found in this way,
-    since importing them takes seconds.
+    `name` may start with the library, as in `timm/resnet50`; other libraries than these two are found only by this
+    prefix, since importing them takes seconds.
     """
     library, _, model = name.replace("://", "/").rpartition("/")
     if library in _ADAPTERS:

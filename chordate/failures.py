@@ -41,7 +41,7 @@ def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
 
 
 def describe_failure(error: BaseException) -> str | None:
-    """What failed, and its usual cause; None if the error is not a failure of the machine."""
+    """Describe the failure and its usual cause; None if the error is not a failure of the machine."""
     cause = disk_error(error)
     if cause is not None and (cause.errno in FULL_DISK or is_own_operation(cause)):
         where = f"{cause.filename}: " if cause.filename else ""
@@ -64,8 +64,8 @@ def describe_failure(error: BaseException) -> str | None:
 def disk_error(error: BaseException) -> OSError | None:
     """Find the OSError behind `error`; None if there is none.
 
-    It is `error` itself if it names a file, otherwise an OSError about a full disk among the errors that `error` was
-    raised after: torch raises its own RuntimeError after the OSError of a full disk.
+    The result is `error` itself if that names a file, otherwise an OSError about a full disk among the errors that
+    `error` was raised after: torch raises its own RuntimeError after the OSError of a full disk.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return error
@@ -75,7 +75,7 @@ def disk_error(error: BaseException) -> OSError | None:
 
 def is_own_operation(error: BaseException) -> bool:
     """Whether an error was raised by a call of this package into the standard library or a library in `LIBRARIES`, and
-    not in the code of a user's callback, transform or other plug, which may have a bug."""
+    not in the code of a user's callback, transform or other component, which may have a bug."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -79,7 +79,9 @@ class ProposalHead(Protocol):
 
 
 class RoIHead(Protocol):
-    """Classifies and refines proposals: the box head of a two-stage detector. Gets the arguments of a ProposalHead.
+    """Classifies and refines proposals: the box head of a two-stage detector.
+
+    Its constructor receives the same arguments as the constructor of a ProposalHead.
 
     Attributes:
         nms_threshold: IoU threshold of the NMS within each class; also used to merge boxes in test-time augmentation.
@@ -137,7 +139,9 @@ class RoITrunk(Protocol):
 
 
 class InstanceHead(Protocol):
-    """Predicts attributes (masks, keypoints) of each detection of the RoIHead. Gets the arguments of a ProposalHead.
+    """Predicts attributes (masks, keypoints) of each detection of the RoIHead.
+
+    Its constructor receives the same arguments as the constructor of a ProposalHead.
 
     If the trunk of a RegionHead is shared, the constructor of a mask head also receives `roi_channels`, and its `loss`
     and `predict` receive the keyword `roi_features`: in `loss`, one row per valid RoI in the order of
@@ -161,7 +165,9 @@ class InstanceHead(Protocol):
 
 
 class DenseHead(Protocol):
-    """Detects objects at every cell of the feature maps, in one stage. Gets the arguments of a ProposalHead.
+    """Detects objects at every cell of the feature maps, in one stage.
+
+    Its constructor receives the same arguments as the constructor of a ProposalHead.
 
     Attributes:
         nms_threshold, detections_per_image: as in RoIHead.
@@ -194,7 +200,7 @@ class PredictsPadded(Protocol):
 
 
 class ImageHead(Protocol):
-    """Classifies images. Gets the arguments of a ProposalHead."""
+    """Classifies images. Its constructor receives the same arguments as the constructor of a ProposalHead."""
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Compute logits `[N, num_classes]`, float32, from feature maps `[N, C, H, W]` (of clips

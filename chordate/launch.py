@@ -43,8 +43,8 @@ def start(seed: int | None = None) -> tuple[int, int]:
             address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             reason = one_line(error, 160)
             raise ConfigError(
-                f"the processes cannot connect to MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all of them, "
-                f"and check that each can reach that machine"
+                f"the processes cannot connect to MASTER_ADDR:MASTER_PORT, {address} ({reason}); start all "
+                f"processes, and check that each can reach this address"
             ) from error
     if seed is not None:
         seed_everything(seed)

@@ -8,7 +8,7 @@ from typing import Any
 from chordate.errors import ConfigError, unknown
 from chordate.text import one_line
 
-# Whether Triton is installed, in which the GPU kernels are written; it comes with PyTorch on Linux.
+# Whether Triton, the language of the GPU kernels, is installed; PyTorch on Linux includes it.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
@@ -16,7 +16,7 @@ def import_library(module: str, wanted_by: str, remedy: str) -> ModuleType:
     """Import a module of an optional library.
 
     Args:
-        module: the module's name, which starts with the library's.
+        module: the module's name, which starts with the name of the library.
         wanted_by: the component that needs the library, for error messages.
         remedy: how to install the library, for error messages.
 
@@ -66,7 +66,7 @@ def import_smp(wanted_by: str, architecture: str, encoder: str) -> Any:
     """Import segmentation_models.pytorch, and check that it has an architecture ("unet") and an encoder ("resnet34").
 
     Raises:
-        ConfigError: it cannot be imported, or does not have one of them.
+        ConfigError: the library cannot be imported, or lacks the architecture or the encoder.
     """
     try:
         import segmentation_models_pytorch as smp

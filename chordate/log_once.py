@@ -37,7 +37,7 @@ def no_warnings() -> Iterator[None]:
 
     logger = logging.getLogger("chordate")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # a filter would not keep the warnings from `RepeatFilter`
+    logger.setLevel(logging.ERROR)  # a filter would run after `RepeatFilter`, which would record the text as logged
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -64,8 +64,8 @@ class Model(nn.Module):
         """The predictions as named tensors `[N, …]` whose shapes do not depend on values; `chordate export` writes a
         graph of this method.
 
-        By default, the fields of the Predictions, stacked: for a `predict` without control flow on values, and a fixed
-        batch size.
+        By default, the stacked fields of `predict`'s Predictions: this requires a `predict` whose control flow does not
+        depend on values, and makes the graph's batch size fixed.
 
         Args:
             images: `[N, C, H, W]` uint8, padded to multiples of `size_divisor`.
@@ -79,14 +79,14 @@ class Model(nn.Module):
     def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Any]:
         """The inverse of `predict_tensors`: the Predictions of the batch, in pixels of the original images.
 
-        By default, calls `predict` to find their type.
+        By default, calls `predict` to find the type of the Predictions.
         """
         kinds = map(type, self.predict(batch))
         return [kind(**{name: values[i] for name, values in tensors.items()}) for i, kind in enumerate(kinds)]
 
     def dense_parts(self) -> list[nn.Module]:
-        """The modules that take most of the time of `predict` and whose shapes do not depend on values, which
-        `chordate.optimize` compiles; by default the backbone and the neck."""
+        """The modules that `chordate.optimize` compiles; by default the backbone and the neck. They should take most of
+        the time of `predict`, and their shapes must not depend on values."""
         return [part for name in ("backbone", "neck") if (part := self._modules.get(name)) is not None]
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
@@ -158,7 +158,7 @@ class Metric:
     lower_is_better: Sequence[str] = ()
 
     def check_model(self, model: Model) -> None:
-        """Warn of model settings that limit the metrics. Called once before an evaluation; by default, does nothing."""
+        """Warn about model settings that limit the metrics; by default, do nothing. Called once before evaluation."""
 
     def update(self, predictions: Sequence[Any], batch: Batch) -> None:
         """Collect the predictions of one batch, one Prediction per image in the order of the images."""
@@ -253,7 +253,8 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None, source: s
 
     Args:
         losses: scalar losses keyed by name.
-        trained: mapping from name to whether the loss has a gradient in training; None for `requires_grad` of `losses`.
+        trained: mapping from name to whether the loss has a gradient in training; None to use `requires_grad` of
+            `losses`.
         source: the method that computed the losses, for the message.
 
     Raises:
@@ -285,7 +286,9 @@ def compute_numbers(metric: Metric) -> dict[str, float]:
         raise ConfigError(f"{name}.compute must return a dict of numbers, got {type(numbers).__name__}")
     for key, value in numbers.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{name}.compute must return a dict from names to numbers, but its key {key!r} is no str")
+            raise ConfigError(
+                f"{name}.compute must return a dict from names to numbers, but its key {key!r} is not a str"
+            )
         if not isinstance(value, Real):
             raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
     check_number_names(numbers, f"{name}: a number")

@@ -19,8 +19,8 @@ from chordate.structures.detection import BITMAP_SIZE
 class PixelHead(Protocol):
     """The contract of a head that predicts a class per pixel.
 
-    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
-    the DatasetMeta that the head's signature names, such as `num_classes`.
+    The model passes two kinds of arguments to the constructor: `in_features` (FeatureSpecs of the available feature
+    maps), and the values of `DatasetMeta.facts()`, such as `num_classes`, that the constructor has parameters for.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Tensor:
@@ -35,7 +35,7 @@ class WeightedPixelHead(PixelHead, Protocol):
     """The contract of a PixelHead whose loss can weight the pixels."""
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """As in `PixelHead`; `weights` `[N, H, W]` are factors of the pixels' losses, or None."""
+        """As in `PixelHead`; `weights` `[N, H, W]`, if not None, multiply the losses of the pixels."""
 
 
 class CenterHead(Protocol):
@@ -45,8 +45,7 @@ class CenterHead(Protocol):
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Any:
-        """Compute outputs from feature maps `[N, C, H, W]` keyed by name. Their type is up to the head: the model only
-        passes them to `resize` and `loss`."""
+        """Compute outputs of any type, for `resize` and `loss`, from feature maps `[N, C, H, W]` keyed by name."""
 
     def resize(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Resize the outputs to images of `size` (height, width): center heatmap `[N, H, W]`, and offsets
@@ -59,8 +58,8 @@ class CenterHead(Protocol):
 class HeatmapHead(Protocol):
     """The contract of a head that predicts one heatmap per keypoint.
 
-    The model builds the head with `in_features` (FeatureSpecs of the available feature maps), and with those facts of
-    the DatasetMeta that the head's signature names, such as `num_keypoints`.
+    The model passes two kinds of arguments to the constructor: `in_features` (FeatureSpecs of the available feature
+    maps), and the values of `DatasetMeta.facts()`, such as `num_keypoints`, that the constructor has parameters for.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Tensor:
@@ -92,7 +91,7 @@ def check_pixel_head(
 ) -> None:
     """Check the logits and losses of a PixelHead for two images on the meta device (which computes only shapes).
 
-    Skipped if the head is no nn.Module, or reads values, which meta tensors do not have. With `weighted`, `loss`
+    Skipped if the head is not an nn.Module, or reads values, which meta tensors do not have. With `weighted`, `loss`
     receives weights of the pixels, as in `WeightedPixelHead`.
 
     Raises:
@@ -189,7 +188,8 @@ def _shape(value: Any) -> list[int] | str:
 
 
 def _predicted(head: nn.Module, in_features: Mapping[str, FeatureSpec], kind: str, channels: int) -> Tensor | None:
-    """The output `[2, channels, h, w]` of a head for two images, a leaf with a gradient; None if it reads values."""
+    """The output `[2, channels, h, w]` of a head for two images, as a leaf that requires a gradient; None if the
+    head reads values."""
     name = type(head).__name__
     with torch.no_grad():
         output = meta_outputs(head, (_maps(in_features),), name, f"feature maps {', '.join(in_features)}")
@@ -214,7 +214,7 @@ def _check_loss(
     Args:
         inputs: arguments of `function` after the head.
         described: description of the inputs of `loss`, for the message.
-        source: what the losses must be computed from, for the message.
+        source: names of the tensors that the losses must be computed from, for the message.
         function: function that computes the losses.
     """
     name = type(head).__name__
@@ -238,11 +238,11 @@ def check_pixel_loss(loss: Any, num_classes: int) -> None:
     Skipped if the loss reads values, which meta tensors do not have.
 
     Raises:
-        ConfigError: the loss is no nn.Module, fails, or does not return a scalar tensor.
+        ConfigError: the loss is not an nn.Module, fails, or does not return a scalar tensor.
     """
     name = type(loss).__name__
     if not isinstance(loss, nn.Module):
-        raise ConfigError(f"loss {name} is no nn.Module: derive it from torch.nn.Module")
+        raise ConfigError(f"loss {name} is not an nn.Module: derive it from torch.nn.Module")
     if not CHECK_OUTPUTS.get():
         return
     logits = torch.empty(2, num_classes, 8, 8, device="meta", requires_grad=True)

@@ -29,7 +29,7 @@ class ProgressBar:
         self._drawn = 0.0
         texts = [TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}", "<")]
         columns = [texts[0], BarColumn(None), MofNCompleteColumn(), texts[1], TimeElapsedColumn(), texts[2]]
-        # Without rich's refresh thread, which could hold a lock while the loader forks its workers.
+        # auto_refresh=False: rich's refresh thread could hold a lock while the loader forks its workers.
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, expand=True, auto_refresh=False)
 
     @contextmanager

@@ -16,9 +16,9 @@ class Published(NamedTuple):
     Attributes:
         figure: the result in the source, or an empty string.
         source: paper and table, or model zoo.
-        recipe: name of the packaged config whose training settings this model uses, if it is a config of another
-            backbone; None for the config with the model's own name, or else of its backbone's family (see
-            `config_templates`).
+        recipe: name of the packaged config whose training settings this model uses, if that config is for another
+            backbone; None for the config with the model's own name or, if there is none, for the config of its
+            backbone's family (see `config_templates`).
         backbone: backbone settings that only this model has.
     """
 
@@ -97,7 +97,8 @@ IMAGENET = {
     **_errors({"convnext_tiny_imagenet": "17.9"}, CONVNEXT),
     **_errors({"convnext_small_imagenet": "16.9"}, CONVNEXT, drop_path=0.4),
     **_errors({"convnext_base_imagenet": "16.2", "convnext_large_imagenet": "15.7"}, CONVNEXT, drop_path=0.5),
-    # Table 6 fine-tunes tiny and small only from ImageNet-22k; from ImageNet-1k they keep table 5's drop_path.
+    # Table 6 has tiny and small only with ImageNet-22k pretraining; fine-tuned from ImageNet-1k, they keep the
+    # drop_path of table 5.
     **_errors({"convnext_tiny_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.1),
     **_errors({"convnext_small_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.4),
     **_errors({"convnext_base_i384_imagenet": "14.9"}, CONVNEXT),

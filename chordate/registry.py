@@ -151,7 +151,7 @@ class PlugRegistry(Registry):
         cls = super().get(plug) if isinstance(plug, str) else plug
         where = f"{self.name} {getattr(cls, '__name__', plug)}"
         accepted = parameters_of(cls).annotations
-        # Facts may come from a checkpoint, which may be untrusted: checked like a config, and never in place of wiring.
+        # Facts may come from an untrusted checkpoint, so they are checked like a config, and cannot replace wiring.
         known = {name: value for name, value in facts.items() if name in accepted and name not in wiring}
         wiring |= validate_arguments(cls, known, where, values=not is_third_party(cls))
         clash = ", ".join(sorted(set(arguments) & set(wiring)))
@@ -203,7 +203,7 @@ def check_contract(part: Any, contract: type) -> None:
 
 
 def _binds(method: Callable[..., Any], names: Sequence[str]) -> bool:
-    """Whether a method accepts this number of positional arguments."""
+    """Whether a method accepts as many positional arguments as there are `names`."""
     try:
         inspect.signature(method).bind(*names)
     except TypeError:
@@ -230,8 +230,8 @@ def _accepts(method: Callable[..., Any], contract: Callable[..., Any]) -> bool:
 
 
 def settings_of(plug: Any) -> set[str] | None:
-    """The names of the settings that a type accepts from an inherited config of another type, looked up in all
-    registries; None if no registry has the type. Settings in the type's `not_inherited` are left out."""
+    """The names of the settings that a type accepts from an inherited config of another type; None if no
+    registry has the type. Settings in the type's `not_inherited` are left out."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]

@@ -1,4 +1,4 @@
-"""What SIGINT (Ctrl-C), SIGTERM (preemption) and SIGHUP (lost terminal) do: end a command, or let a run save first."""
+"""Handles SIGINT (Ctrl-C), SIGTERM (preemption), SIGHUP (lost terminal): ends a command, or lets a run save first."""
 
 from __future__ import annotations
 

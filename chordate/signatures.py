@@ -21,7 +21,7 @@ class Parameters(NamedTuple):
     """The parameters of a callable.
 
     Attributes:
-        annotations: mapping from parameter name to annotation, in which Any replaces what cannot be checked.
+        annotations: mapping from parameter name to annotation, with Any in place of the parts that cannot be checked.
         defaults: mapping from parameter name to default value, for the parameters with a default.
         rest: annotation of `**kwargs`; None if the callable has no `**kwargs`, so unknown names are errors.
     """
@@ -38,7 +38,7 @@ def is_third_party(target: Callable[..., Any]) -> bool:
 
 @cache
 def parameters_of(target: Callable[..., Any]) -> Parameters:
-    """The parameters of a callable; in their annotations, Any replaces what cannot be checked.
+    """The parameters of a callable; their annotations have Any in place of the parts that cannot be checked.
 
     A class with `**kwargs` is expected to pass them to its parent class, so the parent's parameters become optional
     parameters of the class. If the class has required parameters of its own, they replace the parent's required ones
@@ -70,7 +70,7 @@ def parameters_of(target: Callable[..., Any]) -> Parameters:
 
 
 def checkable(annotation: Any) -> Any:
-    """Replace everything in an annotation that cannot be checked by Any."""
+    """Put Any in place of the parts of an annotation that cannot be checked."""
     from pydantic import InstanceOf, Strict, WrapValidator
 
     origin, inner = get_origin(annotation) or annotation, get_args(annotation)

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-KEPT = "\u200c\u200d\u00a0\u3000"  # joiners that some scripts need within words, and spaces
+KEPT = "\u200c\u200d\u00a0\u3000"  # unprintable characters that are kept: joiners within words, and wide spaces
 
 
 def printable(text: str, most: int | None = 60) -> str:
@@ -15,7 +15,7 @@ def printable(text: str, most: int | None = 60) -> str:
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    """A text, or the message of an error, with all white space as single spaces; cut to `most` characters."""
+    """A text, or the message of an error, with single spaces for all white space; cut to `most` characters."""
     return " ".join(str(text).split())[:most]
 
 

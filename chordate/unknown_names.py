@@ -20,7 +20,7 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()
-    tails: dict[str, dict[str, str]] = {}  # by head, a dict from each tail to the tail of the packaged configs
+    tails: dict[str, dict[str, str]] = {}  # per prefix: known suffix -> suffix of the packaged configs that it uses
     for head, tail in templates.recipes:
         tails.setdefault(head, {})[tail] = tail
         tails[head] |= {_replaced(tail, other, word): tail for word, other in same.items()}
@@ -31,7 +31,7 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
     if middle:
         names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
-        remedy = "`chordate list backbones` shows what there is"
+        remedy = "`chordate list backbones` lists all backbones"
         return f"{what}: {unknown('backbone', middle, names, listed=False, remedy=remedy)}"
     for parts in found:
         head, _, tail = parts
@@ -39,14 +39,14 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         if head not in tails and others:
             rest = name.removeprefix(head)
             close = [other + rest for other in near_names(head, others)]
-            guess = f"did you mean {either(close)}?" if close else f"`chordate list models {rest}` shows the known ones"
+            guess = f"did you mean {either(close)}?" if close else f"see `chordate list models {rest}`"
             return f"{what}: unknown family {repr_name(head.strip('_'))}; {guess}"
         if head == "" and others and tail not in tails[head]:
             return f"{what}: the family is missing; did you mean {either(other + name for other in others)}?"
         if head in tails:
             return f"{what}: {_wrong_tail(name, parts, tails[head], templates, listed)}"
     close = near_names(name, listed, cutoff=0.75)
-    look = "`chordate list models` shows what there is, and `chordate list models PATTERN` what matches"
+    look = "`chordate list models` lists all models, and `chordate list models PATTERN` the models that match"
     return f"{what}; {f'did you mean {either(close)}?' if close else look}"
 
 
@@ -59,9 +59,9 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The text between a known head (start of a config's name) and a known tail (end), where a backbone is expected."""
+    """The text between a known prefix and a known suffix of config names, where a backbone is expected, or None."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
-    # The head "" would match any text as the backbone, so use it only if no other head occurs with this tail.
+    # The empty prefix would match any text as the backbone, so use it only if no other prefix occurs with this suffix.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
     head, tail = max(pairs, key=lambda pair: len("".join(pair)), default=("", ""))
     return name[len(head) : len(name) - len(tail)] if tail else None
@@ -70,7 +70,7 @@ def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
 def _wrong_tail(
     name: str, parts: NameParts, tails: Mapping[str, str], templates: Templates, listed: Sequence[str]
 ) -> str:
-    """Describe what is wrong after the backbone: a word that no config has there, or a tail that only the configs of
+    """Describe what is wrong after the backbone: a word that no config has there, or a suffix that only configs of
     other families have."""
     start = name.removesuffix(parts.tail).removesuffix("_cifar")
     ranks: dict[str, tuple[bool, bool, bool, str]] = {}
@@ -93,7 +93,7 @@ def _wrong_tail(
 
 
 def _wrong_word(tail: str, known: Iterable[str]) -> str:
-    """Describe the first word of a tail at which it differs from all known tails."""
+    """Describe the first word at which the suffix `tail` differs from all known suffixes."""
     words, others = tail.split("_")[1:], [other.split("_")[1:] for other in known]
     for index, word in enumerate(words):
         if not any(other[: index + 1] == words[: index + 1] for other in others):

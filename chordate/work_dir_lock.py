@@ -1,4 +1,4 @@
-"""Locks the work dir of a run, so that two trainings cannot write to one folder."""
+"""Locks the work dir of a run, so that two training runs cannot write to one folder."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def locked(work_dir: Path) -> Iterator[None]:
     The file is removed at the end. The kernel releases the lock of a killed process, although its file stays.
 
     Raises:
-        ConfigError: another training holds the lock; raised on all ranks.
+        ConfigError: another training run holds the lock; raised on all ranks.
     """
     descriptor, holder = _acquire(work_dir / LOCK) if is_main_process() and fcntl is not None else (None, None)
     try:
         if holder := broadcast_object(holder):
-            raise ConfigError(f"{work_dir}: {holder} is training there; choose another work dir, or wait for its end")
+            raise ConfigError(f"{work_dir}: {holder} is training there; choose another work dir, or wait until it ends")
         yield
     finally:
         if descriptor is not None:
-            (work_dir / LOCK).unlink(missing_ok=True)  # before the lock is released, so that no other file is removed
+            (work_dir / LOCK).unlink(missing_ok=True)  # while locked: later, the path may be the file of another run
             _held.discard(descriptor)
             os.close(descriptor)
 
 
 def _acquire(path: Path) -> tuple[int | None, str | None]:
-    """Lock a file. Returns its descriptor (None if locks are not supported), and who holds the lock instead of us."""
+    """Lock a file. Returns its descriptor and None; or None and a description of the process that holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link could lead to any file
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,8 +65,8 @@ def _acquire(path: Path) -> tuple[int | None, str | None]:
         os.close(descriptor)
         return None, holder or "another process"
     except OSError as error:
-        logger.info(f"{path}: this file system has no locks ({error.strerror}); start no second training there")
-    if not _is_same_file(descriptor, path):  # another training removed the file between opening and locking it
+        logger.info(f"{path}: this file system has no locks ({error.strerror}); do not start a second run there")
+    if not _is_same_file(descriptor, path):  # another run removed the file between opening and locking it
         os.close(descriptor)
         return _acquire(path)
     _held.add(descriptor)

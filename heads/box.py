@@ -45,7 +45,7 @@ class BoxHead(nn.Module):
         iou_threshold: regions whose IoU with an object is at least this are positive, all others negative.
         box_weights: weights of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
-        box_loss_weight: factor of the box loss.
+        box_loss_weight: weight of the box loss.
         score_threshold: detections that score at most this are dropped.
         nms_threshold: IoU threshold of NMS, which runs per class.
         min_side: minimum side of detections in pixels; smaller detections are dropped.

@@ -35,8 +35,8 @@ class CascadeHead(nn.Module):
     Args:
         in_features, num_classes: see `BoxHead`.
         iou_thresholds, box_weights: the arguments `iou_threshold` and `box_weights` of `BoxHead`, one entry per stage.
-        averaged: what is averaged over the stages: class "probabilities" as in the paper and in Detectron2, or "logits"
-            as in MMDetection.
+        averaged: class scores that are averaged over the stages: "probabilities" as in the paper and in Detectron2, or
+            "logits" as in MMDetection.
         stage: other arguments of `BoxHead`, the same for all stages.
 
     Raises:
@@ -116,7 +116,7 @@ class CascadeHead(nn.Module):
     def _cascade(
         self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it was given.
+        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it received.
 
         Args:
             boxes, image, sizes: `[R, 4]`, and for each box the index of its image `[R]` and the image's size `[R, 2]`.

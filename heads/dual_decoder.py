@@ -1,9 +1,9 @@
 """Heads of Panoptic-DeepLab (Cheng et al. 2020): a semantic decoder, and an instance decoder (centers and offsets).
 
 Layers, channels, initial weights and losses are those of Detectron2's project (DSConv), where it agrees with the paper.
-It differs from the paper and from this file in three points: its center branch has two plain 3×3 convolutions before
-the last one; ASPP's pooled branch has no norm, and averages windows of the size of the training crop; and the hardest
-20 % of the pixels are 20 % of all pixels, where unlabeled ones have a loss of 0.
+The project differs from the paper and from this file in three points: its center branch has two plain 3×3 convolutions
+before the last one; ASPP's pooled branch has no norm, and averages windows of the size of the training crop; and the
+hardest 20 % of the pixels are 20 % of all pixels, with a loss of 0 for unlabeled pixels.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ class CenterOffsetHead(nn.Module):
         head_channels: number of channels before the last convolution of each output.
         aspp_dropout: dropout probability of ASPP's output.
         sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
-        center_loss_weight: factor of the squared error of the heatmap (section 3.2).
-        offset_loss_weight: factor of the absolute error of the offsets (section 3.2).
+        center_loss_weight: weight of the squared error of the heatmap (section 3.2).
+        offset_loss_weight: weight of the absolute error of the offsets (section 3.2).
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class CenterOffsetHead(nn.Module):
         pixels."""
         heatmap, offsets = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in outputs)
         y, x = offsets.unbind(1)
-        # Factors from Python, since a tensor of the two strides would need a host-to-device copy.
+        # Multiply by Python floats, since a tensor of the two strides would need a host-to-device copy.
         strides = [pixels / cells for pixels, cells in zip(size, outputs[1].shape[-2:])]
         return heatmap[:, 0], torch.stack([y * strides[0], x * strides[1]], dim=1)
 

@@ -25,8 +25,8 @@ class FCNHead(SemanticHead):
         channels: number of output channels of each 3×3 convolution; None for a quarter of the feature map's channels.
         dilation: dilation of these 3×3 convolutions.
         norm: norm after each 3×3 convolution, see `make_norm`.
-        concatenate: whether a further 3×3 convolution follows, of the feature map concatenated with the others' output,
-            as in MMSegmentation's FCN.
+        concatenate: whether a further 3×3 convolution follows, whose input is the head's input concatenated with the
+            output of the other convolutions, as in MMSegmentation's FCN.
         dropout, losses: see `SemanticHead`.
     """
 

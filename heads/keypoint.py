@@ -33,7 +33,7 @@ class KeypointHead(nn.Module):
         levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a heatmap has 4 · `resolution` cells per side.
         convs, channels: number of 3×3 convolutions before the deconvolution, and their number of channels.
-        loss_weight: factor of the loss.
+        loss_weight: weight of the loss.
 
     Raises:
         ConfigError: a level does not exist, or the levels' channels or strides do not suit `RoIPooler`.

@@ -37,7 +37,7 @@ class MaskHead(nn.Module):
             layers.
         norm: norm after each 3×3 convolution, see `make_norm`.
         class_agnostic: whether to predict one mask per region instead of one per region and class.
-        loss_weight: factor of the loss.
+        loss_weight: weight of the loss.
         roi_channels: number of channels of the `roi_features` that `loss` and `predict` receive if the box head's trunk
             is shared (the C4 layout); the pooling settings of this head are then ignored. None if this head pools the
             regions itself.

@@ -41,7 +41,7 @@ class RetinaHead(AnchorHead):
         iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
             least `upper`, and else ignored. The anchors with an object's highest IoU are always positive.
         box_loss, smooth_l1_beta: see `BoxLoss`.
-        box_loss_weight: factor of the box loss.
+        box_loss_weight: weight of the box loss.
         score_threshold: detections that score at most this are dropped.
         topk: maximum number of detections per level before NMS.
         nms_threshold: IoU threshold of NMS, which runs per class.
@@ -118,8 +118,8 @@ class RetinaHead(AnchorHead):
     def candidates(self, outputs: AnchorOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """The `topk` highest scores of each level: scores, anchor indices and labels, `[N, K]` each.
 
-        They belong to the `topk` anchors with the highest scores of any class, so only these anchors are sorted by
-        class: 80 times fewer scores on COCO.
+        These scores belong to the `topk` anchors with the highest maximum over the classes. These anchors are selected
+        first, so that 80 times fewer scores are sorted on COCO.
         """
         _, anchor, level = topk_per_level(outputs.logits.amax(dim=2), outputs.counts, self.topk)
         logits = outputs.logits.gather(1, anchor[..., None].expand(-1, -1, self.num_classes))

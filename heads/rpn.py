@@ -40,7 +40,7 @@ class RPNHead(AnchorHead):
         nms_threshold: IoU threshold of NMS, which runs per level.
         min_side: minimum side of proposals in pixels; smaller proposals are dropped.
         box_loss, smooth_l1_beta: see `BoxLoss`.
-        box_loss_weight: factor of the box loss.
+        box_loss_weight: weight of the box loss.
 
     Raises:
         ConfigError: a level does not exist, or levels have different numbers of channels.

@@ -59,7 +59,7 @@ class SemanticFPNHead(SemanticHead):
         return torch.stack([self._upsample(name, maps[name], size) for name in self.branches]).sum(dim=0)
 
     def _upsample(self, name: str, x: Tensor, size: torch.Size) -> Tensor:
-        """Convolve the level `x` `[N, C, h, w]`, and upsample it to `size`, the finest level's height and width."""
+        """Apply the convolutions of level `name` to `x` `[N, C, h, w]`, and upsample to the finest level's `size`."""
         convs: Any = self.branches[name]
         for number, conv in enumerate(convs, 1):
             x = conv(x)

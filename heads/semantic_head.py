@@ -71,10 +71,11 @@ class SemanticHead(nn.Module):
         Args:
             logits: `[N, num_classes, h, w]`.
             labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
-            weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call them without.
+            weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call the losses
+                without weights.
 
         Returns:
-            `semantic`, or with several losses `semantic_CrossEntropy`, `semantic_Dice` and so on.
+            Scalar losses keyed by name: `semantic`, or for several losses `semantic_CrossEntropy`, `semantic_Dice` ….
         """
         resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
         inputs = (labels,) if weights is None else (labels, weights)
@@ -82,7 +83,7 @@ class SemanticHead(nn.Module):
 
 
 def select_level(in_features: Mapping[str, FeatureSpec], level: str | None, head: str) -> tuple[str, FeatureSpec]:
-    """Name and spec of the feature map `level`, or of the coarsest one if it is None; `head` is for error messages."""
+    """Name and spec of the feature map `level`, by default of the coarsest one; `head` is for error messages."""
     ((name, spec),) = select(in_features, [level or list(in_features)[-1]], head).items()
     return name, spec
 

@@ -31,7 +31,8 @@ class SmpDecoder(SemanticHead):
         losses: see `SemanticHead`.
 
     Raises:
-        ConfigError: smp is not installed or does not have the network, or the backbone has other channels.
+        ConfigError: smp is not installed or does not have the network, or the backbone's channels differ
+            from the encoder's.
     """
 
     def __init__(

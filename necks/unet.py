@@ -25,8 +25,8 @@ class UNet(Neck):
 
     Args:
         in_features: specs of the backbone's feature maps.
-        channels: number of output channels of each block, ordered coarse to fine; one block per doubling from the
-            coarsest stride to 1, so surplus entries at the end are not used.
+        channels: number of output channels of each block, ordered coarse to fine; one block per halving of the
+            stride, from the coarsest stride to 1. Surplus entries at the end are not used.
         inputs: names of the backbone's feature maps to use; None for all.
         norm: norm after each convolution, see `make_norm`.
 
@@ -55,8 +55,8 @@ class UNet(Neck):
         doublings = stride.bit_length() - 1
         if len(channels) < doublings:
             raise ConfigError(
-                f"UNet: channels must have {doublings} entries, one per doubling from stride {stride} to 1; "
-                f"got {list(channels)}"
+                f"UNet: channels must have at least {doublings} entries, one per halving of the stride to get from "
+                f"{stride} to 1; got {list(channels)}"
             )
         self.skips: list[str | None] = []  # for each block, the name of the feature map that is concatenated, or None
         self.blocks = nn.ModuleList()

@@ -147,7 +147,7 @@ def test_imagenet_weights_are_loaded_into_the_trunk(tmp_path):
         ),
         (
             {"backbone": {"type": "resnet18", "out": ["c3", "c5"]}},
-            "its `out` must end with the feature map of the stage before c5, then c5",
+            "its `out` must end with two feature maps: that of the stage before c5, and c5",
         ),
         ({"trunk": "c4"}, r"ResNet-18 \(16 wide\): c4 cannot be removed from a backbone that outputs c4, c5"),
         ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),

@@ -293,7 +293,7 @@ LOSSES = [
     ({"type": LossDict}, "loss LossDict must return a scalar tensor, got dict"),
     ({"type": LossOneArgument}, "loss LossOneArgument: forward fails for logits [2, 7, 8, 8] and labels [2, 8, 8]: "),
     ({"type": LossRaises}, "loss LossRaises: forward fails for logits [2, 7, 8, 8] and labels [2, 8, 8]: no way"),
-    ({"type": LossFunction}, "loss LossFunction is no nn.Module"),
+    ({"type": LossFunction}, "loss LossFunction is not an nn.Module"),
     (
         {"type": "CrossEntropy", "class_weights": [1.0, 2.0]},
         "class_weights has 2 entries for 7 classes; give",

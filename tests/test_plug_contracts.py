@@ -57,7 +57,7 @@ DATASETS = {
 METRICS = {
     "TextNumbers": "TextNumbers.compute must return numbers, but error is a str",
     "OneNumber": "OneNumber.compute must return a dict of numbers, got float",
-    "NumberedNumbers": "NumberedNumbers.compute must return a dict from names to numbers, but its key 1 is no str",
+    "NumberedNumbers": "NumberedNumbers.compute must return a dict from names to numbers, but its key 1 is not a str",
     "OneArgument": "OneArgument.update must take (predictions, batch), but takes (predictions)",
     "NoCompute": "NoCompute does not implement Metric.compute, which is required",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",

@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab (Cheng et al. 2020): semantic segmentation, whose thing pixels are grouped by instance centers."""
+"""Panoptic-DeepLab (Cheng et al. 2020): segments classes, and groups the pixels of things by instance centers."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class PanopticMerger(nn.Module):
             self.register_buffer(name, table, persistent=False)
 
     def thing_targets(self, instances: InstanceTargets) -> InstanceTargets:
-        """The targets with the labels of the instance heads, which number only the things."""
+        """Convert the labels of targets from the dataset's classes to the instance heads' classes (the things)."""
         return replace(instances, labels=self.as_thing[instances.labels])
 
     def semantic_labels(self, labels: Tensor) -> Tensor:

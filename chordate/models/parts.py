@@ -20,7 +20,7 @@ def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
 
 
 def not_exported(model: nn.Module, setting: str) -> ConfigError:
-    """The error for a setting of a model that a graph of fixed shapes cannot have."""
+    """The error for exporting a model with a setting (such as `tta`) that a graph of fixed shapes cannot represent."""
     remedy = f"set it to None, on the command line with --cfg-options model.{setting}=None"
     return ConfigError(f"{type(model).__name__} cannot be exported with {setting}; {remedy}")
 
@@ -37,5 +37,5 @@ def padded(head: object) -> PredictsPadded:
 
 
 def parts_of(*heads: object) -> list[nn.Module]:
-    """Those of the heads that are modules."""
+    """The heads that are nn.Modules."""
     return [head for head in heads if isinstance(head, nn.Module)]

@@ -59,8 +59,8 @@ class PoseEstimator(TopDownModel):
         super().__init__()
         if meta.skeleton is None or not meta.classes:
             raise ConfigError(
-                "PoseEstimator needs keypoints and classes; the dataset or fallback_meta.skeleton and "
-                "fallback_meta.classes give them"
+                "PoseEstimator needs keypoints and classes, from the dataset or from fallback_meta.skeleton and "
+                "fallback_meta.classes"
             )
         self.meta, self.flip_test, self.flip_shift = meta, flip_test, flip_shift
         self.min_confidence = min_confidence

@@ -61,7 +61,7 @@ class SemanticSegmenter(Model):
     ):
         super().__init__()
         if not meta.classes:
-            raise ConfigError("SemanticSegmenter needs class names; the dataset or fallback_meta.classes gives them")
+            raise ConfigError("SemanticSegmenter needs class names, from the dataset or from fallback_meta.classes")
         self.meta, self.size_divisor, self.auxiliary_weight = meta, size_divisor, auxiliary_weight
         self.preprocess = validate_settings(Normalize, preprocess, "preprocess")
         self.backbone = BACKBONES.build(backbone)

@@ -18,7 +18,7 @@ class SemanticTTA:
     """Averages the class probabilities of each pixel over several scales and flips (Chen et al. 2017, section 4.1).
 
     Args:
-        scales: factors of the image size; 0.5, 0.75, … 1.75 in the paper.
+        scales: scale factors of the images; 0.5, 0.75, … 1.75 in the paper.
         flip: whether each scaled image is also predicted flipped horizontally.
     """
 

@@ -40,7 +40,7 @@ class Axis:
         return cls([*range(0, last, stride), last], min(size, length), length, original)
 
     def start(self, number: int) -> int:
-        """Start of a window; the image's length for the number after the last."""
+        """Start of a window; the image's length if `number` is one past the last window."""
         return self.starts[number] if number < len(self.starts) else self.length
 
     def first_pixel(self, position: int) -> int:
@@ -48,11 +48,11 @@ class Axis:
         return -((self.length - 2 * position * self.original) // (2 * self.length))
 
     def pixels(self, start: int, end: int) -> range:
-        """The pixels of the original image whose centers are from `start` to `end` in the model's input."""
+        """The pixels of the original image with centers at or after `start` and before `end` in the model's input."""
         return range(self.first_pixel(start), self.first_pixel(end))
 
     def positions(self, pixels: range, like: Tensor) -> Tensor:
-        """Positions of the centers of pixels of the original image in the model's input."""
+        """Positions `[len(pixels)]`, in the model's input, of the centers of the original image's `pixels`."""
         centers = torch.arange(pixels.start, pixels.stop, device=like.device, dtype=like.dtype) + 0.5
         return centers * (self.length / self.original)
 
@@ -120,7 +120,7 @@ class SlidingWindow:
         """The labels `[H, W]` int16 of one image `[C, h, w]`, at its original size."""
         rows, columns = map(Axis.build, self.size, self.stride, image.shape[-2:], original)
         labels = torch.empty(original, dtype=torch.int16, device=image.device)
-        windows: list[Window] = []  # those that overlap with later windows
+        windows: list[Window] = []  # earlier windows that overlap with later ones
         for i, top in enumerate(rows.starts):
             for j, left in enumerate(columns.starts):
                 bottom, right = top + rows.size, left + columns.size

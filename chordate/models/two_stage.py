@@ -168,7 +168,7 @@ class TwoStageDetector(Detector):
 
     @torch.no_grad()
     def predict_tensors(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
-        """The tensors of `PaddedDetections`, and of a model with these heads:
+        """The tensors of `PaddedDetections`, and the tensors of the optional heads that the model has:
 
         - `masks` `[N, D, M, M]`: the probability of the mask in each cell of an M × M grid over the box;
         - `keypoints` `[N, D, K, 3]`: x and y in pixels of the padded batch, and score (a logit).

@@ -42,7 +42,7 @@ class Annotation:
         mask: `[H, W]` bool, or None.
         keypoints: x, y of each keypoint, or None if the keypoint is not drawn.
         bones: pairs of keypoint indices; a line joins the two keypoints if both are drawn.
-        keypoint_colors: color of each keypoint, and of bones between two keypoints of that color; empty for `color`.
+        keypoint_colors: color of each keypoint, and of bones between two keypoints of that color; empty to use `color`.
     """
 
     box: Sequence[float]

@@ -29,11 +29,11 @@ def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: 
     """Write the page and its pictures.
 
     Args:
-        reports: one per dataset; the first one decides what the overview counts.
+        reports: one per dataset; the header of the overview is from the first report.
         title: heading of the page.
         source: where the data come from, in one line.
         verdict: whether training would start, in one sentence.
-        good: whether it would.
+        good: whether training would start.
         out: the folder to write to.
 
     Returns:
@@ -90,7 +90,7 @@ def _tables(report: DataReport) -> list[Table]:
     counts = report.class_counts()
     if counts is not None and report.images is not None:
         images = {name: f"{count:,}" for name, count in zip(counts.rows, report.images.tolist())}
-        one_each = (report.images == report.counts).all()  # as for the images of a classifier
+        one_each = (report.images == report.counts).all()  # no image has two objects of one class, as in classification
         tables.append(_counts_table(f"{report.counted} per class", "class", counts, None if one_each else images))
     for title, statistic in report.statistics().items():
         if isinstance(statistic, Counts):

@@ -48,7 +48,7 @@ def plot_sizes(sizes: NDArray[np.int64]) -> Figure:
 
 
 def plot_values(statistic: Values) -> Figure:
-    """Histogram of a distribution, with its median; whole numbers of a small range have a bar each."""
+    """Histogram of a distribution, with its median; integers within a small range have one bar each."""
     figure = new_figure(6, 3.2)
     axis, values = figure.subplots(), statistic.values.astype(float)
     low, high = values.min(), values.max()

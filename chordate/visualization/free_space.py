@@ -55,7 +55,7 @@ def _places(axis: Axes, size: NDArray[np.float64]) -> Places:
 
 
 def _overlaps(places: Places, size: NDArray[np.float64], box: Bbox) -> NDArray[np.bool_]:
-    """Whether the label overlaps a box, `[X, Y]`."""
+    """Whether the label overlaps a box, for each candidate position, `[X, Y]`."""
     (x, y), (width, height) = places, size
     in_x = (x <= box.x1) & (x + width >= box.x0)
     in_y = (y <= box.y1) & (y + height >= box.y0)
@@ -63,8 +63,9 @@ def _overlaps(places: Places, size: NDArray[np.float64], box: Bbox) -> NDArray[n
 
 
 def _crosses(places: Places, size: NDArray[np.float64], curve: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses the label, `[X, Y]`: between the left
-    and right edge of the label, the curve is neither entirely above nor entirely below the label."""
+    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses the label, for each candidate position,
+    `[X, Y]`: between the left and right edge of the label, the curve is neither entirely above nor entirely below
+    it."""
     (x, y), (width, height) = places, size
     crosses = np.zeros((len(x), len(y)), bool)
     curve = curve[np.isfinite(curve).all(1)]

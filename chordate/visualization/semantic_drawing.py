@@ -66,7 +66,7 @@ def draw_labels(image: Picture, labels: NDArray[np.int16], meta: DatasetMeta, lo
 
 
 def _edges(labels: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Mask `[H, W]` of the pixels that have another label than one of their 4 neighbors."""
+    """Mask `[H, W]` of the pixels whose label differs from the label of at least one of their 4 neighbors."""
     edges = np.zeros(labels.shape, bool)
     across, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
     edges[:, :-1] |= across

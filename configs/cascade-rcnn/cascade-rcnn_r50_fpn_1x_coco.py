@@ -1,6 +1,7 @@
 """Cascade R-CNN, ResNet-50, FPN, 1× on COCO (Cai & Vasconcelos 2018).
 
-MMDetection's data, a single scale of 800: its figure is cited, since Detectron2 has none without masks.
+The data settings are MMDetection's (a single scale, 800 px), because the cited result is from MMDetection: Detectron2
+has no result without masks.
 """
 
 _base_ = [

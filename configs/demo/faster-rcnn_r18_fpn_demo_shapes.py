@@ -42,7 +42,7 @@ val_data = dict(
     workers=0,
 )
 metric = dict(type="CocoMetric")
-# AdamW, because it learns faster than SGD in such a short training.
+# AdamW, because it learns faster than SGD in such a short training run.
 optimizer = dict(_delete_=True, type="AdamW", lr=3e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(_delete_=True, type="cosine", warmup_iters=60, warmup_factor=0.01)
 train = dict(epochs=6, eval_every=3, save_best="bbox_AP", log_every=10, clip_norm=10.0, channels_last="auto")

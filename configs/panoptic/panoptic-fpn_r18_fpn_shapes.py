@@ -5,7 +5,7 @@ _base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
 _stuff = ["gradient", "stripes", "checkerboard", "clouds"]
 fallback_meta = dict(classes=["circle", "rectangle", "triangle", "star", "ring", *_stuff], stuff=_stuff)
 model = dict(
-    # GN with one channel per group removes the channel means, which tell the class of the background.
+    # BN, because GN with one channel per group would remove the channel means, which identify the background's class.
     semantic=dict(type="SemanticFPNHead", channels=32, norm="BN", losses=[dict(type="CrossEntropy")]),
     merge=dict(stuff_area=256),  # the default 4096 is a quarter of a 128×128 image
 )

@@ -1,4 +1,4 @@
-"""Simple Baselines, ResNet-50, on crops of COCO people of 256×192 px."""
+"""Simple Baselines, ResNet-50, on 256×192 px crops of people in COCO."""
 
 _base_ = [
     "../_base_/models/simple-baseline.py",

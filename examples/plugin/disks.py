@@ -1,4 +1,4 @@
-"""Segments generated disks; seconds on a CPU."""
+"""Trains a segmenter on generated disks; this takes seconds on a CPU."""
 
 model = dict(type="SemanticSegmenter", backbone="patchnet_tiny", head="SumHead")
 train_data = dict(dataset=dict(type="Disks", count=256), batch_size=16, workers=0)

@@ -3,8 +3,9 @@
     python tools/analysis/convert_configs.py --root detectron2/configs COCO-Detection Misc [--reasons]
 
 For each folder it counts the configs, those that are converted and whose model can be built, those with the same
-predictions (for the same weights), and those with the same training as well. `--reasons` lists what is not carried
-over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not counted.
+predictions (for the same weights), and those with the same training as well. `--reasons` lists the settings that
+are not carried over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not
+counted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COLUMNS = ("configs", "built", "same predictions", "same training")
 
 
 def count_folder(folder: Path, suffix: str, reasons: Counter[str]) -> Counter[str]:
-    """Convert and build all configs of a folder; adds to `reasons` what is not carried over."""
+    """Convert and build all configs of a folder; count in `reasons` the settings not carried over and the errors."""
     counts: Counter[str] = Counter()
     for path in sorted(folder.glob(f"*{suffix}")):
         whole = suffix != ".py" or re.search(r"^(model|_base_)\b", path.read_text(encoding="utf-8"), re.MULTILINE)

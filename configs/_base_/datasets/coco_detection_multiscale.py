@@ -1,4 +1,4 @@
-"""COCO 2017 boxes with the shortest edge drawn from 640, 672 … 800: INPUT.MIN_SIZE_TRAIN in
+"""COCO 2017 boxes with the shortest edge sampled from 640, 672 … 800: INPUT.MIN_SIZE_TRAIN in
 Detectron2's baselines, 1x and 3x (its configs/Base-*.yaml).
 """
 

@@ -1,4 +1,4 @@
-"""COCO 2017 things and stuff, with flips and a shortest edge drawn from 640, 672 … 800 px, as in Detectron2.
+"""COCO 2017 things and stuff, with flips and a shortest edge sampled from 640, 672 … 800 px, as in Detectron2.
 
 The data root contains train2017/, val2017/, annotations/panoptic_{train,val}2017.json, and the PNGs in
 annotations/panoptic_{train,val}2017/.

@@ -1,4 +1,4 @@
-"""DeepLab v3 (Chen et al. 2017) at output stride 8, with an auxiliary head on c4, in MMSegmentation's settings.
+"""DeepLab v3 (Chen et al. 2017) with output stride 8 and an auxiliary head on c4 (MMSegmentation's settings).
 
 The backbone is ResNet-50 with a deep stem (ResNet-C, MMSegmentation's "v1c").
 """
