@@ -185,7 +185,7 @@ def join(rank: int, port: int) -> None:
 
 
 def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
-    """Train on two ranks, of which the second is killed after three iterations; the first writes its error."""
+    """Train on two ranks; rank 1 is killed after three iterations, and rank 0 writes its error to a file."""
 
     class Lose(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:

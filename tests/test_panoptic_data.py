@@ -122,7 +122,7 @@ def test_the_order_of_the_models_classes_is_followed(tmp_path):
 
 
 def test_bitmaps_equal_those_of_polygons_along_the_pixel_borders(real_data):
-    """The masks equal those from polygons along the pixel borders, rasterized in the box of each instance."""
+    """Both are rasterized in the box of each instance."""
     dataset = CocoPanoptic("panoptic.json", "images", "panoptic", data_root=real_data / "panoptic-mini")
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         numbers, labels, _ = dataset.segments_of(image_id)
