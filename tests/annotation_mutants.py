@@ -19,8 +19,8 @@ NAMES = ("cat", "dog", "hot dog")
 SMALLEST_AREA = 1e-4  # square pixels of a polygon
 Folder = dict[str, bytes]
 Outline = tuple[tuple[float, float], ...]
-# For each image: its objects as class name, clipped x1, y1, x2, y2, whether it is ignored, and its polygon (x, y in
-# pixels), if it has one with an area.
+# The objects of each image: class name; clipped box x1, y1, x2, y2; whether the object is ignored; its polygon (x, y in
+# pixels), or None without a polygon that has an area.
 Samples = dict[str, list[tuple[str, tuple[float, ...], bool, Outline | None]]]
 
 

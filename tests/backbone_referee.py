@@ -36,9 +36,9 @@ def on_meta(name: str, **options: Any) -> nn.Module:
 def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
-    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that an `eps`, a wrong order or
-    a swapped norm changes the result. Integer buffers keep their values, so a model moved from the meta device is
-    usable only if it has none.
+    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that a wrong `eps`, a wrong
+    order of layers or swapped norms change the result. Integer buffers keep their values, so a model moved from the
+    meta device is usable only if it has none.
     """
     for module in model.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -75,7 +75,7 @@ def timms(name: str) -> nn.Module:
 
 
 def with_weights_of(theirs: nn.Module, name: str, classifier: Sequence[str] = ("fc.",), **options: Any) -> nn.Module:
-    """Our backbone `name` with the weights of `theirs`; tensor names must be equal except for its classifier."""
+    """Our backbone `name` with the weights of `theirs`; tensor names must be equal, except for the classifier's."""
     ours = on_meta(name, **options)
     state = {key: value.clone() for key, value in theirs.state_dict().items()}
     left = ours.load_state_dict(state, strict=False, assign=True)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 SIZE = (32, 64)
-# Id, name, whether it is a thing, and color of the evaluated classes. Source: cityscapesScripts' helpers/labels.py.
+# The evaluated classes: id, name, whether it is a thing, color. Source: cityscapesScripts' helpers/labels.py.
 LABELS = [
     (7, "road", 0, (128, 64, 128)), (8, "sidewalk", 0, (244, 35, 232)), (11, "building", 0, (70, 70, 70)),
     (12, "wall", 0, (102, 102, 156)), (13, "fence", 0, (190, 153, 153)), (17, "pole", 0, (153, 153, 153)),
@@ -23,9 +23,9 @@ CITIES = {"train": ["aachen_000000_000019", "bremen_000003_000019"], "val": ["mu
 
 
 def instance_ids(number: int) -> np.ndarray:
-    """The pixels of `…_gtFine_instanceIds.png`: the id of a class, or 1000 × the id + the number of an instance.
+    """The pixels of `…_gtFine_instanceIds.png`: the class id, or 1000 × the class id + the number of an instance.
 
-    Sky above the road; the ego vehicle (id 1, not evaluated); two cars; a group of people, which have no instances.
+    Sky above the road; the ego vehicle (id 1, not evaluated); two cars; a group of people without instance numbers.
     """
     ids = np.full(SIZE, 23, np.int32)
     ids[14:], ids[29:] = 7, 1
@@ -64,7 +64,7 @@ def write_cityscapes(root: Path) -> None:
                     {"id": own, "category_id": category, "area": area, "bbox": [0, 0, 1, 1], "iscrowd": crowd}
                 )
             cv2.imwrite(str(pngs / f"{name}_gtFine_panoptic.png"), colors[..., ::-1])
-            # createPanopticImgs names an image that does not exist: …_gtFine_leftImg8bit.png, without its folder.
+            # Like createPanopticImgs, name a file that does not exist: …_gtFine_leftImg8bit.png, without its folder.
             image = {"id": name, "file_name": f"{name}_gtFine_leftImg8bit.png", "height": SIZE[0], "width": SIZE[1]}
             images.append(image)
             record = {"image_id": name, "file_name": f"{name}_gtFine_panoptic.png", "segments_info": segments}

@@ -1,4 +1,4 @@
-"""Runs `chordate train` on a small CIFAR-style classifier, in processes that share their phase with the tests."""
+"""Runs `chordate train` on a small CIFAR-style classifier, in processes that tell the tests their current phase."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(config: Path, work_dir: Path, phase: Any, errors: Path) -> None:
     from chordate.weights.checkpoint_folder import CheckpointFolder
 
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a user's run
+    multiprocessing.set_start_method("fork", force=True)  # the loader forks its workers, as in a user's run
     for owner, name, number in (
         (Trainer, "train_step", 1), (CheckpointFolder, "save", 2), (CheckpointFolder, "write", 2),
         (Trainer, "evaluate", 3),

@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
 
 
 def same(one: Objects, other: Objects) -> bool:
-    """Whether images, boxes (up to 0.02 px), classes and crowds are equal."""
+    """Whether images, boxes (up to 0.02 px), classes and crowd flags are equal."""
     if one.keys() != other.keys() or any(len(one[file]) != len(other[file]) for file in one):
         return False
     pairs = [pair for file in one for pair in zip(one[file], other[file])]

@@ -119,7 +119,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
 
 
 def disturb(truth: Truth, rng: np.random.Generator) -> Predictions:
-    """Detections of a mediocre model: ground truth shifted, mislabeled, duplicated or missed, false positives, ties."""
+    """Detections of a mediocre model: shifted, mislabeled, duplicate and missed objects; false positives; ties."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
     for annotation in truth.content["annotations"]:
@@ -150,7 +150,7 @@ def disturbed_file(path: Path, seed: int) -> tuple[Truth, Predictions]:
 
 
 def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
-    """Detections of a mediocre model: each object's box, and its mask and keypoints if annotated, shifted or missed."""
+    """Detections of a mediocre model: missed objects, and shifted boxes, masks and keypoints (where annotated)."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.content["images"]}
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     predictions = {}

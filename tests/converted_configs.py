@@ -36,7 +36,7 @@ class Result:
         self.check_written()
 
     def check_written(self):
-        """The file, which has only the differences to a packaged config, means the same as the complete config."""
+        """Check that the file, which has only the differences from a packaged config, loads as the complete config."""
         written, wanted = without_defaults(self.config.to_dict()), without_defaults(self.conversion.config)
         for section, key in KEPT:
             written.get(section, {}).pop(key, None)

@@ -25,7 +25,7 @@ def write_members(path: Path, content: list[tuple[str, bytes]], compression: int
 
 
 def edit_zip(base: Path, edit: Callable[[dict[str, bytes]], Any], compression: int = zipfile.ZIP_STORED) -> Write:
-    """Rewrite the zip with the members that `edit` returns, or with the dict that it changed in place."""
+    """Rewrite a zip file: `edit` gets a dict of its members, and returns other members or changes the dict in place."""
 
     def write(path: Path) -> None:
         content = members(base)

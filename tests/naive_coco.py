@@ -15,7 +15,7 @@ from coco_mutants import HEIGHT, WIDTH
 from pycocotools import mask as rle
 
 GRID = 112  # cells of a mask along each side of its box
-NO_BOX = 0.01  # pixels; objects with a shorter side are no objects
+NO_BOX = 0.01  # pixels; objects whose box has a shorter side are left out
 HUGE = 1e9
 
 
@@ -25,7 +25,7 @@ class Contradiction(Exception):
 
 @dataclass
 class Object:
-    """One object of an image; `mask` is the bitmap on a grid of its box, `points` are x, y and visibility."""
+    """One object of an image; `mask` is a bitmap on a grid over its box, `points` are x, y and visibility."""
 
     box: tuple[float, ...]
     name: str
@@ -106,7 +106,7 @@ class NaiveReader:
             raise Contradiction
 
     def holds(self, condition: Callable[[], bool]) -> bool:
-        """Whether a condition holds; counts or raises if not."""
+        """Whether a condition holds; if not, counts a contradiction (if lenient) or raises Contradiction."""
         if not condition():
             if not self.lenient:
                 raise Contradiction
@@ -115,7 +115,7 @@ class NaiveReader:
         return True
 
     def by_id(self, records: Any) -> dict[Any, dict[str, Any]]:
-        """The records of a list by id; the first of each id."""
+        """The records of a list, keyed by id; of records with the same id, only the first is kept."""
         found: dict[Any, dict[str, Any]] = {}
         for record in records or []:
             key = identity(record.get("id")) if isinstance(record, dict) else None
@@ -153,7 +153,7 @@ class NaiveReader:
         return one
 
     def points(self, value: Any, joints: int) -> list[tuple[float, float, int]]:
-        """The keypoints in continuous coordinates; those that are not labeled have no place."""
+        """The keypoints in continuous coordinates; unlabeled keypoints are at (0, 0)."""
         nothing: list[tuple[float, float, int]] = [(0, 0, 0)] * joints
         if not value:
             return nothing
@@ -166,7 +166,7 @@ class NaiveReader:
 
 
 def is_file_name(name: Any) -> bool:
-    """Whether a file can have the name."""
+    """Whether the value is a valid file name."""
     if isinstance(name, bool) or not isinstance(name, str | int):
         return False
     encoded = str(name).encode("utf-8", "surrogatepass")
@@ -181,7 +181,7 @@ def joint_names(value: Any) -> list[str]:
 
 
 def identity(value: Any) -> int | str | None:
-    """An id such that 7, 7.0 and "7" are the same; None for what is no id."""
+    """A normalized id: 7, 7.0 and "7" become 7; None if the value is not an id."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, float):
@@ -230,7 +230,7 @@ def shape_of(value: Any, height: int, width: int) -> tuple[list[list[float]], np
 
 
 def ring_of(entry: Any) -> list[float]:
-    """The numbers of a polygon that spans an area; else an empty list."""
+    """The coordinates of a polygon that spans an area; an empty list for other values."""
     if not isinstance(entry, list) or len(entry) < 6 or len(entry) % 2:
         return []
     numbers = [number(value) for value in entry]
@@ -240,7 +240,7 @@ def ring_of(entry: Any) -> list[float]:
 
 
 def uncompressed(text: str) -> list[int] | None:
-    """COCO's compressed counts, character by character, as in maskApi.c."""
+    """Decode COCO's compressed RLE counts character by character, as in maskApi.c."""
     counts: list[int] = []
     place = 0
     while place < len(text):
@@ -258,7 +258,7 @@ def uncompressed(text: str) -> list[int] | None:
 
 
 def grid_of(polygons: list[list[float]], bitmap: np.ndarray | None, box: tuple[float, ...]) -> np.ndarray | None:
-    """The mask at the centers of the cells of a grid over the box; None if it has no area, or lies beside the box."""
+    """The mask at the centers of the cells of a grid over the box; None if it has no area, or lies outside the box."""
     centers = (np.arange(GRID) + 0.5) / GRID
     x, y = np.meshgrid(box[0] + centers * (box[2] - box[0]), box[1] + centers * (box[3] - box[1]))
     if bitmap is not None:

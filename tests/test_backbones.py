@@ -1,5 +1,5 @@
-"""The contract of every backbone, tested on the smallest backbone of each family, with few channels where it has that
-setting."""
+"""The contract of every backbone, tested on the smallest backbone of each family, with fewer channels if they can be
+set."""
 
 import copy
 import inspect
@@ -30,8 +30,8 @@ FIRST = ("c2", "c3")  # the default `out`; two feature maps are enough for most 
 # The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
-# Compiling takes seconds per network, so only these are always compiled: blocks in sequence, concatenated blocks, and
-# blocks with layer norms.
+# Compiling takes seconds per network, so only three networks are always compiled: one with residual blocks, one with
+# concatenated outputs, and one with layer norms.
 COMPILED = ("resnet20_cifar", "densenet121", "convnext_tiny")
 COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED)) for name in FAMILIES]
 

@@ -230,7 +230,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(tmp_path: Path, photo:
     stored = np.asarray(PIL.Image.open(path))
     np.testing.assert_array_equal(read_image(path).permute(1, 2, 0).numpy(), displayed)
     np.testing.assert_array_equal(read_image(path, displayed.shape[:2]).permute(1, 2, 0).numpy(), displayed)
-    if orientation >= 5:  # for rotations by 90°, annotations may refer to the stored pixels
+    if orientation >= 5:  # rotated by 90°, so the annotated size may be that of the stored pixels
         np.testing.assert_array_equal(read_image(path, stored.shape[:2]).permute(1, 2, 0).numpy(), stored)
 
 

@@ -1,4 +1,4 @@
-"""`chordate check DATA` recognizes data by their files: what is opened has the objects that were written."""
+"""`chordate check DATA` recognizes data by their files: the opened datasets have the objects that were written."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def found(path: Path) -> Recognition:
 
 
 def objects(recognition: Recognition) -> dict[str, Counter[str]]:
-    """For each set, the number of objects by class, of its samples."""
+    """The number of objects per class in the samples of each set."""
     counts = {}
     for part in recognition.sets:
         report = open_set(part.name, section_of(part.settings), data_root=recognition.root, training=False)
@@ -48,7 +48,7 @@ def write_folder(folder: Folder, root: Path) -> Path:
 
 
 def with_objects(make, naive) -> tuple[Folder, Counter[str]]:
-    """The first generated folder with several objects, and their classes."""
+    """The first generated folder with more than three objects, and the number of its objects per class."""
     folders = (make(random.Random(seed)) for seed in range(50))
     counted = ((folder, Counter(o[0] for rows in naive(folder, MIN_SIDE).values() for o in rows)) for folder in folders)
     return next((folder, counts) for folder, counts in counted if counts.total() > 3)

@@ -1,4 +1,4 @@
-"""Files of the validation data are checked before training starts, from their headers; the referee is the reader."""
+"""Validation files are checked by their headers before training starts; the reference is to read the whole files."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_each_rank_checks_a_part_and_all_raise_the_same_error(tmp_path: Path, mo
 
     monkeypatch.setattr(CocoDataset, "check_files", lambda self, index: (checked.append(index), whole(self, index)))
     monkeypatch.setattr(check_files, "world_size", lambda: len(ranks))
-    for rank in ranks:  # each alone, to know what it sends to the others
+    for rank in ranks:  # one rank after another, to record what each sends to the others
         run(rank, lambda value, rank=rank: [own.setdefault(rank, value)])
     assert sorted(checked) == [0, 1, 2, 3, 4]
     (message,) = {run(rank, lambda value: list(own.values())) for rank in ranks}

@@ -1,4 +1,4 @@
-"""The page of `chordate check`: its tables are aligned and complete, and names are text."""
+"""The page of `chordate check`: its tables are aligned and complete, and markup in names is escaped."""
 
 from html.parser import HTMLParser
 from pathlib import Path

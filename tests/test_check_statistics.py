@@ -1,4 +1,4 @@
-"""The statistics of `chordate check` are those of the files, computed by other means, for each task."""
+"""The statistics of `chordate check` equal those that the tests compute from the files, for each task."""
 
 import json
 from collections import Counter

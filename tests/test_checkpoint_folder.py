@@ -20,7 +20,7 @@ from chordate.weights.loading import load_checkpoint
 
 
 def checkpoint(iteration: int) -> dict[str, Any]:
-    """A checkpoint with a training state in which nothing has been recorded."""
+    """A checkpoint with an empty training state."""
     train = {
         "iteration": iteration, "steps_per_epoch": 1, "evaluated": 0, "evaluation_is_due": False, "scaler": {},
         "losses": {"sums": {}, "counts": {}}, "best": None, "files": [], "history": [], "rng": [],

@@ -1,4 +1,4 @@
-"""ResNets for CIFAR from four repositories: names, where option A puts its zeros, mean and std; and real networks."""
+"""CIFAR ResNets of four repositories: tensor names, zero padding of option A, mean and std; published accuracy."""
 
 import json
 import os
@@ -21,7 +21,7 @@ REPOSITORY = "pytorch_resnet_cifar10"
 SHARED = Path(os.environ.get("CHORDATE_TEST_DATA", "../shared/data"))
 NETWORKS, IMAGES = SHARED.parent / "weights", SHARED / "cifar10.zip"
 needs_networks = pytest.mark.skipif(not (NETWORKS.is_dir() and IMAGES.is_file()), reason=f"no {NETWORKS} or {IMAGES}")
-# Top-1 accuracies in the folder's README, with the config for each repository.
+# For each file of weights, the config of its repository, and its top-1 accuracy in the folder's README.
 REAL = {
     "resnet20-12fca82f.th": ("resnet20_cifar10-akamaster", 81.0),
     "resnet56-4bfd9763.th": ("resnet56_cifar10-akamaster", 83.2),
@@ -92,7 +92,7 @@ def test_real_networks_give_their_figures(file, tmp_path, capsys):
 
 @needs_networks
 def test_real_networks_recognize_the_first_images_of_each_class():
-    """The same networks on 10 images per class; with the zeros in the wrong place, they recognize about one in ten."""
+    """Published networks on 10 images per class; with the zeros in the wrong place, their accuracy is about 10 %."""
     import io
     import zipfile
 

@@ -1,4 +1,4 @@
-"""Cityscapes' panoptic annotations in the original layout: reader, text image ids, settings, predictions."""
+"""Cityscapes' panoptic annotations in the original layout: reader, string image ids, settings, predictions."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_short_forms_and_composed_names_match(kind, pattern, names, capsys):
 
 
 def test_figures_are_those_of_the_same_model(capsys):
-    """Same backbone, data and image size: 21.2 % of ResNet-RS-50 is at 160 px (Bello et al. 2021)."""
+    """Figures are of the row's backbone, data and image size: ResNet-RS-50 has 21.2 % at 160 px (Bello et al. 2021)."""
     (row,) = [line for line in listed(capsys, "backbones", "resnetrs50").splitlines() if line.startswith("│")]
     assert "21.2 % error at 160 px" in row
     (row,) = [
@@ -88,7 +88,7 @@ def test_figures_are_those_of_the_same_model(capsys):
 
 
 def test_parameters_are_counted_without_running_the_model(monkeypatch, capsys):
-    """Forward passes on the meta device, which check a model's maps, took most of the time."""
+    """Forward passes on the meta device, which check a model's feature maps, would take most of the time."""
     monkeypatch.setattr("torch.func.functional_call", lambda *_: pytest.fail("a forward pass"))
     assert "25.56" in listed(capsys, "models", "resnet50_imagenet")
     assert CHECK_OUTPUTS.get()

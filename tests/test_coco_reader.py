@@ -132,7 +132,7 @@ def test_fields_that_are_unused_or_written_otherwise_change_no_sample(root, cont
 
 
 def _naive(root: Path, content) -> dict:
-    """The referee's samples; those of the clean content if the referee cannot read it (huge integers, UTF-16)."""
+    """The referee's samples; those of the clean content if it cannot read `content` (huge integers, UTF-16)."""
     if isinstance(content, bytes) and (b"9" * 99 in content or content.startswith(b"\xff\xfe")):
         content = clean_content()
     return read_naively(write_content(root, content))
@@ -179,7 +179,7 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
 
 
 def _without(content: dict, field: str) -> dict:
-    """The content without a field of the annotations that the referee cannot read."""
+    """The content without one field of its annotations, which the referee cannot read."""
     annotations = [{k: v for k, v in a.items() if k != field} for a in content["annotations"]]
     return content | {"annotations": annotations}
 
@@ -309,7 +309,7 @@ def test_errors_and_repairs_are_reported_in_one_line_each(root):
 
 @pytest.fixture
 def large_files(monkeypatch) -> None:
-    """Files with more than five annotations are very large; their first two images are checked on opening."""
+    """Treat files with more than five annotations as very large; only their first two images are checked on opening."""
     monkeypatch.setattr(coco_annotations, "CHECKED_ANNOTATIONS", 5)
     monkeypatch.setattr(coco_annotations, "CHECKED_IMAGES", 2)
 
@@ -350,7 +350,7 @@ def test_only_the_first_images_of_a_very_large_file_are_checked_at_once(root, la
 def test_flaws_that_are_found_when_a_very_large_file_is_read_are_reported_once_with_their_number(
     tmp_path, large_files, caplog, workers
 ):
-    """Over all epochs and loader processes, they are the lines that a check of the whole file reports."""
+    """The messages of all epochs and loader workers together equal the report of a check of the whole file."""
     content = changed("annotations", slice(6, 12), area=-1)
     content["annotations"][7]["iscrowd"] = 0
     content["annotations"][8]["segmentation"] = {"size": [10**9, 10**9], "counts": [0, 5]}
@@ -370,7 +370,7 @@ def test_flaws_that_are_found_when_a_very_large_file_is_read_are_reported_once_w
 
 
 def test_missing_images_of_a_very_large_file_are_not_ground_truth_of_an_evaluation(tmp_path, large_files, monkeypatch):
-    """The file is opened once, so nothing that was found on opening is lost when its annotations are checked."""
+    """The file is opened once, so the check of all annotations keeps what was found on opening: a missing image."""
     opened = []
     real = coco_annotations.open_index
     monkeypatch.setattr("chordate.data.coco.open_index", lambda path: opened.append(path) or real(path))
@@ -383,7 +383,7 @@ def test_missing_images_of_a_very_large_file_are_not_ground_truth_of_an_evaluati
     assert len(opened) == 1
     assert dataset.image_ids.tolist() == sorted(dataset.coco.get_img_ids()) == [1, 2, 4]
     assert metric.truth.with_masks + metric.truth.without_masks == OBJECTS - 3
-    assert any("(id 11)" in line for line in dataset.health_report)  # the facts are those of the whole file
+    assert any("(id 11)" in line for line in dataset.health_report)  # the whole file was checked
 
 
 def test_a_copy_in_a_spawned_worker_reads_the_same_samples(root):

@@ -30,7 +30,7 @@ fallback_meta = dict(classes=3)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a config, our checkpoint of its random model, and the same as Detectron2's."""
+    """A folder with a config, our checkpoint of its random model, and the same weights in Detectron2's format."""
     root = tmp_path_factory.mktemp("files")
     (root / "small.py").write_text(CONFIG)
     torch.manual_seed(0)

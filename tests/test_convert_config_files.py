@@ -1,4 +1,4 @@
-"""`chordate convert-config`: the command, and hostile files, which are one line of error and execute nothing."""
+"""`chordate convert-config`: the command, and hostile files, which raise a one-line error and execute nothing."""
 
 import os
 import time

@@ -171,8 +171,8 @@ def test_retinanet_has_the_parameters_of_mmdetections_docs(tmp_path):
     result = converted(tmp_path, RETINANET)
     assert not result.lost
     model = result.build()
-    # The docs count what is trained: not the stem and the first stage, but weight and bias of the BatchNorms, which are
-    # buffers of our FrozenBN.
+    # The docs count trainable parameters: those of the frozen stem and first stage do not count, but weight and bias of
+    # other BatchNorms do; in our FrozenBN, these are buffers.
     stages = [module for name, module in model.backbone.named_children() if name in ("layer2", "layer3", "layer4")]
     norms = sum(b.numel() for stage in stages for name, b in stage.named_buffers() if name.endswith(("weight", "bias")))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -263,7 +263,7 @@ model = dict(
 
 
 def test_dilations_of_a_multi_grid_are_the_grids_numbers(tmp_path):
-    """In MMSegmentation, `multi_grid` has the dilations themselves, in Chordate their factors."""
+    """MMSegmentation's `multi_grid` lists dilations; ours lists factors of the dilation."""
     result = converted(
         tmp_path,
         SEGMENTER,

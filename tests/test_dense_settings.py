@@ -17,7 +17,8 @@ from chordate.contracts import FeatureSpec
 from chordate.published import PUBLISHED
 from chordate.registry import HEADS
 
-# Batch size, and the range of the shorter side in training before the crop: img_scale · ratio_range (0.5, 2.0).
+# Training settings: batch size; range of the shorter side before the crop, img_scale · ratio_range (0.5, 2.0); crop
+# height and width.
 DATA = {
     "cityscapes": (8, (512, 2048), (512, 1024)),  # 4 × 2 images, img_scale (2048, 1024)
     "ade20k": (16, (256, 1024), (512, 512)),  # 4 × 4 images, img_scale (2048, 512)
@@ -107,7 +108,7 @@ def test_panoptic_fpn_has_detectron2s_loss_weight_and_merge_thresholds():
     merge = model.merger.settings
     assert (merge.score_threshold, merge.overlap_threshold, merge.stuff_area) == (0.5, 0.5, 4096)
     assert [loss.loss_weight for loss in model.semantic.losses] == [0.5]
-    assert model.semantic.channels == 128 and model.semantic.logits.out_channels == 54  # 53 stuff classes, and things
+    assert model.semantic.channels == 128 and model.semantic.logits.out_channels == 54  # 53 stuff classes + all things
     assert any(isinstance(norm, nn.GroupNorm) for norm in model.semantic.modules())
     cfg = load_config("panoptic-fpn_r50_fpn_1x_coco")
     assert (cfg.optimizer.lr, cfg.optimizer.base_batch_size, cfg.train.epochs) == (0.02, 16, 12)

@@ -73,7 +73,7 @@ def test_every_feature_map_of_convnext_equals_torchvisions(name):
 
 
 def test_convnext_at_output_stride_16_equals_timms():
-    """`test_backbones.py` tests output stride 8, where timm's last 2×2 convolution reads other cells."""
+    """`test_backbones.py` tests output stride 8, where timm's last 2×2 convolution samples other positions."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
         if part.endswith("gamma"):

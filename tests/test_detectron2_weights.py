@@ -57,7 +57,7 @@ def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
 
 @cache
 def built(family: str) -> Any:
-    """Our model without values, from the config that the weights tell."""
+    """The name of the config that is inferred from the weights, and its model on the meta device."""
     name, overrides = recognized_config(Weights(weights(family), None, "file"))
     config = load_config(name, overrides)
     with torch.device("meta"):
@@ -98,7 +98,7 @@ def test_the_round_trip_keeps_every_name_and_tensor(family):
 
 
 def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
-    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is the reverse."""
+    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is reversed."""
     state, (_, model) = weights("DeepLab v3+"), built("DeepLab v3+")
     name = "sem_seg_head.decoder.res2.fuse_conv.0.weight"
     state[name] = torch.randn(state[name].shape)
@@ -126,7 +126,8 @@ def test_images_are_padded_as_in_detectron2(family, divisor):
 
 
 def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
-    """Caffe's ResNets have BGR images with std 1, and the stride in the 1×1; torchvision's have neither."""
+    """Caffe's ResNets have BGR images, std 1, and the stride in the 1×1 convolution; torchvision's have RGB images,
+    ImageNet's std, and the stride in the 3×3 convolution."""
     msra, other = (format_of(state).settings(state) for state in (weights("RetinaNet"), weights("RetinaNet", 0.1)))
     assert (msra["preprocess.bgr"], msra["preprocess.std"], msra["backbone.style"]) == (True, (1.0, 1.0, 1.0), "caffe")
     assert msra["preprocess.mean"] == (103.53, 116.28, 123.675)

@@ -29,7 +29,8 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A data root, and the paths of three untrained classifiers with different pipelines: config, checkpoint, …"""
+    """A data root, and the paths of three untrained classifiers with different pipelines, as a flat list: config,
+    checkpoint, config, …"""
     root = tmp_path_factory.mktemp("members")
     write_folders(root, {"val": 5}, side=24)
     names = []

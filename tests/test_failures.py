@@ -36,7 +36,7 @@ FULL = "No space left on device"
 
 
 def on_a_full_disk(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    """Let files whose name has this ending be written to /dev/full, where the kernel reports a full disk."""
+    """Redirect files whose names have this ending to /dev/full, where every write fails as on a full disk."""
     real = builtins.open
 
     def opened(file: Any, *arguments: Any, **options: Any) -> Any:
@@ -123,7 +123,7 @@ def test_a_command_on_a_full_disk_ends_with_one_line_though_the_error_has_no_fil
 
 @pytest.mark.parametrize("where", ["callback", "transform"])
 def test_a_file_error_in_code_of_the_user_keeps_its_traceback(tmp_path: Path, where: str) -> None:
-    """It may be a bug, which one line would hide."""
+    """The error may be a bug; a one-line message would hide where."""
 
     class Opens(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_file_error_in_code_of_the_user_keeps_its_traceback(tmp_path: Path, wh
 
 
 def test_a_file_error_of_the_package_is_one_line_with_the_file(tmp_path: Path) -> None:
-    """A folder that can be replaced by a file while a run lasts."""
+    """Replaces the log folder by a file during training."""
 
     class Blocks(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
@@ -185,7 +185,7 @@ def join(rank: int, port: int) -> None:
 
 
 def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
-    """Train on two ranks, of which the second is killed after three iterations; the first writes its error."""
+    """Train on two ranks; rank 1 is killed after three iterations, and rank 0 writes its error to a file."""
 
     class Lose(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:

@@ -45,7 +45,7 @@ def with_ids(rename) -> dict:
 
 
 def predict(sample: dict, shift: float) -> Detections:
-    """Detections of the objects of a sample, each shifted by another distance."""
+    """Detections of the objects of a sample, each shifted by a different distance."""
     boxes = sample["boxes"].as_subclass(torch.Tensor) + shift * torch.arange(len(sample["boxes"]))[:, None]
     return detections(boxes, np.linspace(0.9, 0.5, len(boxes)), sample["labels"])
 
@@ -139,7 +139,7 @@ def test_more_objects_than_max_dets_are_one_warning_with_the_numbers(objects, li
     metric, numbers = measure(truth, perfect(truth), max_dets=(1, 10, limit))
     metric.update(list(perfect(truth).values())[:1], batch_of([1], truth))
     with pytest.warns(UserWarning, match="1 of 2 images were not evaluated"):
-        metric.compute()  # a second evaluation, with other detections, does not repeat it
+        metric.compute()  # a second evaluation, which must not log the max_dets warning again
     texts = [record.getMessage() for record in caplog.records if "max_dets" in record.getMessage()]
     assert (numbers["bbox_AP"] < 0.995) == (len(texts) == 1) == (objects > limit)
     if texts:

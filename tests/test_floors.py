@@ -94,7 +94,7 @@ def test_every_subpackage_has_a_layer():
 
 
 def test_file_names_are_unique():
-    """Files of tools are named after commands, and those of integrations after libraries, which formats are too."""
+    """Exempt are tools/ (files named after commands) and integrations/ (after libraries, as files of formats/ are)."""
     folders = ("tools", "integrations")
     names = [path.name for path in SOURCES if path.parts[-2] not in folders and path.name != "__init__.py"]
     assert sorted(names) == sorted(set(names))

@@ -32,7 +32,7 @@ def _seed():
     [
         ("resnet18", {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}),
         ("mit_b0", {"c2": 4, "c3": 8, "c4": 16, "c5": 32}),  # feature 1 has no channels
-        ("vgg11", {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}),  # feature 0 is computed, not the image
+        ("vgg11", {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}),  # feature 0 is a feature map, not the image
         ("tu-convnext_atto", {"c2": 4, "c3": 8, "c4": 16, "c5": 32}),
     ],
 )
@@ -89,7 +89,8 @@ def test_an_smp_encoder_is_frozen_up_to_a_feature_map():
     ours = BACKBONES.build({"type": "SmpBackbone", "model": "resnet18", "frozen_stages": 1})
     assert trained_parts(ours) == {"layer2", "layer3", "layer4"}
     assert not ours.net.network.layer1.training and ours.net.network.layer2.training
-    mit = BACKBONES.build({"type": "SmpBackbone", "model": "mit_b0", "frozen_stages": 1})  # needs tensors' values
+    # Not on the meta device, since building this encoder reads tensor values.
+    mit = BACKBONES.build({"type": "SmpBackbone", "model": "mit_b0", "frozen_stages": 1})
     assert {"block1", "patch_embed1"}.isdisjoint(trained_parts(mit))
 
 
@@ -112,7 +113,7 @@ LIBRARY = Registry("model", parent=MODELS, scope="mm_library")
 
 @LIBRARY.register_module()
 class Pyramid(nn.Module):
-    """A backbone in MMDetection's way: `out_indices` selects the stages whose outputs are returned as a tuple."""
+    """A backbone in MMDetection's style: `out_indices` selects the stages whose outputs are returned as a tuple."""
 
     def __init__(self, width: int, in_channels: int = 3, out_indices=(0, 1, 2)):
         super().__init__()

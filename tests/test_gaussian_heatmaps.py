@@ -48,7 +48,7 @@ def test_a_quarter_of_a_cell_is_the_largest_error_of_the_round_trip(position, si
 def test_dark_recovers_the_center_of_a_gaussian(position, dtype):
     x, y, confidence = decode_dark(heatmap(*position, dtype=dtype), 2.0).tolist()
     assert abs(x - position[0]) < 0.05 and abs(y - position[1]) < 0.05
-    # The highest cell is at most half a cell away along each axis.
+    # The center of the highest cell is at most half a cell from the peak along each axis.
     assert math.exp(-0.5 / 8 * 2) < confidence <= 1 + 1e-6
 
 

@@ -28,7 +28,7 @@ from chordate.cli.main import main
 from chordate.errors import ChordateError
 from chordate.weights.checkpoint_folder import read_checkpoint
 
-SECONDS = 20  # longest time of one command
+SECONDS = 20  # time limit for one command
 CONFIG = {
     "model": {"type": "ImageClassifier", "backbone": {"type": "HostileTestNet"}},
     "train_data": {"dataset": {"type": "ImageFolder", "images": "train"}, "batch_size": 3, "workers": 0},
@@ -54,7 +54,7 @@ class HostileTestNet(Backbone):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset, a config, and the checkpoint of a run with all fields."""
+    """A folder with a dataset, a config, and a checkpoint of training that has all fields."""
     root = write_folders(tmp_path_factory.mktemp("trained"), {"train": 1, "val": 1}, wider=0)
     (root / "config.json").write_text(json.dumps(CONFIG))
     arguments = ["--data-root", str(root), "--work-dir", str(root / "run")]
@@ -111,7 +111,7 @@ class Case:
         return status
 
     def check_canaries(self) -> None:
-        for canary in CANARIES:  # a new run moves files with names of checkpoints to a folder
+        for canary in CANARIES:  # a new run may have moved them to a subfolder, as it moves old checkpoints
             assert [file.read_text() for file in self.folder.rglob(Path(canary).name)] == ["mine"], canary
 
 
@@ -137,7 +137,7 @@ def suffix_of(name: str) -> str:
 
 
 def check_case(name: str, folder: Path, trained: Path, commands: tuple[str, ...], capsys: Any) -> None:
-    """Run the commands on one file of the corpus, and the functions of the Python API."""
+    """Run the commands and the functions of the Python API on one file of the corpus."""
     write = corpus(trained / "base.pt", folder / "ran")[name]
     folder.mkdir(exist_ok=True)
     (folder / "precious.txt").write_text("mine")

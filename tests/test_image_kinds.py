@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 12, 18
 
 @pytest.fixture
 def bands() -> np.ndarray:
-    """`[H, W, 7]` uint8 with all values."""
+    """A random image `[H, W, 7]`, uint8, with values 0 … 255."""
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 7), dtype=np.uint8)
 
 
@@ -80,7 +80,7 @@ def deep_folder(root: Path, images: list[np.ndarray], kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["png", "tif", "npy"])
 @pytest.mark.parametrize("cache", [False, True])
 def test_dark_images_have_the_bits_of_their_dataset(tmp_path: Path, caplog, kind: str, cache: bool) -> None:
-    """Judged alone, they would be as bright as the others, and brighter than in another dataset."""
+    """If the bit depth were that of each image, dark images would become as bright as the others."""
     random = np.random.default_rng(1)
     limits = [200, 4096, 1000, 4096, 300]
     images = [random.integers(0, limit, (HEIGHT, WIDTH, 1)).astype(np.uint16) for limit in limits]
@@ -95,7 +95,7 @@ def test_dark_images_have_the_bits_of_their_dataset(tmp_path: Path, caplog, kind
     torch.save(checkpoint_of(model), tmp_path / "a.pt")
     model = chordate.build_model(config, checkpoint=tmp_path / "a.pt")
     (tmp_path / "other/a").mkdir(parents=True)
-    (root / f"train/a/0.{kind}").rename(tmp_path / f"other/a/0.{kind}")  # evaluated and predicted alone
+    (root / f"train/a/0.{kind}").rename(tmp_path / f"other/a/0.{kind}")  # evaluated and predicted without the others
     other = {"dataset": {"type": "ImageFolder", "images": "other"}}
     sample = build_dataset(other, data_root=root, training=False, meta=model.meta)[(0, 0)]
     np.testing.assert_array_equal(sample["image"][0].numpy(), images[0][..., 0] >> 4)

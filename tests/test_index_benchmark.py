@@ -1,4 +1,4 @@
-"""The benchmark of opening annotation files runs: both sides open what it generates and read the same annotations."""
+"""The benchmark of opening annotation files: CocoDataset and pycocotools read the same generated annotations."""
 
 import runpy
 from pathlib import Path
@@ -12,7 +12,7 @@ def test_both_sides_of_the_index_benchmark_read_the_same_annotations(tmp_path, c
     benchmark["generate"](file, 5, 12)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000000000003.jpg").write_bytes(b"kept")
-    for _ in range(2):  # the second run finds all of them
+    for _ in range(2):  # in the second pass, all images exist
         benchmark["make_images"](tmp_path / "images", 5)
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "images").iterdir()}
     assert sizes == {f"{number:012}.jpg": 4 * (number == 3) for number in range(5)}

@@ -1,5 +1,5 @@
-"""Chordate's backbones in models of torchvision, mmengine and segmentation_models.pytorch: with the same weights, they
-give the numbers of these libraries' own networks, and they train. For Detectron2, see peers/."""
+"""Chordate's backbones in models of torchvision, mmengine and segmentation_models.pytorch: with the same weights,
+outputs equal those of the libraries' own networks, and the models train. For Detectron2, see peers/."""
 
 import subprocess
 import sys
@@ -132,7 +132,7 @@ DETECTION = Registry("model", parent=MODELS, scope="mmdet_like")
 
 @DETECTION.register_module()
 class TwoLevels(nn.Module):
-    """A detector in MMDetection's way: it builds its backbone with its library's registry, and indexes the maps."""
+    """A detector in MMDetection's style: it builds its backbone from its registry, and gets a tuple of maps."""
 
     def __init__(self, backbone: dict, in_channels: list[int]):
         super().__init__()
@@ -237,7 +237,7 @@ def test_smps_models_train_on_our_encoders(architecture, encoder, options):
 
 
 class Narrow(Backbone):
-    """A custom backbone whose c1 has the stride 4."""
+    """A custom backbone whose c1 has stride 4."""
 
     def __init__(self, out: Sequence[str] | str = "all"):
         super().__init__()

@@ -152,7 +152,7 @@ def test_heatmaps_of_similar_size_are_grouped_up_to_a_limit(max_pixels):
 
 
 def test_a_heatmaps_peak_is_located_to_half_a_cell_for_any_box_size():
-    """Each box's heatmap has a smooth peak, which is located within half a cell of the heatmap or half a pixel."""
+    """Each box's heatmap has a smooth peak, located within half a cell or half a pixel, whichever is larger."""
     boxes = regions(40)
     generator = torch.Generator().manual_seed(3)
     top = 8 + torch.rand(40, 2, generator=generator, dtype=torch.float64) * 40  # in cells

@@ -1,4 +1,4 @@
-"""The classes of colors in label images: palette images are indices, RGB images are mapped by `palette`."""
+"""How colors in label images map to classes: palette images contain indices, RGB colors are mapped by `palette`."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_every_advised_setting_opens_the_dataset(tmp_path, classes, settings, va
 
 @pytest.mark.parametrize("classes", [["background", "a", "b"], ["a", "b"]])
 def test_no_setting_is_advised_that_does_not_open_the_dataset(tmp_path, classes):
-    """Two more values than classes and background, so the choice is the user's."""
+    """There are more values than classes, and only the user knows which of them to ignore."""
     message = error(write(tmp_path, masks_of([0, 5, 6, 7])), classes, background="ignored")
     assert advised(message) == [] and "add the others to ids or to ignored_ids" in message
 

@@ -155,7 +155,7 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Marked slow, since test_senet.py and test_resnet_rs.py compare them with timm's networks by timm's names.
+        # Slow, since test_senet.py and test_resnet_rs.py always compare such networks with timm's.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
         pytest.param("seresnet50", "seresnet50.ra2_in1k", "timm", marks=pytest.mark.slow),
         ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),

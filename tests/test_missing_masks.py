@@ -61,7 +61,7 @@ def test_the_report_counts_the_objects_without_a_mask(root):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_count_at_opening_is_that_of_the_samples(root, seed):
-    """Masks beside, at the border of and within their boxes, without area, as polygons and as RLE."""
+    """Masks are polygons or RLEs; some lie outside their boxes or at the border, and some have no area."""
     random = np.random.default_rng(seed)
     content = clean_content()
     objects = []
@@ -99,7 +99,7 @@ def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentatio
 
 @pytest.mark.parametrize(("masks", "classes"), [(slice(6, 12), None), (slice(11, 12), None), (slice(8, 9), ["gamma"])])
 def test_masks_after_the_first_images_of_a_very_large_file_are_enough(root, monkeypatch, masks, classes):
-    """Only boxes in the images that are checked on opening, masks in others."""
+    """The images that are checked on opening have no masks; later images have some."""
     monkeypatch.setattr(coco_annotations, "CHECKED_ANNOTATIONS", 5)
     monkeypatch.setattr(coco_annotations, "CHECKED_IMAGES", 2)
     content = changed("annotations", segmentation=None)

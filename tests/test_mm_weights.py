@@ -173,7 +173,7 @@ def test_class_names_of_another_type_are_ignored(meta):
 
 
 def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
-    """The background is MMDetection's last class, as ours."""
+    """The background is the last class in both libraries."""
     state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
     names = [f"thing {number}" for number in range(78)] + ["cat", "dog"]
     model = chordate.build_model("faster-rcnn_r50_fpn_1x_coco", classes=["dog", "bird"], pretrained=False)

@@ -12,7 +12,7 @@ from chordate.deployment.optimize import has_compiler
 def close(found, expected) -> None:
     for name, value in vars(expected).items():
         own = getattr(found, name)
-        if name == "masks" and value is not None:  # a probability of 0.5, up to rounding, is on either side
+        if name == "masks" and value is not None:  # probabilities of almost 0.5 may be rounded to either side
             assert (own != value).double().mean() < 1e-4
         elif isinstance(value, torch.Tensor):
             torch.testing.assert_close(own, value, rtol=1e-5, atol=1e-4 if name == "boxes" else 1e-5)

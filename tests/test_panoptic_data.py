@@ -122,7 +122,7 @@ def test_the_order_of_the_models_classes_is_followed(tmp_path):
 
 
 def test_bitmaps_equal_those_of_polygons_along_the_pixel_borders(real_data):
-    """The masks equal those from polygons along the pixel borders, rasterized in the box of each instance."""
+    """Both are rasterized in the box of each instance."""
     dataset = CocoPanoptic("panoptic.json", "images", "panoptic", data_root=real_data / "panoptic-mini")
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         numbers, labels, _ = dataset.segments_of(image_id)
@@ -310,7 +310,8 @@ def samples(root: Path) -> list[dict]:
 def test_any_value_of_any_type_is_read_or_is_one_line(tmp_path):
     content = write_panoptic(tmp_path)
     refused = 0
-    for path in [place for place in places(content) if not {1, 2, 3, 4} & set(place)]:  # the first of each list
+    # Only paths through the first item of each list.
+    for path in [place for place in places(content) if not {1, 2, 3, 4} & set(place)]:
         for value in HOSTILE:
             (tmp_path / "panoptic.json").write_text(json.dumps(replaced(content, path, value)))
             try:

@@ -51,9 +51,10 @@ def test_convolutions_have_the_shapes_of_detectron2s(name):
     assert sorted(tuple(conv.weight.shape) for conv in convs) == sorted(SHAPES[name])
     assert sorted({conv.dilation[0] for conv in convs}) == [1, 6, 12, 18]
     assert [drop.p for drop in head.modules() if isinstance(drop, nn.Dropout)] == [0.1]
-    assert sum(conv.bias is not None for conv in convs) == {"semantic": 1, "center": 2}[name]  # only the outputs
+    # Only the output convolutions have a bias.
+    assert sum(conv.bias is not None for conv in convs) == {"semantic": 1, "center": 2}[name]
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in head.modules())
-    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2 has none after the pooling
+    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2 has no norm after the pooling
 
 
 def test_the_stem_of_r52_has_128_channels():
@@ -66,7 +67,7 @@ def test_the_stem_of_r52_has_128_channels():
 
 
 def detectron2_layer(module: nn.Module, x: Tensor, dilation: int = 1) -> Tensor:
-    """Convolution, norm in eval mode, ReLU; a separable convolution is two of them."""
+    """Convolution, norm in eval mode, ReLU; a separable convolution has two such sequences."""
     if not isinstance(module[0], nn.Conv2d):
         return detectron2_layer(module[1], detectron2_layer(module[0], x, dilation))
     conv, norm = module[0], module[1]

@@ -77,8 +77,8 @@ def instance_maps(draw):
 
 @given(instance_maps(), st.sampled_from([1.0, 2.5]))
 def test_center_targets_equal_their_definition(case, sigma):
-    """The heatmap has a Gaussian, truncated at 3 sigma, at the mean pixel of each instance; the offsets lead there from
-    each pixel of the instance."""
+    """The heatmap has a Gaussian, truncated at 3 sigma, at the mean pixel of each instance; the offsets point to it
+    from each pixel of the instance."""
     slots, used = case
     targets = center_targets(slots, used, sigma)
     heatmap, offsets = torch.zeros(slots.shape).tolist(), torch.zeros(2, 2, *slots.shape[1:]).tolist()

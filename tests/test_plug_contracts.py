@@ -166,7 +166,7 @@ def test_our_heads_have_the_methods_of_their_contract(head: str, contract: type)
 
 
 class WrongName:
-    """A head with the right number of arguments, but other names than PixelHead."""
+    """A head whose `loss` has as many arguments as PixelHead's, but with other names."""
 
     def __call__(self, maps: Any) -> None: ...
     def loss(self, scores: Any, truth: Any) -> None: ...

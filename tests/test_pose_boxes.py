@@ -58,7 +58,7 @@ def corners(content: dict, image_id: int) -> np.ndarray:
 
 
 def same(found: Poses, expected: list[Poses]) -> bool:
-    """Whether these are the same poses in any order, and sorted by score."""
+    """Whether `found` has the expected poses, which may be in any order, sorted by score."""
     order = sorted(range(len(expected)), key=lambda i: -float(expected[i].scores))
     pairs = [
         (getattr(found, name), torch.cat([getattr(expected[i], name) for i in order]))
@@ -137,7 +137,7 @@ def test_a_model_of_whole_images_takes_no_boxes(root: Path, model) -> None:
 
 
 def predictions_of_a_detector(root: Path) -> list[dict]:
-    """The records that `chordate predict` writes for a detector of figures and dogs; no figure in the third image."""
+    """The records that `chordate predict` writes for a detector of figures and dogs; the third image has only a dog."""
     content = json.loads((root / "figures.json").read_text())
     records = []
     for number in (1, 2):

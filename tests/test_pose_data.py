@@ -151,7 +151,7 @@ def test_a_sample_is_one_object_with_its_keypoints(tmp_path):
 
 @pytest.mark.parametrize("pipeline", [[], [{"type": "Resize", "size": (64, 48)}], [{"type": "RandomHorizontalFlip"}]])
 def test_a_pipeline_without_crop_is_one_line(tmp_path, pipeline):
-    """Else, the other objects of the image would be trained on as background."""
+    """Without a crop, the other objects of the image would be trained on as background."""
     with pytest.raises(DataError, match=r'does not crop the object .*; add dict\(type="TopDownCrop"') as caught:
         figures(tmp_path, pipeline=pipeline)[0, 0]
     assert "\n" not in str(caught.value)

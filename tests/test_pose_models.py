@@ -167,9 +167,11 @@ def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
     ],
 )
 def test_loading_weights_names_the_settings_that_they_need(library, options):
-    """With the settings that the warning names, loading does not warn, and the pixels are normalized as there: the
-    authors divide the channels by ImageNet's statistics of R, G, B in the order B, G, R, and MMPose in the order R, G,
-    B."""
+    """With the settings that the warning names, loading does not warn, and pixels are normalized as in the library.
+
+    Both libraries list ImageNet's mean and std in the order R, G, B; the authors apply them to channels in the order
+    B, G, R, and MMPose in the order R, G, B.
+    """
     state = PoseResNet().state_dict()
     if library == "mmpose":
         state = {as_mmpose(name): tensor for name, tensor in state.items()}

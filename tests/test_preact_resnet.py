@@ -102,7 +102,7 @@ def test_depth_counts_the_convolutions(depth, bottleneck, blocks):
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_preactivation_block_is_the_papers_formula(shortcut, stride):
-    """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x)))))."""
+    """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x))))))."""
     torch.manual_seed(0)
     block = randomize(PreActBlock(8, 8 * stride, stride=stride, shortcut=shortcut)).eval()
     x = torch.randn(2, 8, 10, 10)

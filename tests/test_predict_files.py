@@ -172,7 +172,7 @@ def test_coco_results_have_masks_and_are_for_detections_only() -> None:
 
 
 def write_data(root: Path, channels: int, count: int = 2) -> None:
-    """A COCO dataset of TIFFs with some channels, one object each."""
+    """Write a COCO dataset of `count` TIFFs with `channels` channels and one object each."""
     (root / "images").mkdir(parents=True)
     random = np.random.default_rng(0)
     for number in range(1, count + 1):

@@ -71,7 +71,7 @@ def test_built_objects_are_checked_against_the_contract():
     class TwoInputs(nn.Module):
         def forward(self, x, y): ...
 
-    trunk = nn.Sequential(nn.Flatten())  # its `forward` calls the argument `input`
+    trunk = nn.Sequential(nn.Flatten())  # its `forward` names the argument `input`
     trunk.out_channels = 4
     assert HEADS.build(trunk, contract=Pooled) is trunk
     with pytest.raises(

@@ -81,7 +81,7 @@ def test_a_run_killed_at_random_moments_equals_the_uninterrupted_run(config: Pat
         work_dir = tmp_path / f"run_{runs}"
         for attempt in itertools.count():
             run = Run(config, work_dir)
-            if kills.total() < KILLS and (attempt == 0 or draw.random() < 0.5):  # otherwise, let it end
+            if kills.total() < KILLS and (attempt == 0 or draw.random() < 0.5):  # otherwise, it runs to its end
                 target = PHASES[attempts % len(PHASES)]
                 attempts += 1
                 if target != "starting":
@@ -111,7 +111,7 @@ def test_signals_end_a_run_with_a_checkpoint_and_no_traceback(config: Path, whol
         start = time.monotonic()
         run.signal(signal.Signals[name])
         if name != "SIGINT":
-            run.signal(signal.Signals[name])  # srun and torchrun may both deliver it
+            run.signal(signal.Signals[name])  # srun and torchrun may both deliver the signal
         assert run.end() == 128 + signal.Signals[name], run.errors.read_text()
         slowest[phase] = max(slowest.get(phase, 0.0), time.monotonic() - start)
         assert run.errors.read_text() == ""

@@ -70,7 +70,7 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_torchvision_loads_our_model_strictly_and_its_weights_come_back(name):
-    """`test_torchvision_*.py` compares predictions with weights from torchvision; here, reading and writing agree."""
+    """Weights that are written and read again are equal; `test_torchvision_*.py` compares predictions."""
     torch.manual_seed(0)
     kinds = {"keypoint": 1, "deeplab": 21, "fcn": 21, "retinanet": 91}
     classes = next((count for kind, count in kinds.items() if name.startswith(kind)), 7)

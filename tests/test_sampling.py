@@ -50,7 +50,8 @@ def test_every_candidate_has_the_same_sampling_probability():
     for _ in range(1000):
         chosen, _, valid = sample_balanced(positive, negative, 16, 0.25)
         drawn[chosen[valid]] += 1
-    # Each draw takes 4 of 10 positives and 12 of 30 negatives: the count of each has mean 400, deviation 15.5.
+    # Each of 1,000 draws takes 4 of 10 positives and 12 of 30 negatives. The number of draws of a candidate has mean
+    # 400 and standard deviation 15.5.
     assert (drawn - 400).abs().max() < 5 * 15.5
 
 

@@ -201,7 +201,7 @@ def test_focal_loss_weighs_pixels_by_how_wrong_they_are():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 2.0])
 def test_focal_loss_has_finite_gradients_for_certain_pixels(gamma):
-    """The probability of the first pixel is rounded to 1; the derivatives of the others are those of the formula."""
+    """The probability of the first pixel is rounded to 1; the gradients of the other pixels equal the formula's."""
     logits = torch.tensor([[200.0, 0.0, -3.0], [0.0, 0.0, 3.0]])[None, :, None].requires_grad_()
     labels = torch.tensor([[[0, 1, 0]]])
     PixelFocal(gamma=gamma)(logits, labels).backward()
@@ -250,7 +250,8 @@ def test_a_rounded_number_of_used_cells_gives_the_exact_size():
 
 
 def test_padding_of_a_batch_does_not_reach_the_prediction():
-    """Away from the padding, resizing equals resizing only the 6×8 cells that the image covers of a 9×13 map."""
+    """Of the 9×13 feature map, the image covers 6×8 cells. Away from the padding, resizing the whole map gives the same
+    classes as resizing only these cells."""
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     expected = F.interpolate(logits[None, :, :6, :8], (60, 80), mode="bilinear", align_corners=False)[0].argmax(0)
     labels = argmax_resize(logits, (60, 80), (6.0, 8.0))
@@ -334,7 +335,7 @@ def test_targets_of_another_task_are_refused():
 
 
 def test_an_fcn_head_with_dilation_and_concatenation():
-    """MMSegmentation's FCN: dilated convolutions, and one of their output concatenated with the input."""
+    """MMSegmentation's FCN: dilated convolutions; their output is concatenated with the input, and convolved again."""
     head = HEADS.build(
         {"type": "FCNHead", "convs": 2, "channels": 6, "dilation": 3, "concatenate": True},
         in_features={"c5": FeatureSpec(4, 32)},

@@ -104,7 +104,7 @@ def test_a_signal_ends_an_evaluation_immediately_with_one_line(
     arguments = ["test", str(config), str(tmp_path / "model.pt"), "--data-root", str(tmp_path)]
     assert main(arguments) == 128 + signal.Signals[name]
     assert capsys.readouterr().err == f"chordate test: interrupted by {name}\n"
-    gc.collect()  # the loader of the command
+    gc.collect()  # frees the command's loader
     assert set(multiprocessing.active_children()) == others
     (start,) = signaled
     assert time.monotonic() - start < 20
@@ -139,7 +139,7 @@ end.append(time.monotonic())
 
 
 def test_a_loader_in_a_global_variable_ends_at_exit_within_seconds(tmp_path: Path) -> None:
-    """Two loaders, with and without persistent workers, which are in the middle of a slow sample."""
+    """At exit, two loaders (with and without persistent workers) are in the middle of loading a slow sample."""
     script = tmp_path / "script.py"
     script.write_text(GLOBAL_LOADER.format(tests=str(Path(__file__).parent)))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)

@@ -106,7 +106,7 @@ def test_if_all_images_are_missing_nothing_is_skipped(root: Path) -> None:
         open_set(root, skip_broken=True)
 
 
-# When they are read
+# On reading
 
 
 def cut(path: Path) -> None:

@@ -135,7 +135,7 @@ def cells(name: str) -> tuple[str, str, str, str]:
 
 
 def test_the_summary_table_has_one_row_per_backbone(monkeypatch, capsys):
-    """The table without arguments; the backbones that are not checked here are not counted."""
+    """Without arguments, the table lists every backbone; the test counts parameters of two only, to save time."""
     counted = {"resnet50": cells("resnet50"), "resnet20_cifar": cells("resnet20_cifar")}
     monkeypatch.setattr(summary, "backbone_row", lambda name, size: counted.get(name, ("", "", "", "")))
     lines = [line for line in printed(capsys) if line.startswith("│")]
@@ -181,7 +181,7 @@ def test_parameter_counts_equal_torchvisions_exactly():
             theirs = torchvision.models.get_model_weights(model)[weights].meta["num_params"]
             backbone = on_meta(name)
             channels = list(backbone.out_features.values())[-1].channels
-            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # with the norm before it
+            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # with ConvNeXt's norm
             assert sum(p.numel() for p in backbone.parameters()) + classifier == theirs, name
 
 

@@ -75,7 +75,7 @@ def test_only_regular_files_are_read(tmp_path: Path, reader: str, kind: str) -> 
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that claims a size; its pixels are black and compress to little."""
+    """A black PNG whose header claims this size; from a million pixels on, only 1,000 bytes of pixels are stored."""
     pixels = zlib.compress(bytes((1 + width) * height)) if width * height < 10**6 else zlib.compress(bytes(1000))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
     body = [
@@ -91,7 +91,7 @@ def bmp(width: int, height: int) -> bytes:
 
 
 def jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose header claims a size."""
+    """A JPEG of 16×16 pixels whose header claims this size."""
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (16, 16)).save(buffer, "JPEG")
     data = bytearray(buffer.getvalue())
@@ -101,14 +101,14 @@ def jpeg(width: int, height: int) -> bytes:
 
 
 def tiff(width: int, height: int) -> bytes:
-    """A TIFF of 5 channels that claims a size and has one byte of pixels (Adobe, TIFF 6.0, section 2)."""
+    """A TIFF of 5 channels whose header claims this size, with one byte of pixels (Adobe, TIFF 6.0, section 2)."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 5, 278: height, 279: 1}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return struct.pack("<2sHI", b"II", 42, 10) + b"\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
 def npy(width: int, height: int) -> bytes:
-    """An array file that claims a size."""
+    """An array file without data whose header claims this size."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (height, width)})
     return buffer.getvalue()

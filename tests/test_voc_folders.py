@@ -130,7 +130,7 @@ def test_an_image_list_may_be_written_in_many_ways(tmp_path: Path, lines: str) -
     for split in ("train", "lists/mine.txt"):
         dataset = VocDataset(root, split)
         assert samples(dataset) == {"a/2.png": [CAT]}
-        assert dataset.classes == ("cat", "dog")  # those of all images
+        assert dataset.classes == ("cat", "dog")  # also of images that are not in the list
 
 
 def test_names_in_an_image_list_may_have_spaces(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def state(value: float = WEIGHTS, prefix: str = "") -> dict[str, torch.Tensor]:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(WRAPPERS), max_size=4), st.booleans())
 def test_up_to_four_nested_prefixes_are_removed(prefixes, with_others):
-    """Lightning keeps the weights of losses and metrics in the same state dict, EMA a counter."""
+    """The state dict may also contain weights of losses and metrics (Lightning) or a counter (EMA)."""
     others = {"criterion.weight": torch.ones(2), "n_averaged": torch.tensor(3)} if with_others and prefixes else {}
     model = TinyDetector()
     report = load_checkpoint(model, {"state_dict": {**others, **state(prefix="".join(prefixes))}})
@@ -39,7 +39,7 @@ def test_up_to_four_nested_prefixes_are_removed(prefixes, with_others):
         {"state_dict": {**state(OTHERS, "net."), **state(WEIGHTS, "ema.module.")}},
         {"state_dict": state(OTHERS), "state_dict_ema": state(WEIGHTS)},  # timm
         {"model": state(OTHERS), "model_ema": {**state(WEIGHTS, "module."), "n_averaged": torch.tensor(1)}},
-        {"state_dict": state(WEIGHTS), "ema_state_dict": state(OTHERS, "module.")},  # MMEngine swaps them on saving
+        {"state_dict": state(WEIGHTS), "ema_state_dict": state(OTHERS, "module.")},  # MMEngine swaps the two dicts
     ],
 )  # fmt: skip
 def test_averaged_weights_are_preferred_in_every_wrapper(contents):

@@ -86,8 +86,8 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train a `ToyModel`; `kill` is the point at which the process is killed, and which of its occurrences."""
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a user's run
+    """Train a `ToyModel`; the process is killed at the point `kill[0]`, the `kill[1]`-th time that it is reached."""
+    multiprocessing.set_start_method("fork", force=True)  # the loader forks its workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []
     match place:
@@ -102,7 +102,7 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
         case "before renaming":
             kill_when(os, "replace", count, first=True, about=".pt")
         case "after renaming":
-            kill_when(os, "replace", count, first=False, about="_")  # counts checkpoints and last_checkpoint
+            kill_when(os, "replace", count, first=False, about="_")  # of a checkpoint or last_checkpoint
         case "deleting":
             kill_when(Path, "unlink", count, first=True, about=".pt")
     toy_trainer(

@@ -1,4 +1,4 @@
-"""Trainings and evaluations that test_distributed.py runs on two ranks, whose results it compares with one process."""
+"""Trainings and evaluations that test_distributed.py runs on two ranks, and compares with runs in one process."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         results["resume"] = str(error)
 
-    # Each rank reads one of the broken images in every epoch, and the same rank in both.
+    # In every epoch, each rank reads one of the broken images, which is the same in both epochs.
     batches = toy_loader(24, 2, training=False, **rank_options).batch_sampler
     broken = (2, 5)  # an even and an odd index
     results["reads"] = sum(index in broken for batch in batches for _, index in batch)

@@ -1,4 +1,4 @@
-"""Seeded `data.yaml` files of YOLO as tools write them, with the images and class names that they must lead to."""
+"""Seeded `data.yaml` files of YOLO as tools write them, with the images and class names that a reader must find."""
 
 import random
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ class Description:
 
     Attributes:
         folder: the files.
-        names: the class names that must be read; None if the file contradicts itself.
-        images: the images of the split "train" that must be read, relative to the root; None if they do not exist.
+        names: the class names that a reader must find; None if the file contradicts itself.
+        images: paths of the images of the split "train", relative to the root; None if they do not exist.
     """
 
     folder: Folder
@@ -51,7 +51,7 @@ def describe(rng: random.Random) -> Description:
 
 
 def _name_lines(names: list[str], rng: random.Random) -> tuple[str, list[str] | None]:
-    """The entries `names` and `nc`, and the names that they mean."""
+    """The entries `names` and `nc`, and the class names that they define; None if they are invalid."""
     kind = rng.choice(
         ("list", "list", "inline", "numbers", "quoted", "words", "gap", "count", "none", "empty", "nested")
     )
@@ -80,7 +80,7 @@ def _name_lines(names: list[str], rng: random.Random) -> tuple[str, list[str] | 
 
 
 def _entry(layout: str, images: list[str], folder: Folder, rng: random.Random) -> tuple[str, Sequence[str] | None]:
-    """The entry `train`, and the images that it means."""
+    """The entry `train`, and the images that it refers to."""
     where = layout.format("train")
     match rng.choice(("folder", "folder", "slash", "parent", "list", "file", "wrong", "absent", "unlisted")):
         case "folder":
@@ -104,7 +104,7 @@ def _entry(layout: str, images: list[str], folder: Folder, rng: random.Random) -
 
 
 def naive_description(description: Description, smallest: float) -> Samples:
-    """The samples that a description must lead to; their labels are read by `naive_yolo`.
+    """The samples that a reader must return for a description; labels are read by `naive_yolo`.
 
     Raises:
         Refused: the description or a label file contradicts itself.

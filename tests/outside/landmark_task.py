@@ -32,7 +32,7 @@ SIDE = 64  # image height and width in pixels
 
 @dataclass
 class LandmarkTargets(Targets):
-    """True landmarks: `points` `[N, L, 2]`, x and y in pixels."""
+    """Ground-truth landmarks: `points` `[N, L, 2]`, x and y in pixels."""
 
     points: Tensor
 
@@ -127,7 +127,7 @@ class LandmarkDetector(Model):
 
 @METRICS.register_module()
 class LandmarkDistance(Metric):
-    """Mean distance to the true landmarks in pixels."""
+    """Mean distance in pixels between predicted and ground-truth landmarks."""
 
     lower_is_better = ("distance",)
 

@@ -36,9 +36,9 @@ TORCHVISION = [
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
 CROP = (256, 256)  # height and width in pixels of the images for semantic segmentation
-POOLING = (8, 8)  # cells of the windows that ASPP averages: those of crops of half the size, at stride 16
+POOLING = (8, 8)  # feature-map cells of the windows that ASPP averages: crops of 128×128 pixels, at stride 16
 CROPPED = ["INPUT.CROP.SIZE", [128, 128], "MODEL.RESNETS.DEPTH", 50]
-# Name in the table: Detectron2's config, and options.
+# Detectron2's config and options, keyed by the name in the table.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
     "Faster R-CNN C4": ("COCO-Detection/faster_rcnn_R_50_C4_1x", FEWER),
@@ -62,9 +62,10 @@ class Difference(NamedTuple):
     """Differences between the predictions of two libraries on several images.
 
     Attributes:
-        count: number of their detections (or of their pixels, of a semantic map).
-        matched: number of those that ours has within 1e-2 pixels and 1e-4 in score.
-        box, score: largest differences, of pixels and of scores, of matched detections.
+        count: number of Detectron2's detections, segments, or pixels of semantic maps.
+        matched: number of these that our predictions match: detections within 1e-2 pixels and 1e-4 in score, segments
+            with an IoU above 0.99, pixels of the same class; -1 if the numbers of detections or segments differ.
+        box, score: largest differences between matched detections, in pixels and in score.
         other: description of the differences of masks and keypoints.
     """
 
@@ -76,7 +77,7 @@ class Difference(NamedTuple):
 
 
 def compare(name: str, images: list[Path]) -> Difference:
-    """Make a random model of a family, convert its checkpoint by the command, and compare predictions."""
+    """Make a random model of a family, convert its checkpoint with `chordate convert`, and compare predictions."""
     from detectron2_models import config, float64, predict, random_model
 
     pixels, sizes = [], []
@@ -86,7 +87,7 @@ def compare(name: str, images: list[Path]) -> Difference:
         if name.startswith("DeepLab"):
             pixels[-1] = pixels[-1][:, : CROP[0], : CROP[1]]
         if name.startswith(("DeepLab", "Panoptic")):
-            image = pixels[-1]  # logits are then resized by the stride only; Detectron2 would resize them twice
+            image = pixels[-1]  # at the original size, Detectron2 would resize the logits twice
         sizes.append(tuple(image.shape[-2:]))
     zoo, options = FAMILIES[name]
     cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
@@ -96,7 +97,7 @@ def compare(name: str, images: list[Path]) -> Difference:
     if isinstance(ours, TwoStageDetector):
         ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     elif isinstance(ours, SemanticSegmenter):
-        assert ours.head.aspp.pooling_size == (32, 64)  # of Detectron2's models, which were trained on larger crops
+        assert ours.head.aspp.pooling_size == (32, 64)  # for Detectron2's training crops of 512×1024, at stride 16
         ours.head.aspp.pooling_size = POOLING
     with float64():
         expected = predict(theirs.double(), cfg, pixels, sizes)
@@ -113,7 +114,7 @@ def chordate_image(image: Tensor) -> Any:
 
 
 def converted(theirs: Any, folder: Path) -> Any:
-    """Our model in float64, from the files that `chordate convert` wrote; checks the way back to Detectron2."""
+    """Our model in float64, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
     source, out, back = folder / "theirs.pth", folder / "ours.pt", folder / "back.pth"
     state = theirs.state_dict()
     torch.save({"model": state}, source)
@@ -145,7 +146,7 @@ def compare_image(ours: Any, theirs: Any) -> Difference:
 
 
 def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, Any]]) -> Difference:
-    """Count their segments that ours has with the same class and an IoU of 0.99 or more."""
+    """Count Detectron2's segments that match one of ours: same class, and IoU above 0.99."""
     matched = 0
     for segment in segments:
         label = segment["category_id"] + (0 if segment["isthing"] else len(COCO_CLASSES) - 1)

@@ -70,7 +70,7 @@ def read_config(library: str, name: str) -> Config:
 
 
 def build(library: str, cfg: Config) -> nn.Module:
-    """Their model with random weights, without the download of pretrained ones."""
+    """The library's model with random weights; no pretrained weights are downloaded."""
     import_module(f"{library}.models")
     init_default_scope(library)
     model = ConfigDict(cfg.model)
@@ -116,7 +116,7 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
-    if hasattr(layer, "scaled"):  # on the next level of the pyramid, whose outputs must not be larger
+    if hasattr(layer, "scaled"):  # called again for the next level, whose outputs must not be larger
         factor = factor.clamp(max=1)
     layer.scaled = True
     layer.weight.mul_(factor)
@@ -151,7 +151,7 @@ def compare(library: str, name: str) -> str:
     from chordate.config import load_config
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # no setting may differ
+        warnings.simplefilter("error", UserWarning)  # a warning would report a different setting
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
     missing = {key for key in state if not key.endswith("num_batches_tracked")} - back.keys()
@@ -177,7 +177,7 @@ def _predict(library: str, model: Any, x: Tensor) -> Any:
     from mmdet.models.roi_heads.mask_heads import fcn_mask_head
     from mmdet.structures import DetDataSample
 
-    paste = fcn_mask_head._do_paste_mask  # it mixes float32 and float64
+    paste = fcn_mask_head._do_paste_mask  # fails on mixed float32 and float64
     fcn_mask_head._do_paste_mask = lambda masks, boxes, *args, **options: paste(
         masks.float(), boxes.float(), *args, **options
     )

@@ -52,7 +52,7 @@ def config(name: str, options: list[Any] = []) -> CfgNode:  # noqa: B006
 def random_model(cfg: CfgNode, images: list[Tensor], seed: int = 0) -> nn.Module:
     """Build a model with random weights that are calibrated on the images, uint8 `[3, H, W]` RGB.
 
-    Where the images have no std, weights are like MSRA's: the statistics are folded into scale and shift.
+    If PIXEL_STD is 1, norms are like those of MSRA's weights: the statistics are folded into weight and bias.
     """
     torch.manual_seed(seed)
     model = build_model(cfg).eval()

@@ -1,4 +1,4 @@
-"""Chordate's backbones in Detectron2: its models compute with them what they compute with its own, and train.
+"""Chordate's backbones in Detectron2's models: outputs equal those with Detectron2's backbones, and models train.
 
 Skipped without Detectron2, which is built from its source: `FORCE_CUDA=0 pip install --no-build-isolation
 git+https://github.com/facebookresearch/detectron2`.
@@ -57,7 +57,7 @@ def our_name(name: str) -> str:
 
 
 def calibrate(model: nn.Module, images: list[dict]) -> None:
-    """Set the statistics of every FrozenBatchNorm to those of its input: with 0 and 1, activations would overflow."""
+    """Set the statistics of every FrozenBatchNorm to those of its input; without this, activations overflow."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
