@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from annotation_mutants import Folder, naive_voc, naive_yolo, voc_folder, yolo_folder
+from cityscapes_files import write_cityscapes
 from label_images import masks_of, write
 from PIL import Image
+from test_semantic_readers import READERS, labels, mapped
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.check import open_set, section_of
@@ -174,6 +176,32 @@ def test_class_folders_on_disk_and_in_a_zip(tmp_path: Path) -> None:
         for file in (tmp_path / "split").rglob("*.png"):
             archive.write(file, Path("photos") / file.relative_to(tmp_path / "split"))
     assert objects(found(tmp_path / "a.zip")) == {"train": counts, "test": counts}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_published_semantic_datasets_are_recognized_with_their_own_classes(tmp_path: Path, name, nested) -> None:
+    write, table, ends = READERS[name]
+    pixels = write(tmp_path / "data" if nested else tmp_path)
+    recognition = found(tmp_path)
+    parts = {part.name.split()[-1]: part for part in recognition.sets}
+    assert len(recognition.sets) == (3 if name == "voc_semantic" else 2)
+    (last,) = (part for split, part in parts.items() if split.startswith("val"))
+    report = open_set(last.name, section_of(last.settings), data_root=recognition.root, training=False)
+    assert not report.problems and report.dataset is not None
+    assert (report.dataset.classes[0], report.dataset.classes[-1]) == ends
+    assert np.array_equal(labels(report.dataset), mapped(pixels, table))
+
+
+def test_cityscapes_panoptic_annotations_have_cityscapes_classes(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path)
+    recognition = found(tmp_path)
+    assert [(part.name, part.settings["type"]) for part in recognition.sets] == [
+        ("train", "CityscapesPanoptic"),
+        ("val", "CityscapesPanoptic"),
+    ]
+    report = open_set("train", section_of(recognition.sets[0].settings), data_root=tmp_path, training=True)
+    assert not report.problems and len(report.dataset.classes) == 19
 
 
 def test_panoptic_annotations(real_data: Path) -> None:

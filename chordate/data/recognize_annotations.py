@@ -12,6 +12,7 @@ import yaml
 
 from chordate.data.image_files import image_stem, list_files
 from chordate.data.recognition import SPLITS, Folder, FoundSet, Recognition, find_folders, relative, with_suffix
+from chordate.data.recognize_layouts import voc_semantic_sets
 from chordate.data.yolo_data import label_file
 from chordate.structures.metadata import numbered_names
 
@@ -22,6 +23,7 @@ MASK = re.compile(r'"segmentation"\s*:\s*(\[\s*\[?\s*-?\d|\{)')
 JOINTS = re.compile(r'"keypoints"\s*:\s*\[\s*"')
 YOLO_LINE = re.compile(r"\ufeff?\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*")
 IMAGE_LISTS = ("train", "val", "test")
+VOC_FILES = {"VocDataset": "one XML file per image", "VocSemantic": "SegmentationClass/"}
 
 
 class JsonContent(NamedTuple):
@@ -111,11 +113,12 @@ def is_annotation_file(path: Path) -> bool:
 
 
 def recognize_voc(path: Path) -> Recognition | None:
-    """XML files of Pascal VOC, in any folder; the images are in the folder that has images of the same names."""
+    """Pascal VOC: XML files in any folder, whose images are in the folder that has images of the same names; and
+    `SegmentationClass/` with `ImageSets/Segmentation/`."""
     if not path.is_dir():
         return None
-    sets = []
-    for folder in find_folders(path):
+    sets, folders = [], find_folders(path)
+    for folder in folders:
         stems = [name[: -len(".xml")] for name in folder.files if name.lower().endswith(".xml")]
         if not stems or b"<annotation" not in _head(folder.path / f"{stems[0]}.xml"):
             continue
@@ -131,7 +134,9 @@ def recognize_voc(path: Path) -> Recognition | None:
         sets += [FoundSet(f"{where} {name}".strip(), {**settings, "split": name}) for name in lists]
         if not lists:
             sets.append(FoundSet(where or "all images", settings))
-    return Recognition("Pascal VOC (one XML file per image)", path, sets) if sets else None
+    sets += voc_semantic_sets(path, folders)
+    files = dict.fromkeys(VOC_FILES[found.settings["type"]] for found in sets)
+    return Recognition(f"Pascal VOC ({', '.join(files)})", path, sets) if sets else None
 
 
 def recognize_yolo(path: Path) -> Recognition | None:

@@ -23,6 +23,7 @@ from chordate.data.recognition import (
     with_suffix,
 )
 from chordate.data.recognize_annotations import recognize_json, recognize_voc, recognize_yolo
+from chordate.data.recognize_layouts import recognize_cityscapes, recognize_paired
 from chordate.data.zip_files import split_archive
 from chordate.errors import DataError
 
@@ -165,9 +166,11 @@ def _are_classes(root: Path) -> bool:
 
 # What each recognizer looks for, in the order in which they are tried.
 RECOGNIZERS: dict[str, Recognizer] = {
+    "leftImg8bit/ beside gtFine/ (Cityscapes)": recognize_cityscapes,
     'JSON files with "images", "annotations" and "categories" (COCO, COCO panoptic)': recognize_json,
-    "XML files with <annotation> (Pascal VOC)": recognize_voc,
+    "XML files with <annotation>, or SegmentationClass/ (Pascal VOC)": recognize_voc,
     "data.yaml with names, or labels/*.txt beside images/ (YOLO)": recognize_yolo,
+    "images/ and annotations/ with the file names of ADE20K or COCO-Stuff": recognize_paired,
     "images with label images of the same names in another folder (semantic segmentation)": recognize_semantic,
     "two or more folders of images, named after classes (classification)": recognize_classes,
 }
