@@ -197,8 +197,8 @@ def test_cityscapes_panoptic_annotations_have_cityscapes_classes(tmp_path: Path)
     write_cityscapes(tmp_path)
     recognition = found(tmp_path)
     assert [(part.name, part.settings["type"]) for part in recognition.sets] == [
-        ("train", "CityscapesPanoptic"),
-        ("val", "CityscapesPanoptic"),
+        ("panoptic train", "CityscapesPanoptic"),
+        ("panoptic val", "CityscapesPanoptic"),
     ]
     report = open_set("train", section_of(recognition.sets[0].settings), data_root=tmp_path, training=True)
     assert not report.problems and len(report.dataset.classes) == 19

@@ -26,9 +26,7 @@ def recognize_cityscapes(path: Path) -> Recognition | None:
             "Panoptic": [s for s in splits if (root / "gtFine" / f"cityscapes_panoptic_{s}.json").is_file()],
         }
         sets = [
-            FoundSet(
-                f"{kind.lower()} {split}" if all(labels.values()) else split, _settings(f"Cityscapes{kind}", split)
-            )
+            FoundSet(f"{kind.lower()} {split}", _settings(f"Cityscapes{kind}", split))
             for kind, found in labels.items()
             for split in found
         ]
