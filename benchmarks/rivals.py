@@ -76,7 +76,8 @@ def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tenso
 
 
 def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """Bitmaps `[M, height, width]` of the ellipses inscribed in `boxes` `[M, 4]`; bitmap i covers `frames[i]`."""
+    """Bitmaps `[M, height, width]` of the ellipses inscribed in `boxes` `[M, 4]`; bitmap i covers the box
+    `frames[i]`."""
     left, top, right, bottom = frames[:, :, None, None].unbind(1)
     x = left + (torch.arange(width) + 0.5) / width * (right - left)
     y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)

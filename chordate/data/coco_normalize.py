@@ -180,10 +180,10 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
 
 
 def find_file(images: Path, name: str) -> str:
-    """The name of an image file, relative to the folder `images`.
+    """Find an image file; returns its path relative to the folder `images`.
 
-    If there is no file with this name, backslashes (from Windows) are replaced by slashes. If there is still none,
-    leading folders of the name that repeat the end of the path `images` are removed, provided that this finds a file.
+    If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
+    leading folders of `name` that repeat the end of the path `images` are removed, provided that this finds a file.
     """
     for candidate in (name, name.replace("\\", "/")):
         parts = Path(candidate).parts

@@ -130,7 +130,7 @@ class YoloDataset(CocoDataset):
         return pairs
 
     def _note_unused(self, used: set[Path]) -> None:
-        """Note label files without image."""
+        """Add a line about label files without an image to `notes`, which are logged."""
         folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
         found = {folder / name for folder in folders for name in list_files(folder, ".txt")}
         unused = sorted(str(p.name) for p in found - used if p.name not in ("classes.txt", "names.txt"))
