@@ -31,7 +31,7 @@ def check_all_files(dataset: Dataset, name: str) -> None:
         name: "val_data", for messages.
 
     Raises:
-        DataError: samples cannot be read; raised on all ranks. Broken files are logged instead if `dataset.skip_broken`,
+        DataError: samples cannot be read; raised on all ranks. With `dataset.skip_broken`, broken files are logged instead,
             unless all are broken.
     """
     own = range(rank(), len(dataset), world_size())

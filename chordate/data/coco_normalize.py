@@ -135,7 +135,7 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
 
 
 def _category(record: Record, findings: Findings) -> dict[str, Any]:
-    """Name, and keypoint names and bones if the category has usable ones."""
+    """The name of a category, and its keypoint names and bones if they are usable."""
     category: dict[str, Any] = {"name": parse_text(record["name"])}
     names = record.get("keypoints")
     if not names:

@@ -138,7 +138,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
 
     def read_problems(self) -> dict[str, list[int]]:
-        """For each problem, the indices of the affected samples among all that this process and its workers have read."""
+        """For each problem, the indices of the affected samples that this process and its workers have read."""
         return {"broken": [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()}
 
     def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:

@@ -103,7 +103,7 @@ def as_detections(boxes: Any, classes: Sequence[str], source: str) -> Detections
 
 
 def crop_samples(sample: Sample, objects: Detections) -> list[Sample]:
-    """Make one sample per object, like those of `CocoPoseDataset`, for `TopDownCrop`.
+    """Make one sample per object, in the format of `CocoPoseDataset`, for `TopDownCrop`.
 
     Args:
         sample: `image` `[3, H, W]` and `info`.

@@ -92,7 +92,7 @@ def _file_names(text: str, key: str) -> list[str]:
 
 
 def _folder_of(names: Sequence[str], file: Path, folders: Sequence[Folder]) -> Path:
-    """The folder that has most of the files `names`; ties go to a folder whose name is part of the annotation file's name."""
+    """The folder that has most of the files `names`; ties go to a folder whose name is part of that of `file`."""
 
     def score(folder: Folder) -> tuple[int, bool, bool, int]:
         inside = sum((folder.path / name).is_file() for name in names)

@@ -95,7 +95,7 @@ class Targets(TensorStruct):
         return {}
 
     def suspicions(self, index: int) -> tuple[str, ...]:
-        """Possible errors in the ground truth of one image, as short phrases by which `chordate check` groups the images."""
+        """Possible errors in the ground truth of one image: short phrases by which `chordate check` groups images."""
         return ()
 
 

@@ -192,7 +192,7 @@ class PaddedDetections(TensorStruct):
     labels: Tensor
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The boxes `[N * D, 4]`, and the image index and the label (0 in padding) of each box, both `[N * D]` int64."""
+        """The boxes `[N * D, 4]`, and the image index and label (0 in padding) of each box, both `[N * D]` int64."""
         return self.boxes.flatten(0, 1), image_of_rows(self.labels), self.labels.clamp(min=0).flatten()
 
 
