@@ -63,7 +63,7 @@ class ProposalHead(Protocol):
     """
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Compute the outputs (of any type) that `loss` and `predict` take, from feature maps `[N, C, H, W]` by name."""
+        """Compute the outputs (of any type) for `loss` and `predict` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""
@@ -177,7 +177,7 @@ class DenseHead(Protocol):
     detections_per_image: int
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Compute the outputs (of any type) that `loss` and `predict` take, from feature maps `[N, C, H, W]` by name."""
+        """Compute the outputs (of any type) for `loss` and `predict` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""

@@ -31,8 +31,8 @@ def check_all_files(dataset: Dataset, name: str) -> None:
         name: "val_data", for messages.
 
     Raises:
-        DataError: samples cannot be read; raised on all ranks. With `dataset.skip_broken`, broken files are logged instead,
-            unless all are broken.
+        DataError: samples cannot be read; raised on all ranks. With `dataset.skip_broken`, broken files are only
+            logged, unless all are broken.
     """
     own = range(rank(), len(dataset), world_size())
     if type(dataset).check_files is Dataset.check_files:

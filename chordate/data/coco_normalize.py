@@ -221,7 +221,7 @@ def parse_text(value: Any) -> str:
 
 
 def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], findings: Findings) -> None:
-    """Set the `id` of all annotations: the file's own if they are unique, else numbers in the order of the file."""
+    """Set the `id` of all annotations: the file's own ids if they are unique, else numbers in the order of the file."""
     keys = [parse_id(record.get("id")) for record, _ in annotations]
     seen: set[Any] = set()
     for place, ((record, _), key) in enumerate(zip(annotations, keys), start=1):

@@ -114,7 +114,7 @@ def read_detected_boxes(
 
 
 def first_problem(error: ValidationError) -> str:
-    """A phrase about the first validation error: where it is, and what is wrong."""
+    """Describe the place and the cause of the first validation error in a phrase."""
     first = error.errors()[0]
     where = first["loc"]
     place = f"entry {where[0]}{''.join(f', {part}' for part in where[1:])}: " if where else ""

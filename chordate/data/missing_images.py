@@ -54,7 +54,7 @@ def report_missing(
         folder: the folder of the images.
         root: the folder in which a file with the name of the first missing image is searched.
         skip_broken: whether missing images may be left out.
-        kind: what the files are, for messages: "image", or "panoptic" for their PNGs.
+        kind: kind of the files, for messages: "image", or "panoptic" for panoptic PNGs.
 
     Raises:
         DataError: `skip_broken` is false, or all images are missing; the message says where the first name was found.

@@ -48,7 +48,7 @@ class Recognition:
     sets: Sequence[FoundSet]
 
     def describe(self) -> str:
-        """One line: the format, and the sets."""
+        """One line with the format and the datasets."""
         return f"{self.kind}; {pluralize(len(self.sets), 'set')}: {', '.join(found.name for found in self.sets)}"
 
 

@@ -152,7 +152,7 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
     if not (label.is_integer() and 0 <= label < classes):
         raise DataError(f"{place}: class {label:g} is not among the {classes} names (0 … {classes - 1})")
     for number in numbers:
-        if not abs(number) <= MAX_FRACTION:  # also for NaN
+        if not abs(number) <= MAX_FRACTION:  # also true for NaN
             raise DataError(
                 f"{place}: {number:g} is not a fraction of the image's size; YOLO's coordinates are 0 … 1: divide "
                 f"pixels by the width ({width}) and the height ({height})"
