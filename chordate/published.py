@@ -122,7 +122,7 @@ CIFAR = {
         "resnet20_cifar10",
     ),
     **_errors({"resnet110_cifar10": "6.43", "resnet1202_cifar10": "7.93"}, f"{RESNET}, table 6", "resnet110_cifar10"),
-    # No errors: Srivastava et al. 2015 use wider networks (7.72 % with 19 layers, 8.80 % with 32; He et al., table 6).
+    # Srivastava et al. 2015 only have wider networks: 7.72 % error with 19 layers, 8.80 % with 32 (He et al., table 6).
     **_errors({"highway20_cifar10": "", "highway32_cifar10": ""}, f"size and recipe of {RESNET}", "resnet20_cifar10"),
     **_errors(
         {"preact_resnet110_cifar10": "6.37", "preact_resnet164_cifar10": "5.46", "preact_resnet1001_cifar10": "4.92"},

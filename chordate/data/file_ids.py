@@ -1,8 +1,7 @@
 """The ids of records in annotation files, which datasets replace by integers where necessary.
 
-A record that was renumbered keeps the file's own id as `FILE_ID`. An annotation without an id in
-its file (Pascal VOC, YOLO) has its Place as `PLACE`. Messages and results show these, never the integers that datasets
-assign.
+A record that was renumbered keeps the file's own id as `FILE_ID`. An annotation without an id in its file (Pascal VOC,
+YOLO) has its Place as `PLACE`. Messages and results show these, never the integers that datasets assign.
 """
 
 import re

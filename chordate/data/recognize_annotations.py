@@ -35,7 +35,7 @@ class JsonContent(NamedTuple):
 
 
 def recognize_json(path: Path) -> Recognition | None:
-    """COCO's or COCO panoptic JSON files; their image folder is the folder that has the first images of the file."""
+    """COCO's or COCO panoptic JSON files; their image folder is the folder with the first images that the file lists."""
     is_file = path.suffix.lower() == ".json" and path.is_file()
     if not (is_file or path.is_dir()):
         return None
@@ -92,7 +92,7 @@ def _file_names(text: str, key: str) -> list[str]:
 
 
 def _folder_of(names: Sequence[str], file: Path, folders: Sequence[Folder]) -> Path:
-    """The folder that has most of the files `names`; ties go to a folder whose name is part of that of `file`."""
+    """The folder that has most of the files `names`; ties go to a folder whose name occurs in the name of `file`."""
 
     def score(folder: Folder) -> tuple[int, bool, bool, int]:
         inside = sum((folder.path / name).is_file() for name in names)
