@@ -21,7 +21,7 @@ from chordate.registry import BACKBONES
 from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
-# For each word that may replace another word in a packaged config's name: the replaced word, and the config file that
+# Words that may replace another word in a packaged config's name, each with the replaced word and the config file that
 # overrides the packaged config.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),

@@ -135,7 +135,7 @@ class RoITrunk(Protocol):
     out_channels: int
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Compute, from pooled regions `[R, C, S, S]`, either vectors `[R, D]` or feature maps `[R, D, S', S']`."""
+        """Compute vectors `[R, D]` or feature maps `[R, D, S', S']` from pooled regions `[R, C, S, S]`."""
 
 
 class InstanceHead(Protocol):

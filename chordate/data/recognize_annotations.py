@@ -35,7 +35,7 @@ class JsonContent(NamedTuple):
 
 
 def recognize_json(path: Path) -> Recognition | None:
-    """COCO's or COCO panoptic JSON files; their image folder is the folder with the first images that the file lists."""
+    """COCO's or COCO panoptic JSON files; their image folder is the folder with the first images in the file."""
     is_file = path.suffix.lower() == ".json" and path.is_file()
     if not (is_file or path.is_dir()):
         return None
