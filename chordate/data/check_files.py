@@ -16,7 +16,7 @@ log = logging.getLogger("chordate")
 
 
 class FirstError(NamedTuple):
-    """The error with the lowest sample index on a rank, and how many samples have an error."""
+    """The error with the lowest sample index on a rank, and the number of samples with an error."""
 
     sample: int
     message: str

@@ -304,7 +304,7 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator().manual_seed(seed),  # None would draw from the global generator each epoch
+        generator=torch.Generator().manual_seed(seed),  # with None, each epoch draws from the global generator
     )
 
 
