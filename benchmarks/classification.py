@@ -3,8 +3,9 @@
 Training: our ImageClassifier on uint8 images, against torchvision's ResNet-50 in a plain loop on normalized floats.
 Both sides have the same weights, layout, precision and optimizer, and run alternately in one process.
 
-Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader, with the same
-v2 transforms (RandomResizedCrop 224, flip) on the same generated JPEGs of ImageNet's most common size, alternately.
+Loading: our ImageFolder and loader against `torchvision.datasets.ImageFolder` and a plain DataLoader. Both sides have
+the same v2 transforms (RandomResizedCrop 224, flip) and read the same generated JPEGs of ImageNet's most common size,
+alternately.
 
     python benchmarks/classification.py [--batch 32 --rounds 7 --precision bf16 --eager] [--images 600 --workers 2]
 """

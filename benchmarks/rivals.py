@@ -76,7 +76,10 @@ def random_images(count: int, height: int, width: int, seed: int) -> tuple[Tenso
 
 
 def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
-    """Bitmaps `[M, height, width]` of the ellipses inscribed in `boxes` `[M, 4]`; bitmap i covers `frames[i]`."""
+    """Bitmaps `[M, height, width]` of the ellipses inscribed in `boxes` `[M, 4]`.
+
+    Bitmap i covers the box `frames[i]`, x1, y1, x2, y2 in pixels.
+    """
     left, top, right, bottom = frames[:, :, None, None].unbind(1)
     x = left + (torch.arange(width) + 0.5) / width * (right - left)
     y = top + (torch.arange(height)[:, None] + 0.5) / height * (bottom - top)

@@ -1,4 +1,4 @@
-"""Describes, for error messages, the values that a type annotation allows and the item of a value that it rejects."""
+"""Describes, for error messages, the values that a type annotation allows, and the invalid item of a rejected value."""
 
 from __future__ import annotations
 

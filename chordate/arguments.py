@@ -198,6 +198,6 @@ def _fits(annotation: Any, value: Any) -> bool:
 def _adapter(annotation: Any) -> Any:
     from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
-    # pydantic rejects a `config` for a dataclass; `InstanceOf` checks only the class, so it needs no strict mode.
+    # TypeAdapter accepts no `config` for a dataclass. `InstanceOf` only checks the class, so it needs no strict mode.
     is_class = any(isinstance(item, InstanceOf) for item in getattr(annotation, "__metadata__", ()))
     return TypeAdapter(annotation, config=None if is_class else ConfigDict(strict=True))

@@ -96,7 +96,7 @@ def as_section(values: Mapping[str, Any] | None, where: str) -> Section:
 
 
 def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
-    """The components in the list `section[key]`, such as a `pipeline`; those given only by name become Sections."""
+    """The components in the list `section[key]`, such as a `pipeline`; components given by name become Sections."""
     parts = section.get(key) or ()
     return [placed_part(section, part, key, str(index)) for index, part in enumerate(parts)]
 

@@ -100,7 +100,7 @@ def load_config(
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)
     loaded = Config(tree, cfg_text=text, filename=filename)
-    # Not assigned directly, which would add settings to the Config. Config.copy() keeps these two attributes.
+    # Direct assignment would add settings to the Config. Config.copy() keeps these two attributes.
     object.__setattr__(loaded, "_origins", origins)
     object.__setattr__(loaded, "_composed", loaded.to_dict())
     return loaded

@@ -21,7 +21,7 @@ from chordate.registry import BACKBONES
 from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
-# For each word that may replace another word in a packaged config's name: the replaced word, and the config file that
+# Words that may replace another word in a packaged config's name, each with the replaced word and the config file that
 # overrides the packaged config.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
@@ -64,7 +64,7 @@ def packaged_configs() -> dict[str, Path]:
 def list_configs(pattern: str = "*") -> list[str]:
     """The names of the packaged and the published configs that match a shell pattern, sorted.
 
-    Names that are not listed exist too: each listed name with another backbone.
+    Each listed name with another backbone is valid too, but is not listed.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
@@ -138,7 +138,7 @@ def find_config(name: str | Path) -> Path | Composition:
 
 
 def _compose(name: str) -> Path | Composition:
-    """Find the config for a name without a packaged file: the first split at a backbone that has a recipe."""
+    """Find the config for a name without a packaged file, by the first split at a backbone that has a recipe."""
     templates = read_templates(package_root())
     for parts in splits(name, BACKBONES.names()):
         found = _composition(parts, templates)

@@ -26,7 +26,7 @@ READS_VALUES = object()  # returned instead of the outputs of a module that cann
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Number of channels of a feature map, and its stride in input pixels per cell."""
+    """Number of channels of a feature map, and its stride in pixels of the input."""
 
     channels: PositiveInt
     stride: PositiveInt

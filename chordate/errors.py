@@ -30,7 +30,7 @@ _SETTINGS_HERE = {
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
 }
-# Libraries in which names are not looked up: the adapter of each, and the prefix of its argument `model`.
+# Libraries whose networks are not looked up by name: the adapter of each, and the prefix of its argument `model`.
 _ADAPTERS = {
     "smp": ("SmpBackbone", ""),
     "detectron2": ("Detectron2Backbone", ""),

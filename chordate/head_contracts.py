@@ -22,7 +22,7 @@ class ClassRows:
         anchors: number of anchors per cell; each has outputs for all classes.
         background: 1 if outputs for the background follow the outputs for the classes, else 0.
         names: source of the class names: "classes", "things" or "keypoints" of the DatasetMeta, "things and stuff" for
-            one class of all things followed by each stuff class, or a key of its `extra`.
+            one class of all things followed by each stuff class, or a key of `DatasetMeta.extra`.
     """
 
     values: int = 1
@@ -63,7 +63,7 @@ class ProposalHead(Protocol):
     """
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Compute outputs of any type, for the other methods, from feature maps `[N, C, H, W]` keyed by name."""
+        """Compute the outputs (of any type) for `loss` and `predict` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""
@@ -135,7 +135,7 @@ class RoITrunk(Protocol):
     out_channels: int
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Compute, from pooled regions `[R, C, S, S]`, either vectors `[R, D]` or feature maps `[R, D, S', S']`."""
+        """Compute vectors `[R, D]` or feature maps `[R, D, S', S']` from pooled regions `[R, C, S, S]`."""
 
 
 class InstanceHead(Protocol):
@@ -177,7 +177,7 @@ class DenseHead(Protocol):
     detections_per_image: int
 
     def __call__(self, features: dict[str, Tensor]) -> Any:
-        """Compute outputs of any type, for the other methods, from feature maps `[N, C, H, W]` keyed by name."""
+        """Compute the outputs (of any type) for `loss` and `predict` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, outputs: Any, sizes: Tensor, targets: InstanceTargets) -> dict[str, Tensor]:
         """Scalar losses keyed by name; `sizes` `[N, 2]` are heights and widths of the images without padding."""

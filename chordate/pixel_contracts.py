@@ -45,7 +45,7 @@ class CenterHead(Protocol):
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Any:
-        """Compute outputs of any type, for `resize` and `loss`, from feature maps `[N, C, H, W]` keyed by name."""
+        """Compute the outputs (of any type) for `resize` and `loss`, from feature maps `[N, C, H, W]` keyed by name."""
 
     def resize(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Resize the outputs to images of `size` (height, width): center heatmap `[N, H, W]`, and offsets

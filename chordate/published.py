@@ -97,8 +97,8 @@ IMAGENET = {
     **_errors({"convnext_tiny_imagenet": "17.9"}, CONVNEXT),
     **_errors({"convnext_small_imagenet": "16.9"}, CONVNEXT, drop_path=0.4),
     **_errors({"convnext_base_imagenet": "16.2", "convnext_large_imagenet": "15.7"}, CONVNEXT, drop_path=0.5),
-    # Table 6 has tiny and small only with ImageNet-22k pretraining; fine-tuned from ImageNet-1k, they keep the
-    # drop_path of table 5.
+    # Table 6 has tiny and small only with ImageNet-22k pretraining. For fine-tuning from ImageNet-1k, drop_path is that
+    # of table 5.
     **_errors({"convnext_tiny_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.1),
     **_errors({"convnext_small_i384_imagenet": ""}, CONVNEXT_FINE, drop_path=0.4),
     **_errors({"convnext_base_i384_imagenet": "14.9"}, CONVNEXT),
@@ -122,7 +122,7 @@ CIFAR = {
         "resnet20_cifar10",
     ),
     **_errors({"resnet110_cifar10": "6.43", "resnet1202_cifar10": "7.93"}, f"{RESNET}, table 6", "resnet110_cifar10"),
-    # Srivastava et al. 2015 use wider networks: 7.72 % error with 19 layers, 8.80 % with 32 (He et al., table 6).
+    # Srivastava et al. 2015 only have wider networks: 7.72 % error with 19 layers, 8.80 % with 32 (He et al., table 6).
     **_errors({"highway20_cifar10": "", "highway32_cifar10": ""}, f"size and recipe of {RESNET}", "resnet20_cifar10"),
     **_errors(
         {"preact_resnet110_cifar10": "6.37", "preact_resnet164_cifar10": "5.46", "preact_resnet1001_cifar10": "4.92"},

@@ -42,7 +42,7 @@ class StopSignals:
     """Context manager that records SIGINT, SIGTERM or SIGHUP in `received`.
 
     The signal does not end the process, so that the run can be saved. A later Ctrl-C does; a later SIGTERM or SIGHUP
-    does not, since srun and torchrun may both deliver the same one. SIGHUP stays ignored under `nohup`.
+    does not, since srun and torchrun may both deliver the same signal. SIGHUP stays ignored under `nohup`.
     """
 
     received: signal.Signals | None = None

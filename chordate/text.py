@@ -15,7 +15,7 @@ def printable(text: str, most: int | None = 60) -> str:
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    """A text, or the message of an error, with single spaces for all white space; cut to `most` characters."""
+    """A text or an error's message on one line, with single spaces for whitespace, truncated to `most` characters."""
     return " ".join(str(text).split())[:most]
 
 

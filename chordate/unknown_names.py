@@ -59,7 +59,7 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The text between a known prefix and a known suffix of config names, where a backbone is expected, or None."""
+    """The part of a name between a known prefix and suffix, where a backbone is expected; None if there is none."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
     # The empty prefix would match any text as the backbone, so use it only if no other prefix occurs with this suffix.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]
@@ -70,7 +70,7 @@ def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
 def _wrong_tail(
     name: str, parts: NameParts, tails: Mapping[str, str], templates: Templates, listed: Sequence[str]
 ) -> str:
-    """Describe what is wrong after the backbone: a word that no config has there, or a suffix that only configs of
+    """Describe the error after the backbone: a word that no config has there, or a suffix that only configs of
     other families have."""
     start = name.removesuffix(parts.tail).removesuffix("_cifar")
     ranks: dict[str, tuple[bool, bool, bool, str]] = {}

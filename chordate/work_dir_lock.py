@@ -24,7 +24,7 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def _release_in_child() -> None:
-    """Close the locks in a forked loader process, which may outlive a killed training."""
+    """Close the locks in a forked loader process, which may outlive a killed training run."""
     while _held:
         with contextlib.suppress(OSError):
             os.close(_held.pop())
@@ -50,7 +50,7 @@ def locked(work_dir: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (work_dir / LOCK).unlink(missing_ok=True)  # while locked: later, the path may be the file of another run
+            (work_dir / LOCK).unlink(missing_ok=True)  # before unlocking: later, it may be another run's file
             _held.discard(descriptor)
             os.close(descriptor)
 

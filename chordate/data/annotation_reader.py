@@ -29,7 +29,7 @@ class AnnotationReader:
     Attributes:
         instances: dict from category id to the number of objects: annotations that are not crowds, and whose boxes
             have an area in their images.
-        without_mask: category id and annotation id of each object without a usable mask: none, or one outside its box.
+        without_mask: category id and annotation id of each object that has no usable mask inside its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
@@ -72,7 +72,7 @@ class AnnotationReader:
         return fields
 
     def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
-        """Count an object whose box has an area in the image, and note if it has no usable mask."""
+        """Count an object whose box has an area in the image, and add it to `without_mask` if it has no usable mask."""
         segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
         if "bbox" in fields:
             x, y, w, h = fields["bbox"]
@@ -105,8 +105,9 @@ class AnnotationReader:
         area = parse_number(record.get("area"))
         if area is not None and area > 0:
             fields["area"] = area
+        # An empty box is dropped with its annotation, so its area needs no report.
         elif record.get("area") is not None and min(fields.get("bbox", ())[2:], default=1) > 0:
-            self.findings.repair("area is not a positive number and is computed", id)  # only if the box is not dropped
+            self.findings.repair("area is not a positive number and is computed", id)
 
     def _read_keypoints(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any, category: int) -> None:
         value, count = record.get("keypoints"), self.keypoint_counts.get(category)
@@ -128,5 +129,5 @@ class AnnotationReader:
 
 
 def quote(value: Any) -> str:
-    """A value of a file, shortened for a message."""
+    """Format a value from a file for a message, shortened."""
     return printable(repr(value), 60)

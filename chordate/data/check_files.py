@@ -16,7 +16,7 @@ log = logging.getLogger("chordate")
 
 
 class FirstError(NamedTuple):
-    """The error with the lowest sample index on a rank, and how many samples have an error."""
+    """The error with the lowest sample index on a rank, and the number of samples with an error."""
 
     sample: int
     message: str
@@ -31,8 +31,8 @@ def check_all_files(dataset: Dataset, name: str) -> None:
         name: "val_data", for messages.
 
     Raises:
-        DataError: samples cannot be read; on all ranks. Broken files are logged instead if `dataset.skip_broken`,
-            unless all are broken.
+        DataError: samples cannot be read; raised on all ranks. With `dataset.skip_broken`, broken files are only
+            logged, unless all are broken.
     """
     own = range(rank(), len(dataset), world_size())
     if type(dataset).check_files is Dataset.check_files:

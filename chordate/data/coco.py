@@ -84,7 +84,7 @@ class CocoDataset(Dataset):
             Otherwise only the annotations of the first images are checked then, and the others when they are read.
             `build_dataset` sets it.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
-            `skip_broken` they are left out, also as ground truth.
+            `skip_broken`, they are left out of the samples and of the ground truth.
 
     Attributes:
         category_ids: the category id in the file for each label.

@@ -1,7 +1,7 @@
 """Checks the values of one COCO annotation: numbers, boxes, polygons, run-length encodings (RLE) and keypoints.
 
 The functions accept the variants that annotation tools write, such as numbers as text. They never allocate memory
-of a size that a file claims.
+whose size a file states.
 """
 
 import math

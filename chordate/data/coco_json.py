@@ -18,7 +18,7 @@ def read_json(path: Path, what: str = "COCO annotations") -> Any:
 
     Args:
         path: the file.
-        what: what the file should contain, for messages.
+        what: description of the expected content, for messages.
 
     Raises:
         DataError: the file is missing, truncated, too deeply nested, not Unicode or not JSON.

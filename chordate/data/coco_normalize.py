@@ -135,7 +135,7 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
 
 
 def _category(record: Record, findings: Findings) -> dict[str, Any]:
-    """Name, and keypoint names and bones if the category has usable ones."""
+    """The name of a category, and its keypoint names and bones if they are usable."""
     category: dict[str, Any] = {"name": parse_text(record["name"])}
     names = record.get("keypoints")
     if not names:
@@ -180,10 +180,10 @@ def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] |
 
 
 def find_file(images: Path, name: str) -> str:
-    """The name of an image file, relative to the folder `images`.
+    """Find an image file; returns its path relative to the folder `images`.
 
-    If there is no file with this name, backslashes (from Windows) are replaced by slashes. If there is still none,
-    leading folders of the name that repeat the end of the path `images` are removed, provided that this finds a file.
+    If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
+    leading folders of `name` that repeat the end of the path `images` are removed, provided that this finds a file.
     """
     for candidate in (name, name.replace("\\", "/")):
         parts = Path(candidate).parts
@@ -221,7 +221,7 @@ def parse_text(value: Any) -> str:
 
 
 def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], findings: Findings) -> None:
-    """Set the `id` of all annotations: the file's own if they are unique, else numbers in the order of the file."""
+    """Set the `id` of all annotations: the file's own ids if they are unique, else numbers in the order of the file."""
     keys = [parse_id(record.get("id")) for record, _ in annotations]
     seen: set[Any] = set()
     for place, ((record, _), key) in enumerate(zip(annotations, keys), start=1):

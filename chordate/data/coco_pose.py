@@ -41,8 +41,8 @@ class CocoPoseDataset(CocoDataset):
     Args:
         annotations, images, classes, health: see `CocoDataset`.
         boxes: a detector's results file in COCO's format (as written by `chordate test --predictions`), relative to
-            `data_root` or absolute. Each of the file's boxes of the dataset's categories is a sample, without labeled
-            keypoints. None for a sample per annotation with a labeled keypoint, with the annotation's box.
+            `data_root` or absolute. Each box in the file of a used category is a sample, without labeled keypoints.
+            If None, each annotation with a labeled keypoint is a sample, with the annotation's box.
         box_score_threshold: minimum score of a detected box; boxes with lower scores are dropped.
         data_root, pipeline, seed, meta, skip_broken: see `CocoDataset`.
 

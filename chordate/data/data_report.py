@@ -18,7 +18,7 @@ from chordate.structures import Counts, Statistic, Targets
 from chordate.structures.statistics import merge_statistics
 from chordate.text import pluralize, printable
 
-LISTED = 100  # classes in one line on the terminal
+LISTED = 100  # maximum number of classes in one line on the terminal
 DASH = "–"
 
 
@@ -36,8 +36,8 @@ class DataReport:
         sizes: height and width of each image in pixels, by path.
         counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
             if the task has no classes.
-        parts: for each title, a list with the statistic of each sample.
-        suspicious: sample indices by kind of suspicion.
+        parts: for each statistic, by title, its parts: one per sample.
+        suspicious: sample indices by possible error, see `Targets.suspicions`.
     """
 
     name: str
@@ -54,16 +54,16 @@ class DataReport:
 
     @property
     def counted(self) -> str:
-        """What `counts` counts, such as "instances"."""
+        """Name of the objects that `counts` counts, such as "instances"."""
         return ((self.dataset and self.dataset.target_type) or Targets).counted
 
     def header(self) -> list[str]:
-        """The columns of the overview."""
+        """The column names of the overview table."""
         counted = "labeled" if self.counted == "images" else self.counted
         return ["data", "images", "unreadable", counted, "classes", "suspicious"]
 
     def row(self) -> list[str]:
-        """The row of the overview; dashes for unknown values."""
+        """This dataset's row of the overview table; dashes for unknown values."""
         if self.dataset is None:
             return [self.name, *[DASH] * 5]
         counts = self.counts

@@ -33,8 +33,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         seed: random seed of the augmentation.
         meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
             `build_dataset` checks this.
-        skip_broken: whether to skip samples whose files are missing or cannot be decoded, instead of an error. Files
-            that are broken when they are read are replaced by the next sample; the loader reports their number.
+        skip_broken: whether to skip samples whose files are missing or cannot be decoded, instead of raising an error.
+            A sample that proves broken when it is read is replaced by the next one; the loader reports their number.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
@@ -138,11 +138,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise BrokenFile(f"{min(MAX_SKIPPED, len(self))} samples in a row are broken, the last: {reason}")
 
     def read_problems(self) -> dict[str, list[int]]:
-        """Indices of the samples with problems among those that this process and its workers have read, by problem."""
+        """For each problem, the indices of the affected samples that this process and its workers have read."""
         return {"broken": [] if self._broken is None else self._broken.nonzero()[:, 0].tolist()}
 
     def read_report(self, problems: Mapping[str, Sequence[int]] | None = None) -> list[str]:
-        """One line per problem: the number of samples, and the first of them. The loader logs them after each epoch.
+        """One line per problem: the number of affected samples, and the first one. The loader logs the lines after each
+        epoch.
 
         Args:
             problems: the `read_problems` of all ranks; None for those of this process.

@@ -69,8 +69,9 @@ def read_detected_boxes(
 
     Args:
         path: JSON file with a list of `DetectedBox`.
-        image_ids: mapping from the ids of all images in the annotation file to their ids in the dataset.
-        category_ids: mapping from the ids in the annotation file of the categories to read to their ids in the dataset.
+        image_ids: mapping from image id in the annotation file to image id in the dataset, for all images.
+        category_ids: mapping from category id in the annotation file to category id in the dataset. Boxes of other
+            categories are dropped.
         score_threshold: minimum score; boxes with lower scores are dropped.
         left_out: ids in the annotation file of images that were left out; their boxes are dropped.
 
@@ -113,7 +114,7 @@ def read_detected_boxes(
 
 
 def first_problem(error: ValidationError) -> str:
-    """A phrase about the first validation error: where it is, and what is wrong."""
+    """Describe the place and the cause of the first validation error in a phrase."""
     first = error.errors()[0]
     where = first["loc"]
     place = f"entry {where[0]}{''.join(f', {part}' for part in where[1:])}: " if where else ""

@@ -1,7 +1,7 @@
 """The ids of records in annotation files, which datasets replace by integers where necessary.
 
-A record that was renumbered keeps the file's own id as `FILE_ID`. Annotations that have no ids in their files (Pascal
-VOC, YOLO) have their places as `PLACE`. Messages and results show these, never the replaced ids.
+A record that was renumbered keeps the file's own id as `FILE_ID`. An annotation without an id in its file (Pascal VOC,
+YOLO) has its Place as `PLACE`. Messages and results show these, never the integers that datasets assign.
 """
 
 import re

@@ -201,7 +201,7 @@ def white_level_of(image: NDArray[Any], source: str) -> int:
         raise DataError(f"{source}: pixels must be integers or floats, got {image.dtype}")
     low, high = image.min(), image.max()
     if image.dtype.kind == "f":
-        if not (low >= 0 and high <= 255):  # also for NaN
+        if not (low >= 0 and high <= 255):  # also true for NaN
             raise DataError(
                 f"{source}: floating-point pixels must be within 0 … 1 or 0 … 255, got {low:g} … {high:g}; scale them, "
                 f"or save 8 or 16 bits"

@@ -62,7 +62,7 @@ def read_bytes(path: Path, kind: str = "image") -> NDArray[np.uint8]:
     Raises:
         BrokenFile: the file is missing, cannot be read, or is larger than MAX_FILE_BYTES.
     """
-    if not path.is_file():  # also for a pipe, which would block
+    if not path.is_file():  # also true for a pipe; reading it would block
         raise BrokenFile(partial(missing_file, path, kind))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

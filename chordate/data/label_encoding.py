@@ -148,7 +148,7 @@ class LabelDecoder:
 
 
 def remedy_of(value: int) -> str:
-    """A phrase for messages: what to do about a pixel value that is neither a class nor ignored."""
+    """The remedy, for messages, for a pixel value that is neither a class nor ignored."""
     if 0 <= value <= MAX_LABEL_ID:
         return "add it to ids or to ignored_ids"
     return f"label images have values 0 … {MAX_LABEL_ID}; save it as another value (255 is ignored by default)"

@@ -85,7 +85,7 @@ def survey_labels(
     Args:
         pairs: the image file and the label file of each sample.
         read: reads the pixels of a label file.
-        skip_broken: whether to leave out files that cannot be read, instead of an error.
+        skip_broken: whether to leave out files that cannot be read, instead of raising an error.
     """
     survey = LabelSurvey()
     first = range(0, len(pairs), max(1, len(pairs) // SAMPLE))[:SAMPLE]

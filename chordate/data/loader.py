@@ -202,8 +202,8 @@ def build_dataset(
         seed: random seed of the augmentation.
         meta: metadata of the model; labels must have the same meaning in the model and the dataset. None uses the
             dataset's own metadata.
-        meta_of: what `meta` belongs to (such as "the model"), for messages.
-        channels: number of channels of the model's images; None if it is not known, then files are read as RGB.
+        meta_of: owner of `meta`, such as "the model", for messages.
+        channels: number of channels of the model's images; None reads files as RGB.
 
     Raises:
         ConfigError: settings are unknown or invalid, or the class is not a Dataset.
@@ -304,7 +304,7 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator().manual_seed(seed),  # None would draw from the global generator each epoch
+        generator=torch.Generator().manual_seed(seed),  # with None, each epoch draws from the global generator
     )
 
 

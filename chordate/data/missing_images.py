@@ -1,4 +1,4 @@
-"""Finds the images of a dataset that do not exist, with one listing of each of their folders."""
+"""Finds the missing image files of a dataset; each folder is listed only once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import first_names, pluralize
 
-SEARCHED = 100_000  # maximum number of files that are searched for one with the name of a missing image
+SEARCHED = 100_000  # maximum number of files that are compared with the name of a missing image
 
 
 def find_missing(names: Sequence[str], folder: Path) -> NDArray[np.bool_]:
-    """For each image name, a path relative to `folder`, whether the file is missing: `[len(names)]` bool."""
+    """Whether each of the files `names` (paths relative to `folder`) is missing: `[len(names)]` bool."""
     listings: dict[str, set[str]] = {}
     missing = np.zeros(len(names), np.bool_)
     for number, name in enumerate(names):
@@ -52,9 +52,9 @@ def report_missing(
         names: names of all images, relative to `folder`.
         missing: the result of `find_missing`.
         folder: the folder of the images.
-        root: the folder in which the first missing name is searched.
+        root: the folder in which a file with the name of the first missing image is searched.
         skip_broken: whether missing images may be left out.
-        kind: what the files are, for messages: "image", or "panoptic" for their PNGs.
+        kind: kind of the files, for messages: "image", or "panoptic" for panoptic PNGs.
 
     Raises:
         DataError: `skip_broken` is false, or all images are missing; the message says where the first name was found.

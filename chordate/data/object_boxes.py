@@ -41,7 +41,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     Raises:
         DataError: the file is missing or has another format, or no box has one of the classes.
     """
-    if not path.is_file():  # also for a pipe, which would block
+    if not path.is_file():  # also true for a pipe; reading it would block
         raise DataError(missing_file(path, "predictions"))
     try:
         entries = TypeAdapter(list[PredictedBox]).validate_json(path.read_bytes())
@@ -103,7 +103,7 @@ def as_detections(boxes: Any, classes: Sequence[str], source: str) -> Detections
 
 
 def crop_samples(sample: Sample, objects: Detections) -> list[Sample]:
-    """Make one sample per object, like those of `CocoPoseDataset`, for `TopDownCrop`.
+    """Make one sample per object, in the format of `CocoPoseDataset`, for `TopDownCrop`.
 
     Args:
         sample: `image` `[3, H, W]` and `info`.

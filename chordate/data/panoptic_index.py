@@ -71,7 +71,7 @@ class PanopticIndex:
         return sorted(self.names, key=lambda number: (number not in self.things, number))
 
     def select(self, kept: NDArray[np.bool_]) -> Self:
-        """The index of some of the images; `kept` is `[len]` bool."""
+        """The PanopticIndex of the images for which `kept` `[len]` bool is true."""
         counts = np.diff(self.starts)
         segments = np.repeat(kept, counts)
         return replace(

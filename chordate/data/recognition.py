@@ -23,7 +23,7 @@ class FoundSet:
     """One recognized dataset, such as the training images.
 
     Attributes:
-        name: name of the set, for people.
+        name: name of the dataset in messages.
         settings: config of the dataset; paths are relative to the root.
         optional: further settings that the files allow, such as `masks=True`.
     """
@@ -48,7 +48,7 @@ class Recognition:
     sets: Sequence[FoundSet]
 
     def describe(self) -> str:
-        """One line: the format, and the sets."""
+        """One line with the format and the datasets."""
         return f"{self.kind}; {pluralize(len(self.sets), 'set')}: {', '.join(found.name for found in self.sets)}"
 
 
@@ -72,8 +72,8 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
 
     Args:
         path: a folder, a zip, or a file such as `data.yaml`.
-        recognizers: dict from a phrase that describes the files that a recognizer looks for to the recognizer. The
-            first one that recognizes the data decides.
+        recognizers: the recognizers in the order in which they are tried; the first that recognizes the data decides.
+            Each key is a phrase that describes the files that the recognizer looks for.
 
     Raises:
         DataError: none recognizes the data; the message lists the files that were looked for, and the
@@ -111,7 +111,7 @@ def find_folders(root: Path) -> list[Folder]:
 
 
 def relative(path: Path, root: Path) -> str:
-    """A path relative to the root, with slashes; `..` for a path outside."""
+    """The path relative to `root`, with slashes; it starts with `..` if it is outside `root`."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -122,6 +122,6 @@ def _content(folder: Path) -> str:
 
 
 def with_suffix(folders: Sequence[Folder], *suffixes: str) -> Iterator[Path]:
-    """The files in the folders that have one of the suffixes, in any case."""
+    """The files with one of the suffixes (in any case) in the folders."""
     for folder in folders:
         yield from (folder.path / name for name in folder.files if name.lower().endswith(suffixes))

@@ -37,7 +37,7 @@ class JsonContent(NamedTuple):
 
 
 def recognize_json(path: Path) -> Recognition | None:
-    """COCO's or COCO panoptic JSON files; their image folder is the one with the first images that the file names."""
+    """COCO's or COCO panoptic JSON files; their image folder is the folder with the first images in the file."""
     is_file = path.suffix.lower() == ".json" and path.is_file()
     if not (is_file or path.is_dir()):
         return None
@@ -69,7 +69,7 @@ def recognize_json(path: Path) -> Recognition | None:
 
 
 def peek(file: Path) -> JsonContent | None:
-    """Look at a JSON file without parsing it; None if it is not a file of annotations in COCO's format."""
+    """Search a JSON file's text without parsing it; None if it is not a file of annotations in COCO's format."""
     try:
         data = file.read_bytes()
         text = data.decode(json.detect_encoding(data), "replace")
@@ -94,7 +94,7 @@ def _file_names(text: str, key: str) -> list[str]:
 
 
 def _folder_of(names: Sequence[str], file: Path, folders: Sequence[Folder]) -> Path:
-    """The folder that has most of the names; ties go to a folder whose name is part of the annotation file's name."""
+    """The folder that has most of the files `names`; ties go to a folder whose name occurs in the name of `file`."""
 
     def score(folder: Folder) -> tuple[int, bool, bool, int]:
         inside = sum((folder.path / name).is_file() for name in names)

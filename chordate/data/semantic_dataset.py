@@ -40,7 +40,7 @@ class SemanticDataset(Dataset):
         ignored_ids: pixel values that are ignored. A value that is neither a class nor ignored is an error.
         palette: the RGB color of each class, in label images in color and in drawings. Other colors in label images are
             ignored.
-        background: what to do with background pixels: "class" makes them a class named "background", "ignored" ignores
+        background: treatment of background pixels: "class" makes them a class named "background", "ignored" ignores
             them. Background pixels are those of the class "background" if `classes` has one, else those with the value
             0. With None there is no background, and `classes` start at the value 0.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.

@@ -27,8 +27,8 @@ class SemanticFolder(SemanticDataset):
         classes: class names; the index of a name is the label.
         image_suffix, label_suffix: the ends of the file names of images and label images, after the part that both
             share (`"_leftImg8bit.png"`, `"_gtFine_labelIds.png"`). By default, images have any of `SUFFIXES`.
-        files: a text file with one name per line, relative to `data_root` or absolute: the paths in the folder without
-            the suffix. None for all images in the folder.
+        files: a text file that lists the images to use, relative to `data_root` or absolute. Each line is the path of
+            an image in the folder `images`, without the suffix. None uses all images in the folder.
         settings: the other arguments of `SemanticDataset`: ids, ignored_ids, palette, background, data_root, pipeline,
             seed, meta.
 

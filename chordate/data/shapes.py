@@ -150,7 +150,7 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[list[Shape], NDArray[
     side = size * SUPERSAMPLING
     owner = np.zeros((side, side), np.uint8)
     shapes: list[Shape] = []
-    needed, seen = [0.0], [np.inf]  # per shape, in points of the fine grid; entry 0 is the background
+    needed, seen = [0.0], [np.inf]  # areas per shape, in points of the fine grid; entry 0 is the background
     kind = rng.random()
     count = 0 if kind < EMPTY_FRACTION else int(rng.integers(1, 7))
     has_crowd = EMPTY_FRACTION <= kind < EMPTY_FRACTION + CROWD_FRACTION

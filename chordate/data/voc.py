@@ -135,7 +135,7 @@ class VocDataset(CocoDataset):
     def _match(
         self, stems: Sequence[str], contents: Mapping[str, VocImage], files: Mapping[str, Path]
     ) -> list[tuple[str, str]]:
-        """Pair XML files with images: (stem, image path relative to `images`) of each. Sets `notes` for the log."""
+        """Pair XML files with images; returns each stem and image path (relative to `images`), and sets `notes`."""
         found = list_images(self.images)
         matcher = ImageMatcher(found)
         stem_of: dict[str, str] = {}

@@ -49,7 +49,7 @@ def read_voc_xml(file: Path) -> VocImage:
     Raises:
         DataError: the file is not XML, defines entities, or an object has no name or no box of four numbers.
     """
-    if not file.is_file():  # also for a pipe, which would block
+    if not file.is_file():  # also true for a pipe; reading it would block
         raise DataError(missing_file(file, "XML"))
     try:
         root = fromstring(file.read_bytes())

@@ -130,7 +130,7 @@ class YoloDataset(CocoDataset):
         return pairs
 
     def _note_unused(self, used: set[Path]) -> None:
-        """Note label files without image."""
+        """Add a line about label files without an image to `notes`, which are logged."""
         folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
         found = {folder / name for folder in folders for name in list_files(folder, ".txt")}
         unused = sorted(str(p.name) for p in found - used if p.name not in ("classes.txt", "names.txt"))
@@ -152,7 +152,7 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
     if not (label.is_integer() and 0 <= label < classes):
         raise DataError(f"{place}: class {label:g} is not among the {classes} names (0 … {classes - 1})")
     for number in numbers:
-        if not abs(number) <= MAX_FRACTION:  # also for NaN
+        if not abs(number) <= MAX_FRACTION:  # also true for NaN
             raise DataError(
                 f"{place}: {number:g} is not a fraction of the image's size; YOLO's coordinates are 0 … 1: divide "
                 f"pixels by the width ({width}) and the height ({height})"

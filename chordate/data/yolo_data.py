@@ -106,7 +106,7 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def _locate(entry: str, path: str, file: Path) -> Path:
-    """The folder or list that an entry names; tried relative to `path`, then relative to the YAML file's folder."""
+    """The folder or list that an entry refers to; tried relative to `path`, then relative to the YAML file's folder."""
     here = file.parent
     bases = [here / path, here]
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]

@@ -1,4 +1,4 @@
-"""Convolutions with norm and ReLU, towers of them (the first layers of many heads), and initial weights."""
+"""Convolutions with norm and ReLU, towers of such convolutions (as in many heads), and weight initialization."""
 
 from collections.abc import Callable
 

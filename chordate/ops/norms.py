@@ -44,7 +44,7 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.requires_grad and self.eps > 0:  # one pass over memory; PyTorch requires eps > 0
+        if not x.requires_grad and self.eps > 0:  # batch_norm makes one pass over memory, but requires eps > 0
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         # Unlike batch_norm, multiplication by a constant does not save its input for the backward pass.
         scale, shift = _scale_and_shift(self)

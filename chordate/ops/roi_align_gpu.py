@@ -176,7 +176,7 @@ def pool_kernel(  # type: ignore[no-untyped-def]
 def cell_samples(  # type: ignore[no-untyped-def]
     cells, SIDE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """This program's box index and channels, the corner of its output bin, and spacing and number of the samples."""
+    """This program's box index and channels, its output bin's corner, and the spacing and number of its samples."""
     program = tl.program_id(0)
     box = program // (SIDE * SIDE)
     row, column = program // SIDE % SIDE, program % SIDE

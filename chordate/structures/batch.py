@@ -43,7 +43,7 @@ class Targets(TensorStruct):
 
     Attributes:
         legend: a phrase on the page of `chordate browse` that explains how targets are drawn, or an empty string.
-        counted: what `class_counts` counts; the counts of "pixels" are shown as percentages.
+        counted: name of the objects that `class_counts` counts; counts of "pixels" are shown as percentages.
     """
 
     legend: ClassVar[str] = ""
@@ -95,7 +95,7 @@ class Targets(TensorStruct):
         return {}
 
     def suspicions(self, index: int) -> tuple[str, ...]:
-        """Possible errors in the ground truth of one image, as fixed phrases, for `chordate check`."""
+        """Possible errors in the ground truth of one image: short phrases by which `chordate check` groups images."""
         return ()
 
 

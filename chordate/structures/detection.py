@@ -192,12 +192,12 @@ class PaddedDetections(TensorStruct):
     labels: Tensor
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The boxes `[N * D, 4]`, the image index of each box, and its label, 0 in padding, `[N * D]` int64."""
+        """The boxes `[N * D, 4]`, and the image index and label (0 in padding) of each box, both `[N * D]` int64."""
         return self.boxes.flatten(0, 1), image_of_rows(self.labels), self.labels.clamp(min=0).flatten()
 
 
 def image_of_rows(padded: Tensor) -> Tensor:
-    """The image index of each row of padded values `[N, S, …]` that are flattened to `[N * S, …]`, `[N * S]` int64."""
+    """The image index `[N * S]` int64 of each row, after padded values `[N, S, …]` are flattened to `[N * S, …]`."""
     images, slots = padded.shape[:2]
     return torch.arange(images, device=padded.device)[:, None].expand(-1, slots).flatten()
 

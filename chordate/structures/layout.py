@@ -54,7 +54,7 @@ def check_layouts(struct: TensorStruct, where: str, **sizes: int) -> None:
 
     Args:
         struct: the structure; tensors that are None are skipped.
-        where: what created the structure (e.g. the dataset's name), for the message.
+        where: origin of the structure, such as the dataset's name, for the message.
         sizes: dimension names with known sizes, e.g. `N=2`.
 
     Raises:

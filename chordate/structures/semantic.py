@@ -74,7 +74,7 @@ def label_statistics(labels: Tensor) -> dict[str, Statistic]:
 
 
 def label_suspicions(labels: Tensor) -> tuple[str, ...]:
-    """Possible annotation errors in a label map `[H, W]`, as fixed phrases."""
+    """Possible annotation errors in a label map `[H, W]`, as phrases, see `Targets.suspicions`."""
     ignored = float((labels == IGNORED).float().mean())
     if ignored == 1:
         return ("no labeled pixels",)

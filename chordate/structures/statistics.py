@@ -131,5 +131,5 @@ def keypoint_statistics(keypoints: Tensor, names: Sequence[str]) -> dict[str, St
 
 
 def count_value(value: int) -> Values:
-    """A distribution of one count, such as the objects of one image."""
+    """A distribution with one value: a count, such as the number of objects in an image."""
     return Values(np.array([value], np.float32))

@@ -1,7 +1,7 @@
 """SE-ResNets and SE-ResNeXts on ImageNet (Hu et al. 2018, section 5).
 
-Batch size 1024, 100 epochs, learning rate 0.6, divided by 10 every 30 epochs. The paper states no weight decay; the one
-of ResNet is used. The paper also samples classes evenly, which is omitted, since ImageNet is nearly balanced.
+Batch size 1024, 100 epochs, learning rate 0.6, divided by 10 every 30 epochs. The paper states no weight decay;
+ResNet's is used. The paper also samples classes evenly, which is omitted, since ImageNet is nearly balanced.
 """
 
 _base_ = [

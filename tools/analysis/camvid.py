@@ -43,7 +43,7 @@ SIZE = (360, 480)  # height and width
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES, IGNORED = 11, 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH, RATE, WEIGHT_DECAY, POWER, WARMUP = 8, 1e-3, 0.01, 0.9, 50  # camvid_30e.py
+BATCH, RATE, WEIGHT_DECAY, POWER, WARMUP = 8, 1e-3, 0.01, 0.9, 50  # as in camvid_30e.py
 
 
 def train_ours(name: str, arguments: argparse.Namespace) -> None:

@@ -2,10 +2,10 @@
 
     python tools/analysis/convert_configs.py --root detectron2/configs COCO-Detection Misc [--reasons]
 
-For each folder it counts the configs, those that are converted and whose model can be built, those with the same
-predictions (for the same weights), and those with the same training as well. `--reasons` lists the settings that
-are not carried over, and why configs are refused. Base files (Base-….yaml, and .py files without a model) are not
-counted.
+For each folder, it counts four sets, each a subset of the one before: all configs; configs that can be converted and
+built; configs that predict the same as the original with the same weights; and configs that also train the same.
+`--reasons` lists the settings that are not carried over, and why configs are refused. Base files (Base-….yaml, and .py
+files without a model) are not counted.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _interpolation(name: str) -> v2.InterpolationMode:
     return v2.InterpolationMode(name)
 
 
-# For arguments that a config gives as names or dicts, the functions that convert them to the objects that v2 expects.
+# Functions that convert arguments that a config gives as names or dicts to the objects that v2 expects.
 _FROM_NAMES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
     "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,

@@ -1,4 +1,4 @@
-"""Cityscapes with 8 things and 11 kinds of stuff: crops of 512×1024 px of images whose shorter side is 512 … 2048 px
+"""Cityscapes with 8 thing and 11 stuff classes: crops of 512×1024 px of images whose shorter side is 512 … 2048 px
 (the settings of Detectron2's Panoptic-DeepLab project).
 
 The data root contains leftImg8bit/ and gtFine/, with the files that cityscapesScripts' createPanopticImgs writes to

@@ -3,7 +3,7 @@
 _base_ = ["faster-rcnn_fpn.py"]
 
 model = dict(
-    backbone=dict(out=["c5"], output_stride=16, dilations=[1, 1, 1, 2]),  # RES5_DILATION, in every block
+    backbone=dict(out=["c5"], output_stride=16, dilations=[1, 1, 1, 2]),  # RES5_DILATION, in every block of c5
     neck=None,
     rpn=dict(
         anchors=dict(sizes=[[32, 64, 128, 256, 512]]),  # from ANCHOR_GENERATOR.SIZES

@@ -48,7 +48,7 @@ class Disks(Dataset):
         return self._disk(index)[0].short()
 
     def _disk(self, index: int) -> tuple[Tensor, torch.Generator]:
-        """The pixels of a disk, `[H, W]` bool, and the generator for its image."""
+        """The mask of a disk, `[H, W]` bool, and the random number generator for its image."""
         random = torch.Generator().manual_seed(self.first + index)
         x, y, diameter = (20 + 24 * torch.rand(3, generator=random)).tolist()
         rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
