@@ -197,7 +197,7 @@ def model_facts(name: str) -> tuple[str, str, str]:
             parameters = millions(model_without_weights(config))
     finally:
         CHECK_OUTPUTS.reset(checking)
-    row = PUBLISHED.get(Path(config.filename).stem)  # the file name is the same for all spellings of the name
+    row = PUBLISHED.get(Path(config.filename).stem)  # one file for all spellings of the config's name
     return (parameters, row.figure, row.source) if row else (parameters, "", "")
 
 

@@ -27,7 +27,7 @@ class Exportable(nn.Module):
 
     Args:
         model: a model in evaluation mode.
-        size: height and width of the images in pixels; if they are dynamic, of the example inputs.
+        size: height and width in pixels of the images, or of the example inputs if sizes are dynamic.
         batch: number of images.
         dynamic: whether height, width and number of images are dynamic.
 

@@ -22,7 +22,7 @@ EXAMPLE_SIDE = 256  # maximum height and width in pixels of the blank image with
 class _Recorder(TorchDispatchMode):
     """Records which norm reads the output of which convolution, and whether anything else reads it.
 
-    Hooks on the convolutions and norms tell when these modules run. Since the recorder is a TorchDispatchMode, it sees
+    Hooks on convolutions and norms record when these modules run. Since the recorder is a TorchDispatchMode, it sees
     the inputs of every operator.
     """
 

@@ -67,7 +67,7 @@ def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def without_defaults(value: Any, key: str = "") -> Any:
-    """Copy a config without the settings that equal their defaults, and with lists for tuples and dicts for names."""
+    """Copy a config without settings that equal their defaults; tuples become lists, and type names become dicts."""
     if isinstance(value, str) and key in PARTS:
         value = {"type": value}
     if isinstance(value, Mapping):
