@@ -180,7 +180,7 @@ def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network on the default device. If building on the meta device fails, build on the CPU and move it."""
     try:
         return build()
-    except (NotImplementedError, RuntimeError):  # the constructor reads tensors' values
+    except (NotImplementedError, RuntimeError):  # the constructor reads values, which meta tensors lack
         device = torch.get_default_device()
         if device.type != "meta":
             raise

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         console.width = max(console.width, UNWRAPPED)
     kind, pattern = arguments.kind, arguments.pattern
     if kind is not None and kind not in KINDS:
-        kind = f"{kind}s"  # `chordate list model`
+        kind = f"{kind}s"  # the singular is accepted too: `chordate list model`
         if kind not in KINDS:
             raise ConfigError(unknown("kind", arguments.kind, KINDS))
     if not any(sign in pattern for sign in "*?["):

@@ -101,7 +101,7 @@ class Exportable(nn.Module):
                 program = torch.export.export(self.eval(), example, dynamic_shapes=shapes)
         except ConfigError:
             raise
-        except Exception as error:  # torch.export raises many types
+        except Exception as error:  # torch.export raises many types of errors
             reason = one_line(error, 300)
             kind = "dynamic sizes" if self.dynamic else "a fixed size"
             raise ConfigError(f"{type(self.model).__name__} cannot be exported with {kind}: {reason}") from error

@@ -39,7 +39,7 @@ OPTIMIZER: Mapping[str, Any] = {
     **dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay")),
     "layer_blocks": 1,
 }
-EXTRA = {"pretrained": None}  # settings of every backbone
+EXTRA = {"pretrained": None}  # settings that every backbone has besides its own arguments
 
 
 @cache

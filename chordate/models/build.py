@@ -199,7 +199,7 @@ def _meta(
     """Choose the metadata: from the arguments, or else from the checkpoint, or else from the config."""
     if classes is not None or num_classes is not None:
         if classes is not None and num_classes not in (None, len(classes)):
-            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
+            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; pass only one of them")
         base = trained or fallback or DatasetMeta()
         if classes is None and num_classes == len(base.classes):
             return base

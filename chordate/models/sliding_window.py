@@ -100,7 +100,7 @@ class SlidingWindow:
 
     def __init__(self, size: Size, stride: Size):
         if stride[0] > size[0] or stride[1] > size[1]:
-            raise ConfigError(f"stride {list(stride)} is larger than the window, size {list(size)}")
+            raise ConfigError(f"stride {list(stride)} is larger than the window size {list(size)}")
         self.size, self.stride = size, stride
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ _DEEPLAB: Overrides = {
     "model.head.pooling_norm": False,
 }
 _POOLING_SIZE = (32, 64)
-_DECODER = "head.decoder.0.0.weight"  # of the first convolution of v3+'s decoder
+_DECODER = "head.decoder.0.0.weight"  # weight of the first convolution of v3+'s decoder
 
 
 @FORMATS.register_module()
