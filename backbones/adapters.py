@@ -29,8 +29,8 @@ class Network(NamedTuple):
     Attributes:
         maps: dict from name to spec of the feature maps that the network can output.
         make: function that builds the network. Its argument is the names of the feature maps to output; the network
-            returns them as a list or as a dict.
-        library: the library's name, and its tensor names for loading weights.
+            returns these feature maps as a list or a dict.
+        library: name and tensor names of the library, for loading its weights.
         channels_last: names of the feature maps that the network outputs as `[N, H, W, C]`.
         side_multiple: image height and width must be multiples of this number.
     """
@@ -180,7 +180,7 @@ def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network on the default device. If building on the meta device fails, build on the CPU and move it."""
     try:
         return build()
-    except (NotImplementedError, RuntimeError):  # the constructor reads tensors' values
+    except (NotImplementedError, RuntimeError):  # the constructor reads values, which meta tensors lack
         device = torch.get_default_device()
         if device.type != "meta":
             raise

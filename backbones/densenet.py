@@ -100,7 +100,7 @@ class DenseNet(StagedBackbone):
         checkpointing: bool = False,
     ):
         self.maps = tuple(f"c{stage + 1}" for stage in range(len(blocks) + 1))
-        depth = 2 * sum(blocks) + len(blocks) + 1  # in dense blocks, transitions, stem and classifier
+        depth = 2 * sum(blocks) + len(blocks) + 1  # layers in dense blocks, transitions, stem and classifier
         name = f"DenseNet-{depth}" + (f" (k={growth})" if small_stem else "")
         super().__init__(
             name,

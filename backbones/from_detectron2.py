@@ -39,7 +39,7 @@ class Detectron2Backbone(AdaptedBackbone):
 
         def build(resnet_features: Sequence[str]) -> Any:
             cfg = config.get_cfg()
-            cfg.MODEL.BACKBONE.FREEZE_AT = 0  # `frozen_stages` freezes
+            cfg.MODEL.BACKBONE.FREEZE_AT = 0  # `frozen_stages` freezes layers instead
             cfg.MODEL.RESNETS.OUT_FEATURES = list(resnet_features)
             cfg.MODEL.FPN.IN_FEATURES = list(resnet_features)
             cfg.MODEL.RESNETS.RES5_DILATION = 1 if self.output_stride == 32 else 2

@@ -20,8 +20,8 @@ class SmpBackbone(AdaptedBackbone):
 
     The arguments are documented in `AdaptedBackbone`. `model` is a name in `smp.encoders.get_encoder_names()`, or
     `tu-` and the name of a timm model; `options` are further arguments of `smp.encoders.get_encoder`. c1 … c5 are the
-    encoder's features 1 … 5 that have channels. `pretrained="smp://resnet34/imagenet"` loads weights of smp;
-    `pretrained=True` loads the weights "imagenet".
+    encoder's feature maps 1 … 5; feature maps with 0 channels are left out. `pretrained="smp://resnet34/imagenet"`
+    loads weights of smp; `pretrained=True` loads the weights "imagenet".
     """
 
     source = "smp"

@@ -69,7 +69,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         with torch.device("meta"):
             network = build()
             nodes = _nodes(network, self.in_channels, self.name)
-            if model in INCEPTIONS:  # torchvision's weights of these include auxiliary classifiers
+            if model in INCEPTIONS:  # the weights of these networks include auxiliary classifiers
                 network = torchvision.models.get_model(model, weights=None, init_weights=False)
         return Network(
             {name: node.spec for name, node in nodes.items()},

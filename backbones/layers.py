@@ -50,7 +50,7 @@ def drop_rates(rate: float, blocks: int) -> list[float]:
 
 
 def deep_stem_conv(in_channels: int, out_channels: int, norm: Norm) -> ConvNorm:
-    """Three 3×3 convolutions, total stride 2, instead of the 7×7 one (ResNet-C, He T. et al. 2019, section 4.2).
+    """The deep stem: three 3×3 convolutions, total stride 2 (ResNet-C, He T. et al. 2019, section 4.2).
 
     The norm and ReLU after the last convolution are not included; `ResNet` adds them, as after the 7×7 convolution.
     """

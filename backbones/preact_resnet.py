@@ -35,8 +35,8 @@ WIDE_SIZES = ((16, 4), (16, 8), (28, 10), (40, 4))
 class PreActResidualBlock(ResidualBlock):
     """Base class of pre-activation blocks: norm and ReLU before each convolution, none after the addition (figure 4e).
 
-    If the shape changes, `shortcut="A"` is zero padding, and `shortcut="B"` is a 1×1 convolution that starts
-    after the first norm and ReLU.
+    If the shape changes, `shortcut="A"` is zero padding, and `shortcut="B"` is a 1×1 convolution that is
+    applied after the first norm and ReLU.
 
     Attributes:
         carries_active: whether the identity shortcut starts after the first norm and ReLU, as in the first block of a

@@ -192,10 +192,15 @@ class BoxHead(nn.Module):
         return self.padded_detections(logits.softmax(dim=1), deltas, proposals)
 
     def padded_detections(self, scores: Tensor, deltas: Tensor, proposals: Proposals) -> PaddedDetections:
-        """Convert class probabilities `[N * P, num_classes + 1]` and deltas of `proposals` to detections.
+        """Convert the predictions for `P` padded proposals per image to detections.
 
         NMS processes the `MAX_CANDIDATES` highest scores of each image. Further candidates could be detections only if
         NMS kept fewer than `detections_per_image` of these.
+
+        Args:
+            scores: `[N * P, num_classes + 1]`, class probabilities.
+            deltas: as in `forward`, for `N * P` boxes.
+            proposals: the proposals of `N` images.
         """
         images, slots = proposals.valid.shape
         scores = scores[:, : self.num_classes].unflatten(0, (images, slots))
@@ -213,7 +218,15 @@ class BoxHead(nn.Module):
     def detections(
         self, scores: Tensor, deltas: Tensor, boxes: Tensor, index: PaddedIndex, sizes: Tensor
     ) -> list[Detections]:
-        """Convert class probabilities `[R, num_classes + 1]` and deltas of regions `boxes` `[R, 4]` to detections."""
+        """Convert the predictions for `R` regions to the detections of each image.
+
+        Args:
+            scores: `[R, num_classes + 1]`, class probabilities.
+            deltas: as in `forward`.
+            boxes: `[R, 4]`, the regions, in pixels of the padded batch.
+            index: PaddedIndex of the regions.
+            sizes: `[N, 2]` int64, height and width of each image without padding.
+        """
         scores = scores[:, : self.num_classes]
         row, labels = ((scores > self.score_threshold) & index.present[:, None]).nonzero(as_tuple=True)
         image = index.image[row]

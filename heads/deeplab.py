@@ -194,8 +194,8 @@ class ASPP(nn.Module):
         dropout: dropout probability of the output.
         project_kernel: kernel size of the last convolution.
         pooling_norm: whether a norm follows the convolution after the pooling; False in Detectron2.
-        pooling_size: (height, width) in cells of the windows that are averaged at each position, instead of the whole
-            feature map. Detectron2's models average windows of the size of their training crops.
+        pooling_size: height and width, in cells, of the windows that are averaged at each position, instead of the
+            whole feature map. Detectron2's models average windows of the size of their training crops.
     """
 
     def __init__(

@@ -66,5 +66,5 @@ class SmpDecoder(SemanticHead):
         finest = levels[0]
         height, width = (side * self.stride for side in finest.shape[-2:])
         image = torch.empty(len(finest), 0, height, width, dtype=finest.dtype, device=finest.device)
-        features: Tensor = self.decoder([image, *levels])  # only the size of the first is read
+        features: Tensor = self.decoder([image, *levels])  # the decoder reads only the size of `image`
         return features

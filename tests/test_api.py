@@ -42,7 +42,7 @@ def test_a_model_knows_its_classes():
         ({}, "does not define the classes"),
         ({"num_classes": 0}, "num_classes must be ≥ 1"),
         ({"num_classes": "3"}, "num_classes must be an integer ≥ 1"),
-        ({"num_classes": 2, "classes": ["a"]}, "give one of them"),
+        ({"num_classes": 2, "classes": ["a"]}, "pass only one of them"),
         ({"classes": "circle"}, "a list of one or more distinct names"),
     ],
 )

@@ -92,7 +92,7 @@ def is_data(arguments: argparse.Namespace) -> bool:
 
 
 def read_data(path: Path) -> tuple[str, list[DataReport]]:
-    """Recognize the format of the data, open each of its sets in the same way as training, and read all samples.
+    """Recognize the format of the data, open each of its sets as training does, and read all samples.
 
     Returns:
         A description of the recognized format, and a report of each set.
@@ -201,7 +201,7 @@ def open_set(name: str, data: Any, **wiring: Any) -> DataReport:
 
 
 def describe(part: Any) -> str:
-    """The settings of a dataset in one line: its type, and its settings that are paths or words."""
+    """The settings of a dataset in one line: its type, and its settings that are strings or booleans."""
     if not isinstance(part, Mapping):
         return part if isinstance(part, str) else type(part).__name__
     plain = {name: value for name, value in part.items() if name != "type" and isinstance(value, str | bool)}

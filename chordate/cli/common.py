@@ -22,7 +22,7 @@ def add_config_arguments(
 ) -> None:
     """Add CONFIG, --data-root and --cfg-options, the arguments of every command that works on a dataset.
 
-    `what` is the help on CONFIG.
+    `what` is the help text of CONFIG.
     """
     parser.add_argument("config", help=what)
     parser.add_argument(
@@ -77,7 +77,7 @@ def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMe
         cfg: the config.
         checkpoint: path or URL of the checkpoint.
         data_meta: opens the evaluation data and returns their metadata. It is called for a checkpoint without class
-            names, if the config has no class names either, or if its number of classes does not fit the checkpoint.
+            names if the config has no class names either, or has a number of classes that does not fit the checkpoint.
 
     Raises:
         ConfigError: neither the checkpoint nor the config names the classes.

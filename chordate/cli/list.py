@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         console.width = max(console.width, UNWRAPPED)
     kind, pattern = arguments.kind, arguments.pattern
     if kind is not None and kind not in KINDS:
-        kind = f"{kind}s"  # `chordate list model`
+        kind = f"{kind}s"  # the singular is accepted too: `chordate list model`
         if kind not in KINDS:
             raise ConfigError(unknown("kind", arguments.kind, KINDS))
     if not any(sign in pattern for sign in "*?["):
@@ -197,7 +197,7 @@ def model_facts(name: str) -> tuple[str, str, str]:
             parameters = millions(model_without_weights(config))
     finally:
         CHECK_OUTPUTS.reset(checking)
-    row = PUBLISHED.get(Path(config.filename).stem)  # the file name is the same for all spellings of the name
+    row = PUBLISHED.get(Path(config.filename).stem)  # one file for all spellings of the config's name
     return (parameters, row.figure, row.source) if row else (parameters, "", "")
 
 

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def explain(words: Sequence[str], command: str, options: Collection[str]) -> str | None:
-    """The error message for the first word of a command line that other frameworks would accept; None if there is none.
+    """The error message for other frameworks' options or settings on a command line; None if there are none.
 
     Args:
         words: the command line after `chordate <command>`.

@@ -159,7 +159,7 @@ def backbone_row(name: str, size: tuple[int, int] | None) -> tuple[str, str, str
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):  # BatchNorm takes half of the time, but affects neither shapes nor counts
             part.forward = nn.Identity().forward  # type: ignore[method-assign]
-            part.running_mean = None  # without statistics, it is not folded into the convolution
+            part.running_mean = None  # a norm without statistics is not folded into the convolution
     return row(model, size or model.backbone.example_size, model.backbone.out_features)
 
 

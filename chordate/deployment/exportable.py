@@ -27,7 +27,7 @@ class Exportable(nn.Module):
 
     Args:
         model: a model in evaluation mode.
-        size: height and width of the images in pixels; if they are dynamic, of the example inputs.
+        size: height and width in pixels of the images, or of the example inputs if sizes are dynamic.
         batch: number of images.
         dynamic: whether height, width and number of images are dynamic.
 
@@ -101,7 +101,7 @@ class Exportable(nn.Module):
                 program = torch.export.export(self.eval(), example, dynamic_shapes=shapes)
         except ConfigError:
             raise
-        except Exception as error:  # torch.export raises many types
+        except Exception as error:  # torch.export raises many types of errors
             reason = one_line(error, 300)
             kind = "dynamic sizes" if self.dynamic else "a fixed size"
             raise ConfigError(f"{type(self.model).__name__} cannot be exported with {kind}: {reason}") from error

@@ -22,7 +22,7 @@ EXAMPLE_SIDE = 256  # maximum height and width in pixels of the blank image with
 class _Recorder(TorchDispatchMode):
     """Records which norm reads the output of which convolution, and whether anything else reads it.
 
-    Hooks on the convolutions and norms tell when these modules run. Since the recorder is a TorchDispatchMode, it sees
+    Hooks on convolutions and norms record when these modules run. Since the recorder is a TorchDispatchMode, it sees
     the inputs of every operator.
     """
 
@@ -30,8 +30,10 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.producer: dict[int, nn.Module] = {}  # id of a convolution's output -> convolution
         self.outputs: list[Tensor] = []  # keeps the outputs alive, so that ids are unique
-        self.readers: dict[nn.Module, set[nn.Module | None]] = {}  # convolution -> norms; None for an operator
-        self.sources: dict[nn.Module, set[nn.Module | None]] = {}  # norm -> convolutions; None for another module
+        # Convolution -> the norms that read its output, and None if another operator reads it.
+        self.readers: dict[nn.Module, set[nn.Module | None]] = {}
+        # Norm -> the convolutions whose outputs it reads, and None if it reads another tensor.
+        self.sources: dict[nn.Module, set[nn.Module | None]] = {}
         self._norm: nn.Module | None = None
         self._hooks: list[Any] = []
         for module in model.modules():

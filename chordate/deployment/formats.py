@@ -68,7 +68,7 @@ class OnnxFormat(ExportFormat):
                 exported: Any = torch.onnx.export(
                     program, dynamo=True, opset_version=OPSET, custom_translation_table=table, verbose=False
                 )
-            except Exception as error:  # the exporter raises many types
+            except Exception as error:  # the exporter raises many types of errors
                 reason = one_line(error.__cause__ or error)
                 raise ConfigError(f"{type(model.model).__name__} cannot be exported to ONNX: {reason[:300]}") from error
         graph = exported.model.graph

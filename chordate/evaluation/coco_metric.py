@@ -176,7 +176,7 @@ class CocoMetric(Metric):
     def _is_annotated(self, iou_type: IouType) -> bool:
         """Whether any annotation has the field that `iou_type` compares: a box, a mask or keypoints."""
         if iou_type == "bbox":
-            return True  # without reading the annotations
+            return True  # missing boxes are filled in, so the annotations need not be read
         return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
 
     def _spec(self, iou_type: IouType) -> EvalSpec:

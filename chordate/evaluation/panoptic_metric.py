@@ -29,7 +29,7 @@ from chordate.structures import Batch, DatasetMeta, PanopticMap
 from chordate.structures.detection import encode_masks
 from chordate.text import printable
 
-# Suffix of the names of metrics, and hotcoco's name of the group of classes.
+# Suffix of metric names -> hotcoco's name of the group of classes.
 GROUPS = {"": "All", "_things": "Things", "_stuff": "Stuff"}
 
 
@@ -37,8 +37,14 @@ Segment = dict[str, Any]  # category_id, iscrowd, area and segmentation (RLE), a
 
 
 class EvaluatedImage(NamedTuple):
-    """The segments of one image; `path` is the image's file, `size` its height and width, `scores` has the score of
-    each predicted segment."""
+    """The segments of one image.
+
+    Attributes:
+        path: the image file.
+        size: height and width of the image.
+        truth, predicted: the segments of the ground truth and of the prediction.
+        scores: the score of each predicted segment.
+    """
 
     image_id: int
     path: str

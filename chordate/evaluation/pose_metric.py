@@ -82,7 +82,7 @@ class PoseMetric(CocoMetric):
         for part in all_gather_object(self._areas):
             areas |= part
         self._areas = {}
-        number = np.repeat(crops.image_ids, crops.counts)  # the crop of each pose
+        number = np.repeat(crops.image_ids, crops.counts)  # the crop index of each pose
         images = self.crop_image_ids[number]
         sizes = np.array([areas[crop] for crop in number.tolist()])
         kept = self._without_duplicates(crops, images, sizes)

@@ -15,11 +15,11 @@ from chordate.weights.loading import load_pretrained
 
 
 class TupleBackbone(nn.Module):
-    """A Chordate backbone with the contract of OpenMMLab's: `forward` returns a tuple of feature maps, fine to coarse.
+    """A Chordate backbone for OpenMMLab's libraries: `forward` returns a tuple of feature maps, from fine to coarse.
 
     Args:
         settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. The
-            model's neck or head needs the numbers of channels, which are those in `backbone.out_features`.
+            model's neck or head needs the numbers of channels in `backbone.out_features`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.

@@ -18,7 +18,7 @@ from chordate.weights.loading import load_checkpoint
 class ChordateEncoder(nn.Module, EncoderMixin):
     """A Chordate backbone with the contract of smp's encoders.
 
-    Feature k has the stride 2^k (not more than `output_stride`), feature 0 is the image. Backbones without c1, such as
+    Feature k has the stride 2^k (not more than `output_stride`); feature 0 is the image. Backbones without c1, such as
     ConvNeXt, have a feature 1 with no channels, like smp's `tu-convnext_tiny`.
 
     Args:
@@ -81,8 +81,8 @@ class ChordateEncoder(nn.Module, EncoderMixin):
 def register_encoders() -> None:
     """Register the backbones as `chordate_<name>` in smp's encoders, except CIFAR's, which have other strides.
 
-    Call it again to add backbones that were registered after the import of this module. ResNets that smp has under the
-    same name get its weights: `encoder_weights="imagenet"` for `chordate_resnet50`.
+    Call it again to add backbones that were registered after the import of this module. If smp has a ResNet of the
+    same name, its weights can be loaded: `encoder_weights="imagenet"` for `chordate_resnet50`.
     """
     for name in backbone_names():
         if not name.endswith("_cifar") and "out" in (settings_of(name) or ()):

@@ -10,8 +10,8 @@ from chordate.allowed_values import format_value
 from chordate.errors import ConfigError
 from chordate.text import printable
 
-# What differs from the other framework: the predictions of the same weights, the training, the data that are read, or
-# nothing that changes numbers.
+# Differences from the other framework: in the predictions of the same weights, in the training, in the data that are
+# read, or in nothing that changes numbers.
 Effect = Literal["predictions", "training", "data", "nothing"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NUMERIC: tuple[Effect, ...] = ("predictions", "training")
@@ -25,7 +25,7 @@ class NotCarried:
         key: dotted name in the other framework.
         value: its value there.
         reason: why it is not carried over, and what happens instead.
-        effect: what differs from the other framework.
+        effect: how the conversion therefore differs from the other framework, see `Effect`.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Conversion:
         source: the file that was converted.
         config: the complete Chordate config, sections as nested dicts.
         not_carried: the settings that are not carried over.
-        notes: sentences that tell the user about the new config.
+        notes: sentences for the user about the new config.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Conversion:
 
     @property
     def effects(self) -> set[Effect]:
-        """What differs from the other framework."""
+        """The types of differences from the other framework."""
         return {lost.effect for lost in self.not_carried}
 
     @property
@@ -102,7 +102,7 @@ class Keys:
         return self.values.get(key) is not None
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a setting; `default`, or else the framework's default, if it is missing."""
+        """The value of a setting; if it is missing, the framework's default, or `default` if there is none."""
         self._read.add(key)
         return self.values.get(key, self.defaults.get(key, default))
 
@@ -133,8 +133,8 @@ class Keys:
         ]
 
     def expect(self, key: str, *accepted: Any, reason: str, effect: Effect = "predictions") -> None:
-        """Report a setting unless its value is one of `accepted`, the values for which Chordate does the same; the
-        first is the framework's default."""
+        """Report a setting unless its value is one of `accepted`, the values for which Chordate and the framework
+        agree; the first of these values is the framework's default."""
         value = self.get(key, accepted[0])
         if not any(_same(value, other) for other in accepted):
             self.lose(key, reason, effect)

@@ -39,7 +39,7 @@ OPTIMIZER: Mapping[str, Any] = {
     **dict.fromkeys(("base_batch_size", "no_decay", "parts", "layer_decay")),
     "layer_blocks": 1,
 }
-EXTRA = {"pretrained": None}  # settings of every backbone
+EXTRA = {"pretrained": None}  # settings that every backbone has besides its own arguments
 
 
 @cache
@@ -67,7 +67,7 @@ def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def without_defaults(value: Any, key: str = "") -> Any:
-    """Copy a config without the settings that equal their defaults, and with lists for tuples and dicts for names."""
+    """Copy a config without settings that equal their defaults; tuples become lists, and type names become dicts."""
     if isinstance(value, str) and key in PARTS:
         value = {"type": value}
     if isinstance(value, Mapping):

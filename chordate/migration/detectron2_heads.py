@@ -10,7 +10,7 @@ from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_argu
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
-HARD_FRACTION = 0.2  # fraction of pixels, the hardest, that count in the DeepLab project's loss "hard_pixel_mining"
+HARD_FRACTION = 0.2  # fraction of the pixels (the hardest) that the DeepLab project's loss "hard_pixel_mining" counts
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:
@@ -211,11 +211,11 @@ def _anchors(settings: Keys, levels: list[str], default: Sequence[float]) -> dic
 
 
 def _levels(settings: Keys, features: list[str], default: int) -> dict[str, Any]:
-    """The argument `levels`, unless the head reads the feature maps that it reads by default.
+    """The argument `levels` of a head; an empty dict if the head reads its default feature maps.
 
     Args:
         features: names in Detectron2.
-        default: number of levels of the FPN that the head reads by default, from the finest.
+        default: number of FPN levels, from the finest, that the head reads by default.
     """
     names = [str(name).replace("res", "c") for name in features]
     inputs = settings.part("FPN").get("IN_FEATURES")

@@ -19,7 +19,7 @@ CATALOG = {
         "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/25093814/X-152-32x8d-IN5k.pkl"
     ),
 }
-BACKBONES = {  # BACKBONE.NAME -> the FPN's extra levels: "pool", or from its "last" input; "none" without an FPN
+BACKBONES = {  # BACKBONE.NAME -> how the FPN computes extra levels: "pool", or from its "last" input; "none": no FPN
     "build_resnet_backbone": "none",
     "build_resnet_deeplab_backbone": "none",
     "build_resnet_fpn_backbone": "pool",

@@ -14,7 +14,7 @@ from chordate.migration.source_files import SourceFiles, merged
 from chordate.text import one_line
 
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNet computes its anchor sizes with it
-MAX_ITEMS = 20_000  # settings of a file, with every alias counted as often as it is used
+MAX_ITEMS = 20_000  # limit on the settings of a file, with every alias counted as often as it is used
 
 
 def read_detectron2(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
 from chordate.migration.resnet_names import resnet_part
 
-NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}  # SyncBN by `train.sync_bn`
+# Norms in Chordate, where `train.sync_bn` enables SyncBN.
+NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
 STRIDES = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that go with an output stride
 
@@ -82,8 +83,8 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
 
 
 def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
-    """FrozenBN if the norms use their running statistics in training, else the norm itself. Its weight and bias are
-    trained unless `requires_grad=False`."""
+    """FrozenBN if the norms use their running statistics in training, else the norm itself. FrozenBN's weight and
+    bias are trained unless `requires_grad=False`."""
     in_eval = cfg.get("norm_eval", norm_eval)
     norm = norm_setting(cfg, default="BN")
     kind = norm["type"] if isinstance(norm, dict) else norm

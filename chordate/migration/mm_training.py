@@ -110,7 +110,7 @@ def _optimizer(cfg: Keys, base_batch_size: int) -> dict[str, Any]:
     settings = wrapper.part("optimizer")
     optimizer = dict(settings.values)
     settings.ignore(*optimizer)
-    cfg.ignore("optimizer")  # a variable of MMSegmentation's configs
+    cfg.ignore("optimizer")  # a variable that MMSegmentation's configs use in `optim_wrapper`
     if "betas" in optimizer:
         optimizer["betas"] = list(optimizer["betas"])
     optimizer["base_batch_size"] = base_batch_size

@@ -82,7 +82,7 @@ def variations(name: str, backbone: str) -> Iterator[str]:
 
 
 def _ranked(names: Iterable[str], target: Mapping[str, Any]) -> list[Nearest]:
-    """The existing configs of this type of model, those with the fewest differences first, then shorter names."""
+    """The existing configs with `target`'s type of model, sorted by number of differences, then by length of name."""
     found = []
     for name in dict.fromkeys(names):
         base = _load(name)
@@ -93,7 +93,7 @@ def _ranked(names: Iterable[str], target: Mapping[str, Any]) -> list[Nearest]:
 
 
 def differences(target: Mapping[str, Any], base: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that override `base` so that it means the same as `target`; both are without defaults."""
+    """The settings that must override `base` to make it equal to `target`; both are without defaults."""
     result: dict[str, Any] = {}
     for key in (*target, *(key for key in base if key not in target)):
         here = (*path, key)

@@ -227,7 +227,7 @@ class Evaluator:
         return value
 
     def _copy(self, value: Any, node: ast.AST) -> Any:
-        """A deep copy, so that later changes of a setting affect no other one."""
+        """A deep copy, so that later changes of a setting affect no other setting."""
         self._spend(1, node)
         if isinstance(value, dict):
             return {key: self._copy(item, node) for key, item in value.items()}

@@ -29,7 +29,7 @@ from chordate.weights.load_report import LoadReport
 from chordate.weights.loading import load_checkpoint, load_pretrained
 from chordate.weights.state_dict_match import find_backbones
 
-TABLE_WIDTH = 120  # columns of the table of loaded tensors in the log
+TABLE_WIDTH = 120  # width in characters of the table of loaded tensors in the log
 MIN_LOADED = 0.25  # warn if a smaller fraction of the model's tensors can be loaded
 log = logging.getLogger("chordate")
 DEFAULT_PIPELINE = [  # the test pipeline of a config without val_data
@@ -199,7 +199,7 @@ def _meta(
     """Choose the metadata: from the arguments, or else from the checkpoint, or else from the config."""
     if classes is not None or num_classes is not None:
         if classes is not None and num_classes not in (None, len(classes)):
-            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; give one of them")
+            raise ConfigError(f"num_classes={num_classes}, but classes has {len(classes)} names; pass only one of them")
         base = trained or fallback or DatasetMeta()
         if classes is None and num_classes == len(base.classes):
             return base

@@ -50,7 +50,7 @@ class ImageClassifier(Model):
         self.example_size = self.backbone.example_size
         features = offered(self.backbone)
         self.head: ImageHead = HEADS.build(head, facts=meta.facts(), contract=ImageHead, in_features=features)
-        with torch.device("cpu"):  # v2 draws random numbers on the CPU, even if the model is built on another device
+        with torch.device("cpu"):  # transforms.v2 draws random numbers on the CPU; the default device may differ
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 

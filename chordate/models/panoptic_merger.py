@@ -137,7 +137,7 @@ class PanopticMerger(nn.Module):
 
 
 def name_class_rows(heads: Iterable[object], names: str) -> None:
-    """Set the source of the class names of all layers in `heads` that have outputs per class, see `ClassRows`."""
+    """Set `ClassRows.names` to `names` in all layers of `heads` that have outputs per class."""
     for head in heads:
         for module in head.modules() if isinstance(head, nn.Module) else ():
             if isinstance(module, HasClassRows):

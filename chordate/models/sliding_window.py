@@ -75,7 +75,7 @@ class Window:
     cell: tuple[float, float]
 
     def below(self, row: int) -> Window:
-        """A copy of the part that is needed to interpolate the logits from pixel row `row` on; frees the rest."""
+        """The window with only the rows of logits needed from pixel row `row` on; a copy, so the rest is freed."""
         skipped = max(0, int((row - self.top) / self.cell[0] - 0.5))
         if not skipped:
             return self
@@ -86,8 +86,8 @@ class SlidingWindow:
     """Predicts windows of the same size, and averages their logits where windows overlap.
 
     The logits are interpolated bilinearly at the pixels of the original image, as without windows. To save memory, the
-    labels of a block of pixels are computed as soon as no later window covers it. Of earlier windows, only the rows
-    that overlap with later windows are kept, at the stride of the head.
+    labels of a block of pixels are computed as soon as no later window covers it. Earlier windows keep only the rows of
+    logits that overlap with later windows, at the stride of the head.
 
     Args:
         size: height and width of a window in pixels of the model's input. Smaller images are predicted whole.
@@ -100,7 +100,7 @@ class SlidingWindow:
 
     def __init__(self, size: Size, stride: Size):
         if stride[0] > size[0] or stride[1] > size[1]:
-            raise ConfigError(f"stride {list(stride)} is larger than the window, size {list(size)}")
+            raise ConfigError(f"stride {list(stride)} is larger than the window size {list(size)}")
         self.size, self.stride = size, stride
 
     @torch.no_grad()

@@ -134,8 +134,8 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                # Only losses that require grad count in the total. Averaged weights do not require grad, so look up
-                # which losses do on the training model, once.
+                # Only losses that require grad count in the total. Averaged weights do not require grad, so the
+                # training model is used to find these losses, once.
                 if not images:
                     with torch.enable_grad():
                         trained = {name: value.requires_grad for name, value in trainer.module.loss(batch).items()}

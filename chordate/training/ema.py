@@ -18,8 +18,11 @@ class WeightAverage:
     every update, which synchronizes with the GPU.
 
     Args:
-        model: the model whose weights the average starts from; `module` is the averaged copy, in evaluation mode.
+        model: the model whose weights the average starts from.
         decay: `d` after the warm-up, between 0 and 1.
+
+    Attributes:
+        module: the copy of the model with averaged weights, in evaluation mode.
     """
 
     def __init__(self, model: nn.Module, decay: float):

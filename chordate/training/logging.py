@@ -47,7 +47,7 @@ class LogFile(logging.FileHandler):
         logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); the log goes on without it")
 
     def close(self) -> None:
-        with suppress(OSError):  # closing tries again to write what could not be written
+        with suppress(OSError):  # closing tries again to write the lines that could not be written
             super().close()
 
 
@@ -89,7 +89,7 @@ def run_log(work_dir: str | Path) -> Iterator[Path]:
 
 def _remove_unused(created: Sequence[Path]) -> None:
     """Remove the log folder `created[0]` if it contains only the log, and then its empty parents in `created`."""
-    with suppress(OSError):  # a folder that is not empty, or no longer there
+    with suppress(OSError):  # a folder is not empty, or no longer exists
         if created and [path.name for path in created[0].iterdir()] == ["train.log"]:
             (created[0] / "train.log").unlink()
             for path in created:

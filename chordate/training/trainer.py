@@ -131,7 +131,7 @@ class Trainer:
         listed: list[Callback] = [CALLBACKS.build(callback) for callback in callbacks]
         for other in listed:
             check_callback(other)
-            # Drop a default callback if it is also listed, with the same settings.
+            # Drop a default callback if `callbacks` has a callback of this type with the same settings.
             own = [c for c in own if not (isinstance(other, type(c)) and vars(c).items() <= vars(other).items())]
         self.callbacks = [*own, *listed]
         self.lower_is_better = set(metric.lower_is_better) if metric else set()
@@ -336,8 +336,8 @@ class Trainer:
         total = self.batches_per_epoch
         size = min(self.settings.accumulate, total)
         start = self.iteration % self.steps_per_epoch * size
-        # The workers' seed depends on the epoch: drawing it from the global generator would change the random numbers
-        # of dropout after every resume.
+        # The workers' seed is computed from seed, epoch and rank. If it were drawn from the global generator, the
+        # random numbers of dropout would change after every resume.
         seed = np.random.SeedSequence((self.settings.seed, self.epoch, self.rank)).generate_state(1)
         self.train_loader.start_epoch(self.epoch, start, worker_seed=int(seed[0]))
         batches = iter(self.train_loader)
@@ -366,7 +366,11 @@ class Trainer:
             )
 
     def _read_losses(self) -> bool:
-        """Read the losses if due (always on the CPU). Returns True if they were read and any rank received a signal."""
+        """Read the losses if due; on the CPU, they are due in every iteration.
+
+        Returns:
+            Whether the losses were read and any rank received a signal.
+        """
         log_due = self.iteration % self.settings.log_every == 0
         due = self.device.type == "cpu" or log_due or self._save_is_due() or self.evaluation_is_due()
         return due and self.losses.read(self.signals.received is not None)
@@ -380,7 +384,7 @@ class Trainer:
             raise SystemExit(128 + received)
 
     def resume_hint(self) -> str:
-        """From which checkpoint `--resume` continues; ends the messages of errors after which a run can be resumed."""
+        """The end of a run's error messages: names the checkpoint from which `--resume` continues."""
         last = self.folder.last() or (f"iteration {self.saved}" if self.saved else "")
         return f"--resume continues from {last}" if last else "no checkpoint is saved yet"
 

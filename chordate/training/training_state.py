@@ -214,7 +214,7 @@ def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state keyed by parameter name, and the values that it added to its parameter groups."""
     trained, configured = trained_names(optimizer, model), {*optimizer.defaults, "params", "name", "initial_lr"}
     own = optimizer.state_dict()["state"]
-    state = {name: own.get(index, {}) for index, name in enumerate(trained)}  # {} if it never had a gradient
+    state = {name: own.get(index, {}) for index, name in enumerate(trained)}  # {}: the parameter never had a gradient
     groups = [{key: value for key, value in group.items() if key not in configured} for group in optimizer.param_groups]
     return {"type": type(optimizer).__name__, "trained": trained, "state": state, "groups": groups}
 

@@ -19,10 +19,10 @@ from chordate.visualization.contact_sheet import Group, Table, Thumbnail, contac
 from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes, plot_values
 from chordate.visualization.style import save
 
-THUMBNAILS = 12  # suspicious images per dataset
-SIZES = 15  # image sizes in the table
+THUMBNAILS = 12  # maximum number of suspicious images per dataset
+SIZES = 15  # maximum number of image sizes in the table
 WIDE = 800  # pixels; wider plots take a whole row
-CAPTION = 8  # classes in the caption of their plot
+CAPTION = 8  # maximum number of classes in the caption of the class plot
 
 
 def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: str, good: bool, out: Path) -> Path:
@@ -126,7 +126,7 @@ def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] 
 
 
 def _thumbnails(report: DataReport, out: Path) -> list[Thumbnail]:
-    """Draw up to twelve suspicious samples with their ground truth, equally many of each kind."""
+    """Draw up to twelve suspicious samples with their ground truth, equally many for each possible error."""
     assert report.dataset is not None
     chosen: dict[int, str] = {}
     for kind, indices in report.suspicious.items():

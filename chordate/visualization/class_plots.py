@@ -14,7 +14,7 @@ from chordate.visualization.style import FIRST, OTHERS, new_figure, tidy
 
 
 class ClassBar(NamedTuple):
-    """Two scores of a class, 0 … 1: the bar in front, and a larger score as the bar behind it."""
+    """Two scores of a class, 0 … 1: the bar of `front` covers part of the bar of `behind`, the larger score."""
 
     label: str
     front: float
@@ -47,7 +47,7 @@ def class_bars(bars: Sequence[ClassBar], title: str, names: tuple[str, str], mea
 
 
 def _plot_bars(axis: Axes, bars: Sequence[ClassBar], rows: int, names: tuple[str, str]) -> None:
-    """Plot one column of `class_bars`: at most `rows` classes, the last one at the top."""
+    """Plot one column of `class_bars`: at most `rows` classes, the last class at the top."""
     first = rows - len(bars)  # the bars of a short last column are at the top
     places = range(first, rows)
     axis.barh(places, [bar.behind for bar in bars], color="#c9d6ea", height=0.72, label=names[1])

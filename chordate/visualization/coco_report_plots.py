@@ -117,7 +117,7 @@ def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]
-    places = [place + (place >= len(rows) - 2) * 0.5 for place in range(len(rows))]  # the last two are sums
+    places = [place + (place >= len(rows) - 2) * 0.5 for place in range(len(rows))]  # a gap before the totals FP, FN
     figure = new_figure(7.5, 3.6)
     axis = figure.subplots()
     gains = [gain for _, gain, _ in rows]

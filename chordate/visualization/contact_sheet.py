@@ -79,7 +79,14 @@ class Group:
 
 
 def contact_sheet(title: str, note: str, groups: Sequence[Group], good: bool | None = None) -> str:
-    """Format the page as HTML; each thumbnail links to its file in full size. `good` colors the note as a verdict."""
+    """Format the page as HTML; each thumbnail links to its file in full size.
+
+    Args:
+        title: heading of the page.
+        note: text below the heading.
+        groups: the groups of pictures and tables, in order.
+        good: True colors the note green, False red; None leaves it uncolored.
+    """
     verdict = "" if good is None else ' class="good"' if good else ' class="bad"'
     head = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

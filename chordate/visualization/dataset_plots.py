@@ -11,7 +11,7 @@ from chordate.structures import Values
 from chordate.structures.statistics import format_number
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, tidy
 
-ROWS, COLUMNS = 40, 3  # classes per column, and columns; the most frequent classes are drawn
+ROWS, COLUMNS = 40, 3  # maximum numbers of classes per column and of columns; the most frequent classes are drawn
 BINS = 40
 
 

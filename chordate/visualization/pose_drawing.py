@@ -8,7 +8,7 @@ from chordate.structures import DatasetMeta, Poses, PoseTargets, Skeleton
 from chordate.visualization.canvas import Annotation, Color, Picture, draw_annotations, instance_colors
 from chordate.visualization.task_drawing import draw, draw_targets
 
-MIN_CONFIDENCE = 0.2  # minimum of drawn keypoints; Simple Baselines treats others as not visible
+MIN_CONFIDENCE = 0.2  # minimum confidence of drawn keypoints; Simple Baselines treats others as not visible
 LEFT, RIGHT = (255, 150, 20), (60, 200, 60)  # orange, green
 
 

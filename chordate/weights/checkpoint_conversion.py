@@ -23,7 +23,7 @@ OWN = "chordate"
 
 
 def libraries() -> list[str]:
-    """The names of the libraries whose checkpoints can be written, first Chordate's own."""
+    """The names of the libraries whose checkpoints can be written; Chordate is the first."""
     return [OWN, *dict.fromkeys(format.library for format in formats())]
 
 
@@ -50,7 +50,7 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
             settings = format.settings(weights.state)
             return name, {**overrides, **{f"model.{key}": value for key, value in settings.items()}}
     kind = OWN if weights.is_own else recognized[0].library if recognized else "unnamed"
-    raise CheckpointError(f"{weights.source} ({kind}) does not tell its config; name it: --config CONFIG")
+    raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
 
 
 def restored(model: Model, library: str) -> dict[str, Any]:

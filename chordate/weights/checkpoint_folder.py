@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # flush the directory too, since a rename is an entry in it
+    if os.name == "posix":  # fsync the directory too: a rename changes its entries
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -150,8 +150,8 @@ class CheckpointFolder:
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Restore the list of checkpoints on resume: set `self.files` to the names in `files` that are in this folder.
 
-        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`. All
-        names but those that `save` writes are therefore ignored.
+        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`.
+        Names that `save` does not write are therefore ignored.
 
         Args:
             files: names of the checkpoints that the run wrote before it was resumed, oldest first.

@@ -73,7 +73,7 @@ def _validate(contents: Mapping[str, Any], source: str) -> DatasetMeta | None:
     if form < FORM:
         raise CheckpointError(f"{source} has format {form}, which is no longer supported; train again")
     if form > FORM:
-        raise CheckpointError(f"{source} is from a newer Chordate (this one reads format {FORM}); update Chordate")
+        raise CheckpointError(f"{source} is from a newer Chordate (this version reads format {FORM}); update Chordate")
     for part, kinds in _PARTS.items():
         if not isinstance(contents.get(part), kinds):
             raise _incomplete(source, f"{part} has the type {type(contents.get(part)).__name__}")

@@ -46,7 +46,7 @@ def read_state(source: str | Path) -> Contents:
     Raises:
         DownloadError: a download failed.
         CheckpointError: the file is missing, damaged or not a checkpoint, contains objects other than tensors and
-            plain Python values, or is our own and does not fit the schema.
+            plain Python values, or is a Chordate checkpoint that does not fit the schema.
     """
     source = str(source)
     if source.startswith("timm://"):

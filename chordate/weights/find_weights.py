@@ -53,7 +53,8 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
         contents: from `read_state`, or a bare state dict.
 
     Raises:
-        CheckpointError: our own checkpoint has another format or values of wrong types, or no usable weights.
+        CheckpointError: the contents have no usable weights, or are a Chordate checkpoint with another format version
+            or with values of wrong types.
     """
     source, meta = source_of(contents), checkpoint_meta(contents)
     beside: dict[Any, Any] = {}

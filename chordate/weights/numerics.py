@@ -1,4 +1,4 @@
-"""Warns if a model's settings (stride, colors, …) differ from those its weights were trained with."""
+"""Warns if a model's settings (stride, colors, …) differ from the settings that its weights were trained with."""
 
 import math
 import warnings
@@ -18,12 +18,12 @@ from chordate.weights.state_dict_match import find_backbones
 
 
 def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if the model's bottlenecks have the stride in the 1×1 convolution, but the weights need the 3×3 one."""
+    """Warn if bottlenecks have the stride in the 1×1 convolution, but the weights need it in the 3×3 convolution."""
     for _, backbone in find_backbones(model):
         if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
             warnings.warn(
                 f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
-                f'they are loaded, but features are wrong unless style="pytorch"',
+                f'they are loaded, but features are wrong; set style="pytorch"',
                 stacklevel=3,
             )
 
@@ -41,19 +41,19 @@ def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, An
     options = overrides(model, settings)
     if options:
         warnings.warn(
-            f"{source} was trained with other settings; it is loaded, but predictions are wrong unless "
-            f"--cfg-options {' '.join(options)}",
+            f"{source} was trained with other settings than the model's; it is loaded, but predictions are wrong; "
+            f"set --cfg-options {' '.join(options)}",
             stacklevel=3,
         )
 
 
 def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
-    """The settings whose values in the model differ, as options of the command line: `model.preprocess.bgr=True`."""
+    """The entries of `settings` that differ from the model, as command-line options: `model.preprocess.bgr=True`."""
     return [f"{name}={_written(value)}" for name, value in differing_settings(model, settings).items()]
 
 
 def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings whose values in the model differ, keyed by config key: `{"model.preprocess.bgr": True}`.
+    """The entries of `settings` that differ from the model, keyed by config key: `{"model.preprocess.bgr": True}`.
 
     Settings that the model does not have are left out; a bare backbone has only the settings of the backbone.
     """

@@ -11,8 +11,8 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 
 MAX_CHECKPOINT_DEPTH = 32  # limit on the levels of nested dicts and lists; our own checkpoints have 7
-MAX_REPEATED = 100_000  # values of repeated dicts and lists; nested repetitions multiply, even in a small file
-MAX_COPIES = 4  # bytes of all tensors per byte of the file; above 1, since tensors may share or repeat memory
+MAX_REPEATED = 100_000  # limit on values in repeated dicts and lists; nested repetitions multiply, even in a small file
+MAX_COPIES = 4  # limit on tensor bytes per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
 
 _DTYPES = frozenset(

@@ -67,7 +67,8 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
     Args:
         model: a whole model or a backbone.
         state: tensors, keyed by the model's names.
-        rows: matches outputs by class name if the model has other classes; None compares shapes only.
+        rows: matches per-class weights by class name if the checkpoint's classes differ from the model's; None compares
+            only shapes.
     """
     result = StateDictMatch()
     target = model.state_dict()

@@ -210,7 +210,7 @@ def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, t
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     try:
-        accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults have one more entry
+        accepted = inspect.signature(type(optimizer)).parameters  # AdamW has a default that is not an argument
         settings = {name: value for name, value in optimizer.defaults.items() if name in accepted}
         other = type(optimizer)([probe], **settings)
         other.step()

@@ -112,7 +112,7 @@ def _mask_overrides(state: State) -> Overrides:
 
 
 def norm_of(state: State, layer: str) -> str | None:
-    """The norm type that a layer's tensors show: "BN" (trained), "FrozenBN" or "GN"; None without such a layer."""
+    """The norm type that a layer's tensors imply: "BN" (trained), "FrozenBN" or "GN"; None without such a layer."""
     if f"{layer}weight" not in state:
         return None
     if f"{layer}running_mean" not in state:

@@ -48,7 +48,7 @@ class Detectron2ResNet(Detectron2Format):
         if "linear.weight" not in theirs:
             return None
         backbone, overrides = backbone_overrides(theirs, "")
-        is_frozen = norm_of(theirs, "stem.conv1.norm.") == "FrozenBN"  # BatchNorms, saved without counters
+        is_frozen = norm_of(theirs, "stem.conv1.norm.") == "FrozenBN"  # in fact BatchNorm, saved without counters
         if is_frozen:
             overrides["model.backbone.norm"] = {"_delete_": True, "type": "BN"}
         return f"{backbone}_imagenet", overrides

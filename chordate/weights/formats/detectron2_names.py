@@ -100,7 +100,7 @@ RETINA: Pairs = (
 
 
 def semantic_fpn(ours: str) -> Pairs:
-    """Names of Panoptic FPN's semantic head; `ours` is the prefix of ours.
+    """Names of Panoptic FPN's semantic head; `ours` is the prefix of our names.
 
     Detectron2 counts convolutions and upsamplings (every second layer) together.
     """

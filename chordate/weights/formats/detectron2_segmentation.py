@@ -30,7 +30,7 @@ _DEEPLAB: Overrides = {
     "model.head.pooling_norm": False,
 }
 _POOLING_SIZE = (32, 64)
-_DECODER = "head.decoder.0.0.weight"  # of the first convolution of v3+'s decoder
+_DECODER = "head.decoder.0.0.weight"  # weight of the first convolution of v3+'s decoder
 
 
 @FORMATS.register_module()
@@ -95,7 +95,7 @@ class Detectron2Segmentation(Detectron2Format):
 
 
 def _head(state: State) -> str | None:
-    """The kind of head that Detectron2's names show: "v3", "v3plus" or "fpn"; None for other names."""
+    """The type of the head with Detectron2's names in `state`: "v3", "v3plus" or "fpn"; None for other names."""
     signs = {
         "v3": "sem_seg_head.aspp.project.weight",
         "v3plus": "sem_seg_head.decoder.res5.project_conv.project.weight",
@@ -105,7 +105,7 @@ def _head(state: State) -> str | None:
 
 
 def _our_head(state: State) -> str:
-    """The kind of head that our names show: "v3", "v3plus" or "fpn"."""
+    """The type of the head with our names in `state`: "v3", "v3plus" or "fpn"."""
     if "head.low.0.weight" in state:
         return "v3plus"
     return "v3" if "head.aspp.project.0.weight" in state else "fpn"

@@ -105,7 +105,7 @@ class Format:
 
 
 def rename(name: str, names: Names) -> str:
-    """Replace the beginning of `name` with the first of the patterns that matches; unchanged if no pattern matches."""
+    """Rename a tensor by the first pattern that matches the beginning of `name`; unchanged if no pattern matches."""
     for pattern, replacement in names:
         ours, count = re.subn(rf"^{pattern}", replacement, name)
         if count:

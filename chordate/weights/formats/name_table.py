@@ -8,10 +8,10 @@ from chordate.weights.formats.format import State
 
 
 class NameTable:
-    """Renames tensors between another library and ours by the beginning of their names.
+    """Renames tensors between another library and ours by the prefixes of their names.
 
     Args:
-        pairs: (theirs, ours): beginnings of names, ending with a dot. `#` is a number; numbers are copied in order:
+        pairs: (theirs, ours): prefixes of names, ending with a dot. `#` is a number; numbers are copied in order:
             `("res2.#.conv#.", "layer1.#.conv#.")`. The first pair that matches is used, in both directions.
     """
 

@@ -54,7 +54,7 @@ def conv_module(theirs: str, ours: str) -> Pairs:
 
 
 def restore_norms(theirs: State) -> State:
-    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` names all norms of a ConvModule `bn`, the first pair."""
+    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` uses the first pair of `conv_module`, which has `bn`."""
     grouped = {
         name.rpartition(".bn.")[0]
         for name in theirs
@@ -66,7 +66,7 @@ def restore_norms(theirs: State) -> State:
 
 
 def fpn(levels: int, outputs: int) -> Pairs:
-    """Names of MMDetection's FPN with `levels` inputs, of which the last is c5, and `outputs` outputs."""
+    """Names of MMDetection's FPN, which computes `outputs` outputs from `levels` inputs; the last input is c5."""
     first = 6 - levels
     pairs: list[tuple[str, str]] = []
     for number in range(levels):

@@ -102,7 +102,7 @@ class MMDetectionRCNN(MMDetection):
 
 @FORMATS.register_module()
 class MMDetectionRetinaNet(MMDetection):
-    """RetinaNet. MMDetection orders the anchors of a cell by ratio, then by size; ours are ordered by size."""
+    """RetinaNet. MMDetection orders the anchors of a cell by ratio, then by size; Chordate by size, then by ratio."""
 
     heads = RETINA
 

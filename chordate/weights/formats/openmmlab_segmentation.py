@@ -67,7 +67,7 @@ _PROJECT = "head.aspp.project.0.weight"
 
 @FORMATS.register_module()
 class MMSegmentation(MMFormat):
-    """An encoder-decoder with one decode head. Its ASPP concatenates the pooled features first, ours last."""
+    """An encoder-decoder with one decode head. Its ASPP puts the pooled features first, Chordate's puts them last."""
 
     library = "mmsegmentation"
 
@@ -125,6 +125,6 @@ def _decode_head(state: State) -> Pairs:
 
 
 def _roll(weight: Tensor, direction: int) -> Tensor:
-    """Move the input channels of the pooled features from first to last (`direction` -1), or back (1). They are as many
-    as the output channels."""
+    """Move the input channels of the pooled features from first to last (`direction` -1), or back (1). Their number
+    equals the number of output channels."""
     return weight.roll(direction * weight.shape[0], dims=1)

@@ -10,7 +10,7 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
 _NAMES = NameTable(("encoder.", "backbone."), ("decoder.", "head.decoder."), ("segmentation_head.", "head.logits."))
-_DIVISOR = 32  # smp refuses other image sizes
+_DIVISOR = 32  # smp refuses images whose sides are not multiples of this number
 
 
 @FORMATS.register_module()

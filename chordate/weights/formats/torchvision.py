@@ -239,8 +239,8 @@ class TorchvisionRetinaNet(Format):
 
 
 def by_size(rows: Tensor, per_cell: int) -> Tensor:
-    """A predictor's outputs `[per_cell * K, ...]`, whose anchors are ordered by ratio, then by size, as outputs whose
-    anchors are ordered by size, then by ratio."""
+    """Reorder a predictor's outputs `[per_cell * K, ...]`: anchors ordered by ratio, then by size, become anchors
+    ordered by size, then by ratio."""
     return _transposed(rows, per_cell, _RATIOS)
 
 
