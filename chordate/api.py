@@ -74,8 +74,8 @@ def predict(
             not take boxes.
         DataError: an image cannot be read, or boxes are invalid.
     """
-    given = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
-    validate_arguments(predict, given | {"model": model}, "predict")
+    settings = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
+    validate_arguments(predict, settings | {"model": model}, "predict")
     first = next(model.parameters())
     half = precision == "bf16" or (precision == "auto" and first.dtype == torch.float32 and _is_ampere(first.device))
     objects = None if boxes is None else _objects(model, images, boxes)

@@ -78,12 +78,12 @@ def load_config(
     else:
         # The modules may register the backbone that is part of the config's name.
         import_custom_modules(overrides.get("custom_imports"), source)
-        found = find_config(config)
-        layers = config_layers(found)
-        if isinstance(found, Path):
-            filename, text = str(found), read_text(found)
+        file_or_composition = find_config(config)
+        layers = config_layers(file_or_composition)
+        if isinstance(file_or_composition, Path):
+            filename, text = str(file_or_composition), read_text(file_or_composition)
         else:
-            filename, text = f"{found.name}.py", f'base = "{found.name}"\n'
+            filename, text = f"{file_or_composition.name}.py", f'base = "{file_or_composition.name}"\n'
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
         merge(tree, layer.values, Origin(rank, layer.source), origins)

@@ -141,9 +141,9 @@ def _compose(name: str) -> Path | Composition:
     """Find the config for a name without a packaged file, by the first split at a backbone that has a recipe."""
     templates = read_templates(package_root())
     for parts in splits(name, BACKBONES.names()):
-        found = _composition(parts, templates)
-        if found:
-            return found if found.backbone or len(found.files) > 1 else found.files[0]
+        composition = _composition(parts, templates)
+        if composition:
+            return composition if composition.backbone or len(composition.files) > 1 else composition.files[0]
     same = {word: other for word, (other, _) in VARIATIONS.items()}
     raise ConfigError(unknown_config(name, templates, list_configs(), same))
 

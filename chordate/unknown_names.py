@@ -24,8 +24,8 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
     for head, tail in templates.recipes:
         tails.setdefault(head, {})[tail] = tail
         tails[head] |= {_replaced(tail, other, word): tail for word, other in same.items()}
-    found = sorted(splits(name, backbones), key=lambda parts: not (parts.head and parts.head in tails))
-    middle = None if any(parts.tail in tails.get(parts.head, ()) for parts in found) else _between(name, tails)
+    readings = sorted(splits(name, backbones), key=lambda parts: not (parts.head and parts.head in tails))
+    middle = None if any(parts.tail in tails.get(parts.head, ()) for parts in readings) else _between(name, tails)
     if f"{(middle or name).replace('-', '_')}_cifar" in backbones:
         word = middle or name
         return f"{what}: {repr_name(word)} is for CIFAR; did you mean {repr_name(f'{word}_cifar10')}?"
@@ -33,7 +33,7 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         names = {*ALIASES, *(backbone.removesuffix("_cifar") for backbone in BACKBONES.variants)}
         remedy = "`chordate list backbones` lists all backbones"
         return f"{what}: {unknown('backbone', middle, names, listed=False, remedy=remedy)}"
-    for parts in found:
+    for parts in readings:
         head, _, tail = parts
         others = [other for other in tails if tail in tails[other]]
         if head not in tails and others:

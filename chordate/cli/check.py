@@ -84,11 +84,11 @@ def is_data(arguments: argparse.Namespace) -> bool:
     path = Path(arguments.config)
     if arguments.config in packaged_configs():
         return False
-    found = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
+    data = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
     for option, value in (("--data-root", arguments.data_root), ("--cfg-options", arguments.cfg_options)):
-        if found and value:
+        if data and value:
             raise ConfigError(f"{option} belongs to a config, but {path} is data; leave it out, or name a config")
-    return found
+    return data
 
 
 def read_data(path: Path) -> tuple[str, list[DataReport]]:
@@ -106,28 +106,28 @@ def read_data(path: Path) -> tuple[str, list[DataReport]]:
     print(source, flush=True)
     reports: list[DataReport] = []
     first: dict[tuple[str, ...], DataReport] = {}  # key: type of the dataset, and names of its optional settings
-    for found in recognition.sets:
-        training = is_training(found.name, len(recognition.sets) == 1)
+    for part in recognition.sets:
+        training = is_training(part.name, len(recognition.sets) == 1)
         wiring: dict[str, Any] = {"data_root": recognition.root, "training": training}
-        report = open_found(found, **wiring)
-        earlier = first.setdefault((str(found.settings["type"]), *found.optional), report)
+        report = open_found(part, **wiring)
+        earlier = first.setdefault((str(part.settings["type"]), *part.optional), report)
         if report.dataset is not None and earlier.dataset is not None and earlier is not report:
-            same = open_set(found.name, section_of(found.settings), **wiring, **meta_of(earlier))
+            same = open_set(part.name, section_of(part.settings), **wiring, **meta_of(earlier))
             report.problems += same.problems
         reports.append(report)
         if report.dataset is not None:
-            read_set(report, section_of(found.settings), training=training)
+            read_set(report, section_of(part.settings), training=training)
     return source, reports
 
 
-def open_found(found: FoundSet, **wiring: Any) -> DataReport:
+def open_found(part: FoundSet, **wiring: Any) -> DataReport:
     """Open a set with masks and keypoints if the files have them. If this fails, open it without them and note why."""
-    report = open_set(found.name, section_of({**found.settings, **found.optional}), **wiring)
-    if not report.problems or not found.optional:
+    report = open_set(part.name, section_of({**part.settings, **part.optional}), **wiring)
+    if not report.problems or not part.optional:
         return report
-    plain = open_set(found.name, section_of(found.settings), **wiring)
+    plain = open_set(part.name, section_of(part.settings), **wiring)
     if not plain.problems:
-        options = ", ".join(f"{name}=True" for name in found.optional)
+        options = ", ".join(f"{name}=True" for name in part.optional)
         plain.notes |= {f"cannot be opened with {options}: {problem}": None for problem in report.problems}
     return plain if report.dataset is None or not plain.problems else report
 

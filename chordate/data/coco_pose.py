@@ -83,11 +83,11 @@ class CocoPoseDataset(CocoDataset):
             path = resolve_path(data_root, boxes)
             image_ids = ids_by_file_id(self.coco.load_imgs(self.image_ids.tolist()))
             category_ids = ids_by_file_id(self.coco.load_cats(self.category_ids))
-            found = read_detected_boxes(path, image_ids, category_ids, box_score_threshold, self.missing_ids)
-            ids = np.full(len(found.scores), NO_ANNOTATION, np.int64)
+            table = read_detected_boxes(path, image_ids, category_ids, box_score_threshold, self.missing_ids)
+            ids = np.full(len(table.scores), NO_ANNOTATION, np.int64)
         else:
-            found, ids = self._annotated_boxes()
-        self.crop_image_ids, self.box_categories, self.boxes, self.box_scores = found
+            table, ids = self._annotated_boxes()
+        self.crop_image_ids, self.box_categories, self.boxes, self.box_scores = table
         self.annotation_ids = ids
 
     def __len__(self) -> int:
@@ -174,8 +174,8 @@ class CocoPoseDataset(CocoDataset):
             )
         rows.sort(key=lambda row: (row[0], row[3]))
         image_ids, categories, boxes, numbers = zip(*rows)
-        found = DetectedBoxes(
+        table = DetectedBoxes(
             np.array(image_ids, np.int64), np.array(categories, np.int64), np.array(boxes, np.float32),
             np.ones(len(rows), np.float32),
         )  # fmt: skip
-        return found, np.array(numbers, np.int64)
+        return table, np.array(numbers, np.int64)

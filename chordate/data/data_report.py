@@ -111,9 +111,9 @@ class DataReport:
         lines = list(self.notes)
         counts = self.class_counts()
         if counts is not None:
-            shown = Counts(counts.columns, dict(list(counts.rows.items())[:LISTED]))
+            listed = Counts(counts.columns, dict(list(counts.rows.items())[:LISTED]))
             rest = " …" if len(counts.rows) > LISTED else ""
-            words = [f"{name} {row[0]:,}" for name, row in shown.rows.items()]
+            words = [f"{name} {row[0]:,}" for name, row in listed.rows.items()]
             text = counts.summary() if self.counted == "pixels" else ", ".join(words) + rest
             lines.append(f"{self.counted} per class: {text}")
         lines += [f"{title}: {statistic.summary()}" for title, statistic in self.statistics().items()]

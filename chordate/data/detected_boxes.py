@@ -96,21 +96,21 @@ def read_detected_boxes(
         )
     corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    found = DetectedBoxes(
+    table = DetectedBoxes(
         np.array([image_ids[parse_id(entry.image_id)] for entry in entries], np.int64),
         np.array([category_ids.get(parse_id(entry.category_id), -1) for entry in entries], np.int64),
         corners.astype(np.float32),
         np.array([entry.score for entry in entries], np.float32).clip(max=1),
     )
-    known = found.category_ids >= 0
-    kept = known & (found.scores >= score_threshold) & (found.boxes[:, 2:] - found.boxes[:, :2] >= MIN_SIDE).all(1)
+    known = table.category_ids >= 0
+    kept = known & (table.scores >= score_threshold) & (table.boxes[:, 2:] - table.boxes[:, :2] >= MIN_SIDE).all(1)
     if not kept.any():
         reason = f"none of category {', '.join(map(str, category_ids))}"
         if known.any():
             reason = f"none with an area and a score ≥ {score_threshold:g}"
         raise DataError(f"{path}: {pluralize(len(entries), 'box')}, but {reason}; there is nothing to crop")
-    order = np.flatnonzero(kept)[np.argsort(found.image_ids[kept], kind="stable")]
-    return DetectedBoxes(found.image_ids[order], found.category_ids[order], found.boxes[order], found.scores[order])
+    order = np.flatnonzero(kept)[np.argsort(table.image_ids[kept], kind="stable")]
+    return DetectedBoxes(table.image_ids[order], table.category_ids[order], table.boxes[order], table.scores[order])
 
 
 def first_problem(error: ValidationError) -> str:

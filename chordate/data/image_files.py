@@ -13,20 +13,20 @@ def list_images(folder: Path) -> list[str]:
 
     Leaves out hidden files and folders, and `.npy` files next to an image of the same name (caches of other tools).
     """
-    found = list_files(folder, SUFFIXES)
-    stems = {image_stem(name) for name in found if not _is_array(name)}
-    return [name for name in found if not (_is_array(name) and image_stem(name) in stems)]
+    files = list_files(folder, SUFFIXES)
+    stems = {image_stem(name) for name in files if not _is_array(name)}
+    return [name for name in files if not (_is_array(name) and image_stem(name) in stems)]
 
 
 def list_files(folder: Path, suffixes: str | tuple[str, ...]) -> list[str]:
     """Sorted paths of the files with a suffix (in any case) in a folder and its subfolders, except hidden ones."""
-    found = []
+    files = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         inside = os.path.relpath(where, folder).replace(os.sep, "/")
         names = [name for name in names if name.lower().endswith(suffixes) and not is_hidden(name)]
-        found += names if inside == "." else [f"{inside}/{name}" for name in names]
-    return sorted(found)
+        files += names if inside == "." else [f"{inside}/{name}" for name in names]
+    return sorted(files)
 
 
 def _is_array(name: str) -> bool:

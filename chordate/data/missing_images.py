@@ -67,11 +67,11 @@ def report_missing(
     message = missing_file(folder / absent[0], kind)
     if len(absent) > 1:
         message += f"; {count} are missing"
-    found = _search(Path(absent[0]).name, Path(root))
-    if found is not None:
-        message += f"; found {found}"
-        images = found.as_posix().removesuffix(absent[0])
-        if images != found.as_posix():
+    elsewhere = _search(Path(absent[0]).name, Path(root))
+    if elsewhere is not None:
+        message += f"; found {elsewhere}"
+        images = elsewhere.as_posix().removesuffix(absent[0])
+        if images != elsewhere.as_posix():
             message += f': set {setting}="{os.path.relpath(images, root)}"'
     raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
 

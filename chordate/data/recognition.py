@@ -82,7 +82,7 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
     for recognizer in recognizers.values():
         recognition = recognizer(path)
         if recognition is not None:
-            order = sorted(recognition.sets, key=lambda found: (split_rank(found.name), found.name))
+            order = sorted(recognition.sets, key=lambda result: (split_rank(result.name), result.name))
             return Recognition(recognition.kind, recognition.root, order)
     content = f"it has {_content(path)}" if path.is_dir() else "it is a file of another kind"
     raise DataError(f"{path}: no dataset recognized: {content}; looked for {'; '.join(recognizers)}")
@@ -101,13 +101,13 @@ def is_training(name: str, alone: bool) -> bool:
 
 def find_folders(root: Path) -> list[Folder]:
     """The folder `root` and its subfolders to a depth of three, without hidden ones, sorted by path."""
-    found: list[Folder] = []
+    result: list[Folder] = []
     for where, folders, files in os.walk(root):
         path = Path(where)
-        deep = len(path.relative_to(root).parts) >= DEPTH or len(found) >= MAX_FOLDERS
+        deep = len(path.relative_to(root).parts) >= DEPTH or len(result) >= MAX_FOLDERS
         folders[:] = [] if deep else sorted(name for name in folders if not is_hidden(name))
-        found.append(Folder(path, sorted(name for name in files if not is_hidden(name))))
-    return sorted(found, key=lambda folder: folder.path)
+        result.append(Folder(path, sorted(name for name in files if not is_hidden(name))))
+    return sorted(result, key=lambda folder: folder.path)
 
 
 def relative(path: Path, root: Path) -> str:

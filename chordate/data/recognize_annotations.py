@@ -135,7 +135,7 @@ def recognize_voc(path: Path) -> Recognition | None:
         if not lists:
             sets.append(FoundSet(where or "all images", settings))
     sets += voc_semantic_sets(path, folders)
-    files = dict.fromkeys(VOC_FILES[found.settings["type"]] for found in sets)
+    files = dict.fromkeys(VOC_FILES[part.settings["type"]] for part in sets)
     return Recognition(f"Pascal VOC ({', '.join(files)})", path, sets) if sets else None
 
 

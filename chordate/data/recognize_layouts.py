@@ -27,8 +27,8 @@ def recognize_cityscapes(path: Path) -> Recognition | None:
         }
         sets = [
             FoundSet(f"{kind.lower()} {split}", _settings(f"Cityscapes{kind}", split))
-            for kind, found in labels.items()
-            for split in found
+            for kind, labeled in labels.items()
+            for split in labeled
         ]
         if sets:
             return Recognition("Cityscapes (leftImg8bit/ and gtFine/)", root, sets)
@@ -39,9 +39,9 @@ def recognize_paired(path: Path) -> Recognition | None:
     """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, whose PNGs have the dataset's names."""
     for root in _folders_with(path, "images", "annotations"):
         for name, (kind, pattern, splits) in PAIRED.items():
-            found = [s for s in splits if next((root / "annotations" / s).glob(pattern), None) is not None]
-            if found:
-                return Recognition(kind, root, [FoundSet(split, _settings(name, split)) for split in found])
+            labeled = [s for s in splits if next((root / "annotations" / s).glob(pattern), None) is not None]
+            if labeled:
+                return Recognition(kind, root, [FoundSet(split, _settings(name, split)) for split in labeled])
     return None
 
 

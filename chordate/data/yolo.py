@@ -132,8 +132,8 @@ class YoloDataset(CocoDataset):
     def _note_unused(self, used: set[Path]) -> None:
         """Add a line about label files without an image to `notes`, which are logged."""
         folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
-        found = {folder / name for folder in folders for name in list_files(folder, ".txt")}
-        unused = sorted(str(p.name) for p in found - used if p.name not in ("classes.txt", "names.txt"))
+        label_files = {folder / name for folder in folders for name in list_files(folder, ".txt")}
+        unused = sorted(str(p.name) for p in label_files - used if p.name not in ("classes.txt", "names.txt"))
         if unused:
             count = pluralize(len(unused), "label file")
             self.notes.append(f"{self.annotations}: {count} without image left out ({first_names(unused)})")

@@ -46,9 +46,9 @@ def split_images(file: Path, split: str) -> list[Path]:
     content = _read_yaml(file)
     if "kpt_shape" in content:
         raise DataError(f"{file}: pose labels (kpt_shape) are not supported; export the data in COCO's format")
-    given = [name for name in SPLITS if content.get(name)]
-    if split not in given:
-        raise DataError(f"{file}: {unknown('split', split, given)}")
+    splits = [name for name in SPLITS if content.get(name)]
+    if split not in splits:
+        raise DataError(f"{file}: {unknown('split', split, splits)}")
     entries = content[split] if isinstance(content[split], list) else [content[split]]
     path = content.get("path", "")
     if not all(isinstance(entry, str) for entry in (path, *entries)):
@@ -110,10 +110,10 @@ def _locate(entry: str, path: str, file: Path) -> Path:
     here = file.parent
     bases = [here / path, here]
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
-    found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is None:
+    existing = next((candidate for candidate in candidates if candidate.exists()), None)
+    if existing is None:
         raise DataError(missing_folder(candidates[0], "image"))
-    return Path(os.path.normpath(found))
+    return Path(os.path.normpath(existing))
 
 
 def _listed(line: str, file: Path) -> Path:

@@ -59,15 +59,15 @@ def compare(model: Exportable, run: Function, batch: Batch) -> Parity:
     """Compare the predictions of `Model.predict` with the outputs of an exported file, for one batch on the CPU."""
     expected = model.model.predict(batch)
     outputs = run(batch.images, batch.sizes) if model.model.exports_sizes else run(batch.images)
-    found = model.model.from_tensors(outputs, batch)
+    predictions = model.model.from_tensors(outputs, batch)
     differences: dict[str, float] = {}
     has_objects = hasattr(expected[0], "__len__")
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, predictions, strict=True):
         for name, value in vars(one).items():
-            given = getattr(other, name)
-            if isinstance(value, Tensor) and value.shape == given.shape:
-                differences[name] = max(differences.get(name, 0.0), difference(value, given))
-    counts = (sum(map(len, expected)), sum(map(len, found))) if has_objects else None
+            output = getattr(other, name)
+            if isinstance(value, Tensor) and value.shape == output.shape:
+                differences[name] = max(differences.get(name, 0.0), difference(value, output))
+    counts = (sum(map(len, expected)), sum(map(len, predictions))) if has_objects else None
     return Parity(differences, counts)
 
 

@@ -24,12 +24,12 @@ def distinct_names(files: Sequence[str]) -> list[str]:
     and `1_1.jpg` become `1`, `1_2` and `1_1`.
     """
     plain = [Path(file).with_suffix("").as_posix() for file in files]
-    reserved, given, names = set(plain), set[str](), []
+    reserved, used, names = set(plain), set[str](), []
     for stem in plain:
         name, number = stem, 0
-        while name in given or (number and name in reserved):
+        while name in used or (number and name in reserved):
             number += 1
             name = f"{stem}_{number}"
-        given.add(name)
+        used.add(name)
         names.append(name)
     return names

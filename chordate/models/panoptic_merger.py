@@ -87,7 +87,7 @@ class PanopticMerger(nn.Module):
 
     def confident(self, detections: Sequence[Detections]) -> list[Detections]:
         """The detections with a score of at least `score_threshold`."""
-        return [found.above(self.settings.score_threshold) for found in detections]
+        return [detected.above(self.settings.score_threshold) for detected in detections]
 
     def merge(self, detections: Sequence[Detections], logits: Tensor, batch: Batch) -> list[PanopticMap]:
         """Merge the detections of each image with the semantic logits.
@@ -98,13 +98,13 @@ class PanopticMerger(nn.Module):
             batch: the batch of images.
         """
         merged = []
-        for found, labels in zip(detections, argmax_at_original_size(logits, batch)):
+        for detected, labels in zip(detections, argmax_at_original_size(logits, batch)):
             stuff = self.class_of_semantic[labels.long()]
-            assert found.masks is not None
+            assert detected.masks is not None
             segments = merge_instances_and_stuff(
-                found.masks,
-                found.scores,
-                self.class_of_thing[found.labels],
+                detected.masks,
+                detected.scores,
+                self.class_of_thing[detected.labels],
                 stuff,
                 self.settings.overlap_threshold,
                 self.settings.stuff_area,

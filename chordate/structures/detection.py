@@ -89,13 +89,13 @@ class InstanceTargets(Targets):
         boxes = self.boxes[index][self.valid[index] & ~self.crowd[index]]
         short, long = (boxes[:, 2:] - boxes[:, :2]).aminmax(dim=1) if len(boxes) else (torch.zeros(0),) * 2
         rows = torch.cat((boxes, self.labels[index][self.valid[index] & ~self.crowd[index]][:, None]), dim=1)
-        found = {
+        phrases = {
             "no instances": not self.valid[index].any(),
             f"boxes under {TINY} px": (short < TINY).any(),
             f"boxes over {THIN}:1": (long > THIN * short).any(),
             "the same box twice": len(rows.unique(dim=0)) < len(rows),
         }
-        return tuple(phrase for phrase, is_found in found.items() if is_found)
+        return tuple(phrase for phrase, is_found in phrases.items() if is_found)
 
     def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
         """The sizes and aspect ratios of the boxes, the instances per image, and the labeled keypoints, if any."""

@@ -103,8 +103,8 @@ class PoseTargets(Targets):
         x, y = points[points[:, 2] > 0, :2].T
         wide, tall = OUTSIDE * (x2 - x1), OUTSIDE * (y2 - y1)
         outside = (x < x1 - wide) | (x > x2 + wide) | (y < y1 - tall) | (y > y2 + tall)
-        found = {"no labeled keypoints": not len(x), "keypoints far outside the box": bool(outside.any())}
-        return tuple(phrase for phrase, is_found in found.items() if is_found)
+        phrases = {"no labeled keypoints": not len(x), "keypoints far outside the box": bool(outside.any())}
+        return tuple(phrase for phrase, is_found in phrases.items() if is_found)
 
     def describe(self, index: int) -> str:
         visibility = self.keypoints[index, :, 2]

@@ -103,10 +103,10 @@ def _tables(report: DataReport) -> list[Table]:
     sizes = report.most_frequent_sizes()
     if sizes:
         most = sizes[0][1]
-        shown = [[f"{width}×{height}", f"{count:,}"] for (height, width), count in sizes[:SIZES]]
+        size_rows = [[f"{width}×{height}", f"{count:,}"] for (height, width), count in sizes[:SIZES]]
         title = f"the {SIZES} most frequent of {len(sizes):,} image sizes" if len(sizes) > SIZES else "images per size"
         bars = [count / most for _, count in sizes[:SIZES]]
-        tables.append(Table(title, ["width×height", "images"], shown, bars))
+        tables.append(Table(title, ["width×height", "images"], size_rows, bars))
     return tables
 
 

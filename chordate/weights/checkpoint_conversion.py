@@ -39,14 +39,14 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
     recognized = [format for format in formats(weights.contents) if format.recognizes(weights.state)]
     for format in recognized:
         try:
-            found = format.config(weights.state)
+            named = format.config(weights.state)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{weights.source} has the names of {format.library}'s weights, but their network is unknown "
                 f"({error}); name its config: --config CONFIG"
             ) from error
-        if found:
-            name, overrides = found
+        if named:
+            name, overrides = named
             settings = format.settings(weights.state)
             return name, {**overrides, **{f"model.{key}": value for key, value in settings.items()}}
     kind = OWN if weights.is_own else recognized[0].library if recognized else "unnamed"

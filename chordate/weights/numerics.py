@@ -62,8 +62,8 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
     for name, value in settings.items():
         if is_backbone and not name.startswith("backbone."):
             continue
-        found = _read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
-        if found is not None and not _equal(found, value):
+        setting = _read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        if setting is not None and not _equal(setting, value):
             differing[f"model.{name}"] = value
     return differing
 

@@ -96,8 +96,8 @@ class MMDetectionRCNN(MMDetection):
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         theirs = Detectron2RCNN()
-        found = theirs.config(theirs.restore(self.convert(state, None), None))
-        return None if found is None else (found[0], found[1] | _classes(self, state))
+        named = theirs.config(theirs.restore(self.convert(state, None), None))
+        return None if named is None else (named[0], named[1] | _classes(self, state))
 
 
 @FORMATS.register_module()
@@ -129,8 +129,8 @@ class MMDetectionRetinaNet(MMDetection):
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         theirs = Detectron2RetinaNet()
-        found = theirs.config(theirs.restore(self.convert(state, None), None))
-        return None if found is None else (found[0], found[1] | _classes(self, state))
+        named = theirs.config(theirs.restore(self.convert(state, None), None))
+        return None if named is None else (named[0], named[1] | _classes(self, state))
 
 
 _PREDICTORS = ("head.cls_score.", "head.bbox_pred.")
