@@ -290,7 +290,7 @@ def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, caps
     cv2.imwrite(str(tmp_path / "street.png"), photo.images[0].flip(0).permute(1, 2, 0).numpy())
     (example,) = [text for text in blocks(page("docs/deployment.md"), "python") if "onnxruntime" in text]
     monkeypatch.chdir(tmp_path)
-    exec(example.replace("street.jpg", "street.png").replace("score >= 0.5", "score >= 0.05"), {})
+    exec(example.replace("street.jpg", "street.png").replace("scores >= 0.5", "scores >= 0.05"), {})
     (expected,) = model.model.predict(photo)
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(expected) > 0
