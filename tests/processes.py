@@ -3,9 +3,13 @@
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 
 
@@ -47,3 +51,31 @@ def _run(environment: dict[str, Any], function: Callable[..., Any], arguments: t
     status = function(*arguments)
     finish()
     sys.exit(status)
+
+
+def call_with_sites(
+    function: Callable[..., Any], *arguments: Any, sites: Sequence[Path], cwd: Path, warning: Any = "ignore"
+) -> subprocess.CompletedProcess[str]:
+    """Call a function in a new process in which the packages of `sites` are installed, as with `PYTHONPATH`.
+
+    Returns:
+        The function's result as the exit status, and what the process printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("stdout", "stderr")]
+        given = (outputs, list(map(str, sites)), cwd, warning, function, arguments)
+        process = forkserver().Process(target=_call, args=given)
+        process.start()
+        process.join(300)
+        return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in outputs))
+
+
+def _call(
+    outputs: list[Path], sites: list[str], cwd: Path, warning: Any, function: Callable[..., Any], arguments: tuple
+) -> None:
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.path[:0] = sites
+    os.chdir(cwd)
+    warnings.simplefilter(warning)
+    sys.exit(function(*arguments))

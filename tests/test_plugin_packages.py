@@ -1,14 +1,17 @@
 """Installed plug-in packages: examples/plugin is built, installed and trained; duplicate names are errors."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import call_with_sites
 from test_packaging import has_setuptools
+
+import chordate
+from chordate.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples/plugin"
@@ -16,25 +19,20 @@ EXAMPLE = ROOT / "examples/plugin"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """A folder with the example, installed from the wheel that is built of it, without a network."""
+    """A folder with the example; pip builds a wheel of it and installs it, without a network."""
     if not has_setuptools():
         pytest.skip("building a wheel without a network needs setuptools>=77 in this environment")
     folder = tmp_path_factory.mktemp("plugin")
     shutil.copytree(EXAMPLE, folder / "source", ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, *build, "--wheel-dir", folder, folder / "source"], check=True)
-    (wheel,) = folder.glob("chordate_disks-*.whl")
-    install = ["install", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run([*pip, *install, "--target", folder / "site", wheel], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--target", folder / "site"]
+    subprocess.run([*pip, *options, folder / "source"], check=True)
     return folder / "site"
 
 
 def command(*words: str | Path, cwd: Path, sites: list[Path]) -> subprocess.CompletedProcess:
     """Run a Chordate command with the packages of `sites` installed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
-    line = [sys.executable, "-W", "ignore", "-m", "chordate", *map(str, words)]
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True)
+    return call_with_sites(main, list(map(str, words)), sites=sites, cwd=cwd)
 
 
 def test_the_example_trains_after_its_installation(site, tmp_path):
@@ -83,13 +81,15 @@ def test_two_plugins_with_one_name_do_not_stop_runs_that_do_not_use_it(site, tmp
     assert done.returncode == 0 and "patchnet_tiny" in done.stdout
 
 
+def print_layers() -> None:
+    chordate.list_backbones()
+    print(len(chordate.build_backbone("resnet18").layer3))
+
+
 def test_a_plugin_cannot_replace_a_name_of_chordate(tmp_path):
     taken = "BACKBONES.register_variants({'resnet18': dict(type='ResNet', depth=34)})"
     other = write_package(tmp_path / "other", "zz-patches", f"import chordate.backbones\n{taken}")
-    code = "import chordate, warnings; warnings.simplefilter('always'); chordate.list_backbones()\n"
-    code += "print(len(chordate.build_backbone('resnet18').layer3))"
-    environment = {**os.environ, "PYTHONPATH": str(other)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = call_with_sites(print_layers, sites=[other], cwd=tmp_path, warning="always")
     assert (
         'backbone "resnet18" is registered twice, by chordate.backbones.resnet_variants and zz-patches' in done.stderr
     )
