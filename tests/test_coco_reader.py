@@ -55,7 +55,7 @@ def renamed_ids(kind: str, rename) -> dict:
 
 
 def rle_of(record: dict, height: int = HEIGHT, width: int = WIDTH, compressed: bool = True) -> dict:
-    """The rectangle of an annotation as RLE of an image of `height` × `width`."""
+    """The bounding box of an annotation as an RLE mask of size `height` × `width`."""
     mask = np.zeros((height, width), np.uint8, order="F")
     x, y, w, h = record["bbox"]
     mask[y : y + h, x : x + w] = 1

@@ -1,4 +1,4 @@
-"""Panoptic FPN and Panoptic-DeepLab: labels of the heads, losses, output sizes, fine-tuning, and errors."""
+"""Panoptic FPN and Panoptic-DeepLab: class indices of each head, losses, output sizes, fine-tuning, and errors."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def fresh_model(**options: Any) -> ToyModel:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Run all trainings and evaluations on this rank; returns their results."""
+    """Run all training runs and evaluations of this rank; returns their results."""
     rank, world_size = start()
     rank_options = {"rank": rank, "world_size": world_size}
     results: dict[str, Any] = {"rank": rank, "world_size": world_size}
