@@ -260,6 +260,18 @@ def test_3x_is_1x_with_three_times_the_epochs(model):
     assert (long.model, long.train_data, long.optimizer) == (short.model, short.train_data, short.optimizer)
 
 
+@pytest.mark.parametrize("model", ["faster-rcnn_r50_fpn", "retinanet_convnext_tiny_fpn", "panoptic-fpn_r50_fpn"])
+def test_a_finetuning_config_is_1x_with_a_short_schedule_and_frozen_stages(model):
+    expected, config = load_config(f"{model}_1x_coco"), load_config(f"{model}_finetune_coco")
+    assert config.optimizer.lr <= expected.optimizer.lr / 5 and config.train.epochs < expected.train.epochs
+    assert config.model.backbone.frozen_stages == 2
+    assert max(config.schedule.milestones) < config.train.epochs
+    expected.model.backbone.frozen_stages, expected.optimizer.lr = 2, config.optimizer.lr
+    assert (config.model, config.train_data, config.optimizer) == (
+        expected.model, expected.train_data, expected.optimizer,
+    )  # fmt: skip
+
+
 def test_words_of_a_backbones_own_name_are_not_variations(registered):
     registered("vit_d8", "vit_d16", "net_3x")
     assert load_config("mask-rcnn_vit_d16_fpn_1x_coco").model.backbone.type == "vit_d16"
