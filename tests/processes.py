@@ -1,5 +1,6 @@
 """Processes that start fast, since they are forked from a server that imports the package only once."""
 
+import importlib
 import multiprocessing
 import os
 import socket
@@ -42,6 +43,18 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, tim
     for process in ranks:
         process.join(timeout)
     return [process.exitcode for process in ranks]
+
+
+def imported_with(*modules: str) -> set[str]:
+    """The names of all modules that are imported in a process of the server after it imports `modules`."""
+    with forkserver().Pool(1) as pool:
+        return pool.apply(_import, modules)
+
+
+def _import(*modules: str) -> set[str]:
+    for name in modules:
+        importlib.import_module(name)
+    return set(sys.modules)
 
 
 def _run(environment: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

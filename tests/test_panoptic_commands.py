@@ -15,7 +15,7 @@ import chordate
 from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.data import SemanticFolder
-from chordate.data.shapes import CLASSES
+from chordate.data.shapes import CLASSES, generate_shapes
 from chordate.data.shapes_colors import BACKGROUNDS
 
 __all__ = ["folder"]  # an imported fixture; `__all__` keeps the linter from removing the import
@@ -44,23 +44,32 @@ train = dict(epochs=1)
 """
 RUN = """
 train_data["pipeline"] = [dict(type="RandomHorizontalFlip")]
-train_data |= dict(batch_size=8, workers=0)
-val_data |= dict(batch_size=4, workers=0)
+train_data |= dict(workers=0)
+val_data |= dict(workers=0)
 """
 OPTIONS = (
     "train.iterations=24 train.epochs=None train.eval_every=24 train.save_every=24 train.save_best=PQ train.log_every=3"
+    " train_data.batch_size=4 val_data.batch_size=4"
 )
 
 
+@pytest.fixture(scope="module")
+def small_shapes(tmp_path_factory) -> Path:
+    """Twelve training images and four validation images of 64 px."""
+    root = tmp_path_factory.mktemp("small")
+    generate_shapes(root, train=12, val=4, size=64, seed=7)
+    return root
+
+
 @pytest.fixture(scope="module", params=["fpn", "deeplab"])
-def trained(request, shapes, tmp_path_factory) -> tuple[Path, Path, Path]:
+def trained(request, small_shapes, tmp_path_factory) -> tuple[Path, Path, Path]:
     """The paths of the config, the data root, and the checkpoint of a trained model."""
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / f"{request.param}.py"
     config.write_text(FPN if request.param == "fpn" else DEEPLAB + RUN)
-    command = ["train", str(config), "--data-root", str(shapes), "--work-dir", str(folder / "run")]
+    command = ["train", str(config), "--data-root", str(small_shapes), "--work-dir", str(folder / "run")]
     assert main([*command, "--cfg-options", *OPTIONS.split()]) == 0
-    return config, shapes, folder / "run/best_PQ.pt"
+    return config, small_shapes, folder / "run/best_PQ.pt"
 
 
 def test_training_lowers_the_losses_and_reports_panoptic_quality(trained):
@@ -80,7 +89,7 @@ def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(traine
     assert all(name in table for name in (*CLASSES, *BACKGROUNDS, "mean of things", "PQ / %"))
     assert cv2.imread(str(tmp_path / "sheet.png")).std() > 10
     written = json.loads((tmp_path / "found.json").read_text())["annotations"]
-    assert len(written) == 12
+    assert len(written) == 4
     for record in written:
         ids = cv2.imread(str(tmp_path / "found" / record["file_name"]))[..., 2]
         assert sorted(set(ids.flatten().tolist()) - {0}) == [segment["id"] for segment in record["segments_info"]]

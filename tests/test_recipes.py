@@ -226,7 +226,11 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Recipes of the same kind as another one, with a different network; `-m slow` trains every recipe.
+ALIKE = {"preact_resnet50_imagenet", "resnext50_32x4d_imagenet", "seresnet50_imagenet", "densenet100_12_cifar10"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in KINDS])
 def test_a_recipe_of_each_kind_trains(name, photos, tmp_path):
     records = train(name, photos, tmp_path, steps=2, side=32, cut=KINDS[name])
     assert len(records) == 2 and all(math.isfinite(line["loss"]) for line in records)
