@@ -13,7 +13,16 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
 from torchvision_referee import (
-    FULLY_CONNECTED, NARROW, SLIM, WIDTH, as_batch, narrow, ours, photos, scattered, train_without_norms,
+    FULLY_CONNECTED,
+    NARROW,
+    SLIM,
+    WIDTH,
+    as_batch,
+    narrow,
+    ours,
+    photos,
+    scattered,
+    train_without_norms,
 )  # fmt: skip
 
 from chordate.data.coco_classes import COCO_CLASSES
