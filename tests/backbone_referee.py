@@ -1,7 +1,8 @@
 """Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,6 +25,15 @@ def thin(config: dict[str, Any]) -> dict[str, Any]:
     accepted = inspect.signature(BACKBONES.get(BACKBONES.expand(config)["type"])).parameters
     settings = {"base_channels": 16, "growth": 8, "widen": 1}
     return {**{name: value for name, value in settings.items() if name in accepted}, **config}
+
+
+@contextlib.contextmanager
+def without_init() -> Iterator[None]:
+    """Build networks with zeros in place of random weights, which take seconds, because other weights follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("normal_", "uniform_"):
+            patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor.zero_())
+        yield
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:
@@ -67,7 +77,12 @@ def referee(build: Callable[[], nn.Module]) -> nn.Module:
 def timms(name: str) -> nn.Module:
     """The timm network `name` with random weights."""
     on_meta = not name.startswith(("swin", "vit"))
-    whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
+    if on_meta:
+        whole = referee(lambda: timm.create_model(name))
+    else:
+        with without_init():
+            whole = timm.create_model(name)
+        randomize(whole)
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output

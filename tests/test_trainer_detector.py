@@ -21,6 +21,7 @@ SMALL = {
         {"type": "ResizeShortestEdge", "size": [56, 64, 72], "max_size": 96}, {"type": "RandomHorizontalFlip"},
         {"type": "RandomPhotometricDistort"},
     ],
+    "model.backbone.base_channels": 8, "model.neck.channels": 16, "model.box.trunk.fc_channels": 32,
     "train.epochs": None, "train.iterations": 6, "train.eval_every": None, "train.save_best": None,
     "train.log_every": 1, "train.tensorboard": False, "train.seed": 3, "train.accumulate": 2,
 }  # fmt: skip
