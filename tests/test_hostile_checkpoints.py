@@ -28,6 +28,7 @@ from chordate.cli.main import main
 from chordate.errors import ChordateError
 from chordate.weights.checkpoint_folder import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 SECONDS = 20  # time limit for one command
 CONFIG = {
     "model": {"type": "ImageClassifier", "backbone": {"type": "HostileTestNet"}},

@@ -48,7 +48,7 @@ train_data |= dict(workers=0)
 val_data |= dict(workers=0)
 """
 OPTIONS = (
-    "train.iterations=24 train.epochs=None train.eval_every=24 train.save_every=24 train.save_best=PQ train.log_every=3"
+    "train.iterations=15 train.epochs=None train.eval_every=15 train.save_every=15 train.save_best=PQ train.log_every=3"
     " train_data.batch_size=4 val_data.batch_size=4"
 )
 
@@ -98,7 +98,7 @@ def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(traine
 def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
     config, root, checkpoint = trained
     command = ["predict", str(config), str(checkpoint), str(root / "val/000001.jpg"), "--out", str(tmp_path / "drawn")]
-    assert main([*command, "--score-threshold", "0.1"]) == 0
+    assert main([*command, "--score-threshold", "0.1", "--precision", "fp32"]) == 0
     (record,) = json.loads((tmp_path / "drawn/predictions.json").read_text())
     assert {segment["isthing"] for segment in record["segments_info"]} <= {0, 1} and record["file"].endswith("1.jpg")
     assert cv2.imread(str(tmp_path / "drawn/000001_prediction.png")) is not None

@@ -250,7 +250,7 @@ def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):
 
 
 def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
-    work_dir = run(folder, "my_task_config.py", monkeypatch)
+    work_dir = run(folder, "my_task_config.py", monkeypatch, "train.eval_every=6")
     assert records(work_dir, "val")[-1]["error"] < 25  # in degrees; random guessing has a mean error of 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
     page = (work_dir / "browse/index.html").read_text()
