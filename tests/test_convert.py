@@ -18,8 +18,9 @@ from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.errors import CheckpointError
 from chordate.migration.config_writer import write_config
-from chordate.weights.checkpoint_conversion import restored
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.find_weights import find_weights
 
 CONFIG = """
 base = "faster-rcnn_r18_fpn_1x_coco"
@@ -103,6 +104,19 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     assert convert(tmp_path / "model.pkl", tmp_path / "out.pt") == 0
     assert same(*states(files / "plain.pth", tmp_path / "out.pt"))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
+)
+def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
+    """Of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside tensors of a loss."""
+    (theirs,) = states(files / "theirs.pth")
+    prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
+    plain = recognized_config(find_weights({"model": theirs}))
+    assert plain[0] == "faster-rcnn_r18_fpn_1x_coco"
+    assert recognized_config(find_weights({"state_dict": prefixed})) == plain
 
 
 def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
