@@ -134,8 +134,8 @@ def test_an_image_that_claims_billions_of_pixels_is_not_decoded(tmp_path: Path, 
 
 
 def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, data in {"a.png": png(100, 50), "b.bmp": bmp(100, 50), "c.png": png(100, 49)}.items():
-        (tmp_path / name).write_bytes(data)
+    for name, content in {"a.png": png(100, 50), "b.bmp": bmp(100, 50), "c.png": png(100, 49)}.items():
+        (tmp_path / name).write_bytes(content)
     monkeypatch.setenv("CHORDATE_MAX_PIXELS", "4998")
     anew = import_anew(monkeypatch, "pixel_limit", "image_bands", "image_io")
     assert "a.png: more than 4,998 pixels" in message(anew.read_image, tmp_path / "a.png")
