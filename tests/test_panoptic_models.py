@@ -255,16 +255,18 @@ def test_targets_of_detection_are_refused_by_a_panoptic_model(batch, build):
 
 
 @pytest.mark.parametrize(  # test_panoptic_commands.py always trains a panoptic FPN
-    "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
+    ("build", "steps", "lr"),
+    [pytest.param(panoptic_fpn, 140, 3e-3, marks=pytest.mark.slow), (panoptic_deeplab, 65, 1e-2)],
+    ids=MODELS_HERE,
 )
-def test_a_panoptic_model_learns_two_images(tmp_path, build):
+def test_a_panoptic_model_learns_two_images(tmp_path, build, steps, lr):
     write_panoptic(tmp_path)
     pipeline = [{"type": "Resize", "size": [64, 80]}]
     dataset = reader(tmp_path, meta=META, pipeline=pipeline)
     batch = dataset.collate([dataset[0, 0], dataset[0, 1]], 32)
     model = build()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(65):
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    for _ in range(steps):
         optimizer.zero_grad()
         sum(model(batch).values()).backward()
         optimizer.step()
