@@ -13,9 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import chordate
+from chordate.cli.convert import base_name
 from chordate.cli.main import main
+from chordate.config import load_config
 from chordate.errors import CheckpointError
+from chordate.migration.config_writer import write_config
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.find_weights import find_weights
 
 CONFIG = """
 base = "faster-rcnn_r18_fpn_1x_coco"
@@ -71,6 +76,27 @@ def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tm
     assert model.size_divisor == 32 and model.box.pooler.aligned and not model.preprocess.bgr
 
 
+def test_text_of_a_checkpoint_is_text_in_the_printed_config(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = ("men's", "x', __import__('pathlib').Path('executed').touch(), 'y", 'ends with " and \\')
+    theirs = restored(chordate.build_model(files / "small.py", pretrained=False), "mmdetection")
+    torch.save({**theirs, "meta": {"CLASSES": classes}}, tmp_path / "theirs.pth")
+    assert convert(tmp_path / "theirs.pth", tmp_path / "out.pt") == 0
+    (tmp_path / "printed.py").write_text(capsys.readouterr().out.partition("\n\n")[2])
+    assert tuple(chordate.build_model("printed.py", pretrained=False).classes) == classes
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_printed_config_inherits_from_a_file_anywhere(files, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / 'men\'s "files"'
+    folder.mkdir()
+    (folder / "small.json").write_text('{"base": "faster-rcnn_r18_fpn_1x_coco", "train": {"seed": 7}}')
+    assert base_name("configs/faster-rcnn/faster-rcnn_r50_fpn_1x_coco.py") == "faster-rcnn_r50_fpn_1x_coco"
+    monkeypatch.chdir(folder)
+    (tmp_path / "printed.py").write_text(write_config([], base_name("small.json"), {}))
+    assert load_config(tmp_path / "printed.py").train.seed == 7
+
+
 def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path, capsys):
     """Detectron2's model zoo has files `{"model": arrays, "__author__": …}`."""
     (theirs,) = states(files / "theirs.pth")
@@ -78,6 +104,19 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     assert convert(tmp_path / "model.pkl", tmp_path / "out.pt") == 0
     assert same(*states(files / "plain.pth", tmp_path / "out.pt"))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
+)
+def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
+    """Of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside tensors of a loss."""
+    (theirs,) = states(files / "theirs.pth")
+    prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
+    plain = recognized_config(find_weights({"model": theirs}))
+    assert plain[0] == "faster-rcnn_r18_fpn_1x_coco"
+    assert recognized_config(find_weights({"state_dict": prefixed})) == plain
 
 
 def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):

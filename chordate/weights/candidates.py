@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -80,7 +80,9 @@ def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
 
 
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
-    for state, left_out in _without_prefixes(weights.state, model):
+    library = model.library if isinstance(model, Backbone) else None
+    names = [*model.state_dict(), *(library.tensors if library else ())]
+    for state, left_out in without_prefixes(weights.state, names):
         for format in () if weights.is_own else formats(weights.contents):
             if format.recognizes(state):
                 candidate = _convert(format, state, weights, model)
@@ -131,14 +133,15 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
     return replace(candidate, format=library.name, state=part, left_out=[*candidate.left_out, *left_out])
 
 
-def _without_prefixes(state: State, model: nn.Module) -> Iterator[tuple[State, list[str]]]:
+def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tuple[State, list[str]]]:
     """For each prefix (or sequence of prefixes), yield the tensors whose names start with it, keyed by the rest of the
-    name, and the names of the other tensors. Finally, yield the state dict itself. A prefix is not removed if names of
-    the model or of its library start with it.
+    name, and the names of the other tensors. Finally, yield the state dict itself.
+
+    Args:
+        state: tensors by name.
+        names: names of the model's tensors; a prefix that one of them starts with is not removed.
     """
-    library = model.library if isinstance(model, Backbone) else None
-    ours = [*model.state_dict(), *(library.tensors if library else ())]
-    prefixes = [prefix for prefix in _PREFIXES if not any(name.startswith(prefix) for name in ours)]
+    prefixes = [prefix for prefix in _PREFIXES if not any(name.startswith(prefix) for name in names)]
 
     def parts(part: dict[str, str], depth: int) -> Iterator[dict[str, str]]:
         for prefix in prefixes if depth < _MAX_PREFIXES else ():

@@ -13,7 +13,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError, unknown
 from chordate.failures import disk_error
 from chordate.model_contracts import Model
-from chordate.weights.candidates import conversions, formats
+from chordate.weights.candidates import conversions, formats, without_prefixes
 from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.find_weights import Weights
@@ -36,20 +36,23 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
     """
-    recognized = [format for format in formats(weights.contents) if format.recognizes(weights.state)]
-    for format in recognized:
-        try:
-            named = format.config(weights.state)
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{weights.source} has the names of {format.library}'s weights, but their network is unknown "
-                f"({error}); name its config: --config CONFIG"
-            ) from error
-        if named:
-            name, overrides = named
-            settings = format.settings(weights.state)
-            return name, {**overrides, **{f"model.{key}": value for key, value in settings.items()}}
-    kind = OWN if weights.is_own else recognized[0].library if recognized else "unnamed"
+    recognized: list[str] = []
+    for state, _ in () if weights.is_own else without_prefixes(weights.state):
+        for format in formats(weights.contents):
+            if not format.recognizes(state):
+                continue
+            recognized.append(format.library)
+            try:
+                named = format.config(state)
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{weights.source} has the names of {format.library}'s weights, but their network is unknown "
+                    f"({error}); name its config: --config CONFIG"
+                ) from error
+            if named:
+                name, overrides = named
+                return name, {**overrides, **{f"model.{key}": value for key, value in format.settings(state).items()}}
+    kind = OWN if weights.is_own else recognized[0] if recognized else "unnamed"
     raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
 
 
