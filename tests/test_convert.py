@@ -69,7 +69,8 @@ def test_the_way_to_detectron2_and_back_changes_no_bit(files, capsys):
 def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tmp_path):
     assert convert(files / "theirs.pth", tmp_path / "out.pt") == 0
     text = capsys.readouterr().out.partition("\n\n")[2]
-    assert text.startswith('base = "faster-rcnn_r18_fpn_1x_coco"\n')
+    assert '\nbase = "faster-rcnn_r18_fpn_1x_coco"\n' in text
+    assert "guessed" in text and "MODEL.RESNETS.STRIDE_IN_1X1" in text.partition("base =")[0]
     (tmp_path / "printed.py").write_text(text)
     model = chordate.build_model(tmp_path / "printed.py", checkpoint=tmp_path / "out.pt")
     assert model.box.trunk.fcs[0].out_features == 16 and len(model.classes) == 3

@@ -40,6 +40,7 @@ class Candidate:
         left_out: the checkpoint's names of tensors that are not in `state`.
         conversion: the format that the state dict was converted from; None if it had the model's names.
         settings: settings that the weights were trained with, see `Format.settings`.
+        unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
 
     format: str
@@ -48,6 +49,7 @@ class Candidate:
     left_out: list[str] = field(default_factory=list)
     conversion: Format | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    unsupported: list[str] = field(default_factory=list)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
@@ -93,7 +95,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
     try:
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
-        return Candidate(format.library, converted, meta, conversion=format, settings=format.settings(state))
+        settings, unsupported = format.settings(state), format.unsupported(state)
+        return Candidate(format.library, converted, meta, conversion=format, settings=settings, unsupported=unsupported)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
