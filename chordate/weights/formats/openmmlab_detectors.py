@@ -10,7 +10,7 @@ from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
 from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, count, fpn
-from chordate.weights.formats.torchvision import by_ratio, by_size
+from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
 # 1 / target_stds of the box coders of its Cascade R-CNN; the paper's third stage has 30 and 15.
