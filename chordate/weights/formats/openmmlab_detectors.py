@@ -14,7 +14,7 @@ from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable, Pairs
 from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, fpn
 from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
-from chordate.weights.formats.torchvision import by_ratio, by_size
+from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
 # target_stds of the box coders of its Cascade R-CNN, whose inverses are our box_weights.
