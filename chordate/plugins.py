@@ -16,12 +16,13 @@ def load_plugins() -> None:
         return
     loaded = True
     for entry in entry_points(group=GROUP):
-        if entry.module not in sys.modules:
-            _packages.add(_top_level(entry.module))
         try:
+            if entry.module not in sys.modules:
+                _packages.add(_top_level(entry.module))
             entry.load()
-        except Exception as error:  # a broken third-party package must not stop the run
-            warnings.warn(f"plug-in {entry.name} ({entry.value}) could not be imported: {error}", stacklevel=2)
+        except (Exception, SystemExit) as error:  # a broken third-party package must not stop the run
+            reason = one_line(error) if _is_valid(entry) else "its entry point does not name a module"
+            warnings.warn(f"plug-in {entry.name} ({entry.value}) could not be imported: {reason}", stacklevel=2)
 
 
 def was_plugin(module: str) -> bool:
