@@ -29,7 +29,7 @@ def thin(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_init() -> Iterator[None]:
-    """Build networks with zeros in place of random weights, which take seconds, because other weights follow."""
+    """Build networks with zero weights, which is faster than random initialization; tests load other weights later."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("normal_", "uniform_"):
             patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor.zero_())
@@ -48,7 +48,7 @@ def on_meta(name: str, **options: Any) -> nn.Module:
 def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
-    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that a wrong `eps`, a wrong
+    BatchNorms get means and variances that differ from 0 and 1, as in trained networks, so that a wrong `eps`, a wrong
     order of layers or swapped norms change the result. Integer buffers keep their values, so a model moved from the
     meta device is usable only if it has none.
     """

@@ -21,7 +21,7 @@ REPOSITORY = "pytorch_resnet_cifar10"
 SHARED = Path(os.environ.get("CHORDATE_TEST_DATA", "../shared/data"))
 NETWORKS, IMAGES = SHARED.parent / "weights", SHARED / "cifar10.zip"
 needs_networks = pytest.mark.skipif(not (NETWORKS.is_dir() and IMAGES.is_file()), reason=f"no {NETWORKS} or {IMAGES}")
-# For each file of weights, the config of its repository, and its top-1 accuracy in the folder's README.
+# For each file of weights, the config of its repository, and its top-1 accuracy (%) in the folder's README.
 REAL = {
     "resnet20-12fca82f.th": ("resnet20_cifar10-akamaster", 81.0),
     "resnet56-4bfd9763.th": ("resnet56_cifar10-akamaster", 83.2),

@@ -1,4 +1,4 @@
-"""Detectron2's weights: names, settings and configs. The referee is a table of the tensors that its own code builds."""
+"""Detectron2's weights: names, settings and configs. The reference is a table of the tensors that Detectron2 builds."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ CONFIGS = {
     "DeepLab v3+": "deeplabv3plus_r50c_d8_80k_cityscapes",
     "Faster R-CNN FPN, torchvision's ResNet": "faster-rcnn_r50_fpn_1x_coco",
 }
-# Slow, since the Mask R-CNNs of the same kind have all their tensors and settings, and more.
+# Marked slow, since the Mask R-CNNs of the same layouts have all their tensors and settings, and more.
 SLOW = ("Faster R-CNN C4", "Faster R-CNN DC5")
 FAMILIES = [*(family for family in CONFIGS if family not in SLOW), *slow(*SLOW)]
 
 
 def shapes(family: str) -> dict[str, list[int]]:
-    """The shapes of the tensors of a model of Detectron2, by name."""
+    """The tensor shapes of a Detectron2 model, keyed by tensor name."""
     model = TABLE["models"][family]
     resnet = {model["prefix"] + name: shape for name, shape in TABLE["resnets"][model["resnet"]].items()}
     return {**resnet, **model["tensors"]}
 
 
 def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
-    """Tensors with these names and shapes that use no memory; the means of the norms are `mean`."""
+    """Tensors of a Detectron2 model, expanded from scalars to save memory; the means of the norms are `mean`."""
     values = {name: mean if name.endswith("running_mean") else float(i) for i, name in enumerate(shapes(family))}
     return {name: torch.tensor(values[name]).expand(shape) for name, shape in shapes(family).items()}
 
@@ -102,7 +102,7 @@ def test_the_round_trip_keeps_every_name_and_tensor(family):
 
 
 def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
-    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is reversed."""
+    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is in reverse order."""
     state, (_, model) = weights("DeepLab v3+"), built("DeepLab v3+")
     name = "sem_seg_head.decoder.res2.fuse_conv.0.weight"
     state[name] = torch.randn(state[name].shape)
@@ -115,7 +115,7 @@ def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
-    """Settings that are read from the model are equal: each setting's name is a key of the config."""
+    """The model of the recognized config has the settings that are inferred from the weights."""
     state, (_, model) = weights(family), built(family)
     assert differing_settings(model, format_of(state).settings(state)) == {}
 
@@ -176,7 +176,7 @@ def test_a_model_with_cocos_classes_knows_their_names():
 
 
 def test_a_model_with_torchvisions_settings_differs_in_each():
-    """The packaged config has torchvision's ResNet: RGB with a std, the stride in the 3×3, and padding to 32."""
+    """The packaged config has torchvision's ResNet: RGB with a std, stride in the 3×3 convolution, padding to 32."""
     with torch.device("meta"):
         model = chordate.build_model("faster-rcnn_r50_c4_1x_coco", pretrained=False)
     model.preprocess = Normalize()

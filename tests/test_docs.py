@@ -87,7 +87,7 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
-    """Runs the blocks without a file name. All weights are zeros, also those in the files, to save time."""
+    """Runs the blocks without a file name. All weights, including those in checkpoint files, are zeros to save time."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]
@@ -140,7 +140,7 @@ def test_plugging_names_every_registry():
 
 
 def test_errors_for_renamed_settings_of_the_changelog_have_the_new_name():
-    """Errors name the new names of `fallback_` sections; old names of model settings are unknown settings."""
+    """Errors for old `fallback_` sections have the new names; other old names are reported as unknown settings."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):
             load_config({old: "coco"})

@@ -86,7 +86,7 @@ def build(name: str) -> nn.Module:
         nn.init.zeros_(model.head.cls_score.bias)
     if name == "panoptic fpn":
         nn.init.constant_(model.box.cls_score.bias, 1.0)
-    if name == "panoptic deeplab":  # center the outputs, so that all classes and some centers occur
+    if name == "panoptic deeplab":  # subtracts the outputs' means, so that all classes and some instances occur
         with torch.no_grad():
             maps = model.features(photos())
             model.semantic.logits.bias -= model.semantic(maps).mean((0, 2, 3))
@@ -95,7 +95,7 @@ def build(name: str) -> nn.Module:
 
 
 def photos(size: tuple[int, int] = SIZE, count: int = 2, padded: bool = True) -> Batch:
-    """Images with edges and noise; with `padded`, the second is smaller than the batch."""
+    """Images with edges and noise; with `padded`, the second image is smaller, and padded to `size`."""
     random = np.random.default_rng(size[0])
     images = torch.zeros(count, 3, *size, dtype=torch.uint8)
     sizes = torch.tensor([size] * count)

@@ -23,7 +23,7 @@ from chordate.integrations import segmentation_models_pytorch as encoders
 from chordate.integrations.torchvision import NamedFeatures, PyramidBackbone
 
 SMALL = {"base_channels": 16, "norm": "BN"}
-VARIANTS = set(BACKBONES.variants)  # of the package; tests of other files register more
+VARIANTS = set(BACKBONES.variants)  # the package's variants; other test files register more
 
 
 @pytest.fixture(autouse=True)

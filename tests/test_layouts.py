@@ -20,7 +20,7 @@ RPN = {"type": "RPNHead", "anchors": {"sizes": [[16, 32, 64]]}, "post_nms_topk":
 
 
 def c4(**changes) -> nn.Module:
-    """Mask R-CNN with the C4 layout of a ResNet-18, which is thin: c4 has 64 channels, c5 has 128."""
+    """Mask R-CNN in the C4 layout on a thin ResNet-18: c4 has 64 channels, c5 has 128."""
     torch.manual_seed(0)
     parts = {
         "type": "TwoStageDetector",

@@ -50,7 +50,7 @@ FCN = {
 
 @pytest.fixture(autouse=True)
 def no_init():
-    """The models get the weights of a checkpoint."""
+    """Skip random initialization, since the models load the weights of a checkpoint."""
     with without_init():
         yield
 
@@ -78,7 +78,7 @@ def build(name: str, contents: dict) -> chordate.Model:
     return chordate.build_model(load_config(config, overrides), checkpoint=contents)
 
 
-AGAIN = ["mmdet/faster-rcnn_r50-caffe_fpn_1x_coco"]  # the names and shapes of mmdet/faster-rcnn_r50_fpn_1x_coco
+AGAIN = ["mmdet/faster-rcnn_r50-caffe_fpn_1x_coco"]  # has the names and shapes of mmdet/faster-rcnn_r50_fpn_1x_coco
 
 
 @pytest.mark.parametrize("name", [*(name for name in TABLE["models"] if name not in AGAIN), *slow(*AGAIN)])
@@ -137,7 +137,7 @@ model = dict(
 
 @pytest.mark.parametrize("evidence", ["config", "statistics"])
 def test_caffe_weights_need_bgr_and_the_stride_in_the_first_convolution(evidence):
-    """The config in the checkpoint says so, or else the statistics that Caffe left at zero."""
+    """Caffe weights are recognized by the checkpoint's config, or else by running means of zero."""
     state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
     if evidence == "statistics":
         state["backbone.bn1.running_mean"].zero_()

@@ -156,7 +156,7 @@ def test_the_shapes_open_as_a_semantic_folder(shapes):
 
 
 def test_the_command_lines_on_panoptic_segmentation_run(folder, capsys, caplog):
-    """One training step on the small shapes of the fixture."""
+    """Commands train for one step, on the small shapes of the fixture."""
 
     def shortened(words: list[str]) -> list[str]:
         short = "train.iterations=1 train.epochs=None train.eval_every=1 train.save_every=1 train_data.batch_size=2"

@@ -187,8 +187,8 @@ def test_a_detector_without_semantic_head_has_no_panoptic_tensors():
 
 
 def test_outputs_of_shared_classes_are_kept_when_fine_tuned_on_other_panoptic_data():
-    """The things change from cat, dog to dog, cow; the classes of the semantic head from things, sky, grass to things,
-    sea, sky."""
+    """The things change from (cat, dog) to (dog, cow), the classes of the semantic head from (things, sky, grass) to
+    (things, sea, sky)."""
     old, new = panoptic_fpn(), panoptic_fpn(DatasetMeta(("sea", "dog", "cow", "sky"), stuff=("sea", "sky")))
     for model, value in ((old, 1.0), (new, 2.0)):
         for layer in (model.box.cls_score, model.mask.masks, model.semantic.logits):

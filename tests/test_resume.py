@@ -372,7 +372,7 @@ def test_a_new_run_overwrites_no_checkpoint_of_the_run_before(tmp_path: Path) ->
 
 
 def test_a_resume_with_more_iterations_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """The evaluation at the end of the first run is kept, although `eval_every` makes none due at that iteration."""
+    """The evaluation at the end of the first run is kept, although `eval_every=0` schedules none there."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

@@ -76,8 +76,8 @@ def coco_stuff(root: Path) -> np.ndarray:
 
 
 def voc(root: Path) -> np.ndarray:
-    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). SBD labels images 2, 3 and 4, so also
-    the validation image."""
+    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). SBD labels images 2, 3 and 4, which
+    include the validation image."""
     for name in ("1", "2", "3", "4", "5"):
         photo(root / f"VOC2012/JPEGImages/2007_00000{name}.jpg")
     lists = root / "VOC2012/ImageSets/Segmentation"

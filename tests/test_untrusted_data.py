@@ -148,7 +148,7 @@ def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypa
 
 def import_anew(monkeypatch: pytest.MonkeyPatch, *names: str) -> Any:
     """Import modules of `chordate.data` as a new process would, until the end of the test; returns the last one."""
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # which the modules change
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the modules change it
     for name in names:
         monkeypatch.setattr(data, name, getattr(data, name))
         monkeypatch.delitem(sys.modules, f"chordate.data.{name}")
