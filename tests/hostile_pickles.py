@@ -69,7 +69,7 @@ def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
 
 
 def small_but_large() -> dict[str, bytes]:
-    """Values that are small in a file, but need much memory or time if each call makes a copy of its arguments."""
+    """Values that are small in a file, but need much memory or time if they are copied, hashed or printed."""
     text, length = b"X" + struct.pack("<I", 50_000) + b"a" * 50_000, 2_000
     pairs = b"](" + b"".join(b"K\x01" + b"J" + struct.pack("<i", number) + b"\x86" for number in range(length)) + b"e"
     numbers = b"(" + b"K\x00" * length + b"t"
@@ -84,7 +84,17 @@ def small_but_large() -> dict[str, bytes]:
 
     create = RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87R"
     dtype = pickle.dumps(np.dtype("<f4"), protocol=2)[2:-1]
+    doubled = b")" + b"2\x86" * 60  # a tuple of 2**60 items, as for its hash or its text
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + doubled + b"X\x03\x00\x00\x00cpuK\x01tQ"
     return {
+        "has a doubled tuple as a key": b"}" + doubled + b"K\x01s",
+        "has a storage with a doubled tuple as its key": storage,
+        "has an array of a doubled type": create
+        + b"(K\x01K\x03\x85cnumpy\ndtype\n"
+        + doubled
+        + b"\x85R\x89U\x0c"
+        + bytes(12)
+        + b"tb",
         "encodes one text often": calls(b"c_codecs\nencode\n", text + b"\x85"),
         "makes many copies of one bytearray": calls(b"c__builtin__\nbytearray\n", text + b"\x85"),
         "makes a large bytearray": b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",

@@ -65,16 +65,15 @@ def _read_zip(path: Path) -> tuple[Any, str | None]:
     folder = next((name for name in members if name.endswith("/data.pkl")), "/data.pkl").removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members:
         raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint")
-    data, storages = _mapped(path), dict[str, Storage]()
+    data = _mapped(path)
 
     def load_storage(saved: Any) -> Storage:
         _, kind, key, _, length = saved
-        if key not in storages:
-            storage = storages[key] = Storage(kind.name, length)
-            start, size = members[f"{folder}data/{key}"] if length else (0, 0)
-            storage.check(size)
-            storage.data = _part(data, start, size)
-        return storages[key]
+        storage = Storage(kind, key, length)
+        start, size = members[f"{folder}data/{key}"] if length else (0, 0)
+        storage.check(size)
+        storage.data = _part(data, start, size)
+        return storage
 
     with zipfile.ZipFile(path) as archive:
         for name in ("version", ".storage_alignment"):
@@ -98,7 +97,8 @@ def _read_pickle(path: Path, head: bytes) -> tuple[Any, str | None]:
         key, _, length, view = arguments
         if view is not None:
             raise ValueError("a storage that is part of another one is not supported")
-        return storages.setdefault(key, Storage(kind.name, length))
+        storage = Storage(kind, key, length)
+        return storages.setdefault(storage.key, storage)
 
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         file = cast(BinaryIO, mapped)
@@ -109,6 +109,8 @@ def _read_pickle(path: Path, head: bytes) -> tuple[Any, str | None]:
         _, _, system, values, keys = [unpickler.load() for unpickler in unpicklers]
         if not system["little_endian"]:
             raise ValueError("its byte order is not little-endian")
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError("the key of a storage is not text")
         _read_storages(path, file, [storages[key] for key in keys])
         return values, unpicklers[3].unread
 

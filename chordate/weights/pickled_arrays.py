@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from chordate.weights.restricted_pickle import Unread, as_bytes
+from chordate.weights.restricted_pickle import MAX_DIMENSIONS, Unread, as_bytes
 
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # as in the pickles of numpy.dtype
-_MAX_DIMENSIONS = 64
 
 
 class Array(Unread):
@@ -35,9 +34,9 @@ class Array(Unread):
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             raise ValueError("an array has no shape and elements")
         _, shape, dtype, fortran, data = self.state
-        sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape[:_MAX_DIMENSIONS])
+        sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape[:MAX_DIMENSIONS])
         data = as_bytes(data)
-        if not sides or len(shape) > _MAX_DIMENSIONS or math.prod(shape) * _dtype(dtype).itemsize != len(data):
+        if not sides or len(shape) > MAX_DIMENSIONS or math.prod(shape) * _dtype(dtype).itemsize != len(data):
             raise ValueError("an array's size differs from its bytes")
         flat = np.frombuffer(data, _dtype(dtype)) if data else np.zeros(0, _dtype(dtype))
         with warnings.catch_warnings():
@@ -71,9 +70,10 @@ class Scalar(Unread):
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
-    if not isinstance(dtype, DType) or dtype.code not in _DTYPES or dtype.order not in ("<", "|", "="):
-        code = f"{dtype.order}{dtype.code}" if isinstance(dtype, DType) else type(dtype).__name__
-        raise ValueError(f"arrays of {code!r:.40} are not tensors of numbers")
+    if not (isinstance(dtype, DType) and isinstance(dtype.code, str) and isinstance(dtype.order, str)):
+        raise ValueError("arrays without a data type are not tensors of numbers")
+    if dtype.code not in _DTYPES or dtype.order not in ("<", "|", "="):
+        raise ValueError(f"arrays of {f'{dtype.order}{dtype.code}'!r:.40} are not tensors of numbers")
     return np.dtype(f"{dtype.order}{dtype.code}")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chordate.weights.plain_contents import DTYPES
-from chordate.weights.restricted_pickle import Unread
+from chordate.weights.restricted_pickle import MAX_DIMENSIONS, Unread
 
 _STORAGES = {
     "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
@@ -25,7 +25,8 @@ class Storage(Unread):
     """The elements of one or several tensors.
 
     Args:
-        kind: name of the storage's class in the pickle.
+        kind: the storage's class in the pickle.
+        key: identifies the storage.
         length: number of elements.
 
     Attributes:
@@ -33,11 +34,11 @@ class Storage(Unread):
         data: the bytes `[N]`; None until they are read.
     """
 
-    def __init__(self, kind: str, length: Any):
-        super().__init__(kind)
-        if type(length) is not int:
-            raise ValueError("the length of a storage is not a number")
-        self.dtype, self.length = _STORAGE_TYPES.get(kind), length
+    def __init__(self, kind: Any, key: Any, length: Any):
+        if not (isinstance(kind, Unread) and isinstance(key, str) and type(length) is int):
+            raise ValueError("a storage has no type, key or length")
+        super().__init__(kind.name)
+        self.dtype, self.key, self.length = _STORAGE_TYPES.get(kind.name), key, length
         self.data: Tensor | None = None
 
     def check(self, size: int) -> None:
@@ -67,6 +68,8 @@ class StoredTensor(Unread):
         """
         if self.dtype is None or self.storage.data is None:
             return NOT_DENSE
+        if not isinstance(self.size, tuple) or len(self.size) > MAX_DIMENSIONS:
+            raise ValueError("a tensor has no size, or too many dimensions")
         try:
             return self.storage.data.view(self.dtype).as_strided(self.size, self.stride, self.offset)
         except (RuntimeError, TypeError) as error:

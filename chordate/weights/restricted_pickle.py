@@ -15,6 +15,7 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 
 MAX_OPCODES = 5_000_000  # limit per pickle; a large model with the state of its optimizer has 100,000
+MAX_DIMENSIONS = 64  # limit on the dimensions of tensors and arrays, as in numpy and PyTorch
 _PAIR = 8  # bytes that an item of a dict has in a file, at least
 # Opcodes that put their argument on the stack. Integers of unlimited length are not among them.
 _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
