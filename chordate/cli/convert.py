@@ -36,10 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     check_out(out, arguments.source)
     contents = read_state(arguments.source)
-    named = (
-        CheckpointConfig(arguments.config, {}, []) if arguments.config else checkpoint_config(find_weights(contents))
-    )
-    name, overrides, notes = named
+    weights = find_weights(contents)
+    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
     overrides = {**overrides, **arguments.cfg_options}
     cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
