@@ -111,7 +111,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Tensor names have prefixes of DDP, torch.compile, Lightning or an EMA; the loss has a tensor, too."""
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))

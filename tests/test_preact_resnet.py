@@ -81,7 +81,7 @@ def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
 
 @pytest.mark.parametrize(("depth", "widen"), WIDE_SIZES)
 def test_parameter_counts_of_wide_resnets_are_the_formulas(depth, widen):
-    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks; a group's first block has a projection."""
+    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks, each group's first with a projection."""
     expected, before = 9 * 3 * 16, 16
     for width in (16 * widen, 32 * widen, 64 * widen):
         expected += before * width  # the projection shortcut

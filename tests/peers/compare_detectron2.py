@@ -158,7 +158,7 @@ def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, An
 
 
 def compare_detections(ours: Detections, theirs: Any) -> Difference:
-    """Match each of their detections to ours with the same class and the nearest box."""
+    """Match each detection of Detectron2 to our detection of the same class with the nearest box."""
     boxes, scores, labels = theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes
     distance = (boxes[:, None] - ours.boxes[None]).abs().amax(-1)
     distance = torch.where(labels[:, None] == ours.labels[None], distance, torch.inf)
