@@ -1,4 +1,4 @@
-"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+"""`chordate convert`: converts Detectron2's checkpoints to ours, with a printed config, and ours back, bit for bit."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Prefixes of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside a loss's tensor."""
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))
