@@ -1,4 +1,4 @@
-"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+"""`chordate convert`: converts Detectron2's checkpoints to ours, with a printed config, and ours back, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import chordate
+from chordate.cli.convert import base_name
 from chordate.cli.main import main
+from chordate.config import load_config
 from chordate.errors import CheckpointError
+from chordate.migration.config_writer import write_config
+from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.find_weights import find_weights
 
 CONFIG = """
 base = "faster-rcnn_r18_fpn_1x_coco"
@@ -35,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "small.py").write_text(CONFIG)
     torch.manual_seed(0)
     model = chordate.build_model(root / "small.py", pretrained=False)
-    model.backbone.bn1.running_mean.normal_()  # statistics as torchvision's weights have
+    model.backbone.bn1.running_mean.normal_()  # nonzero, as in torchvision's weights; Caffe's are zero
     torch.save(model.state_dict(), root / "plain.pth")
     assert convert(root / "plain.pth", root / "ours.pt", "--config", root / "small.py") == 0
     assert convert(root / "ours.pt", root / "theirs.pth", "--config", root / "small.py", "--to", "detectron2") == 0
@@ -64,11 +69,33 @@ def test_the_way_to_detectron2_and_back_changes_no_bit(files, capsys):
 def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tmp_path):
     assert convert(files / "theirs.pth", tmp_path / "out.pt") == 0
     text = capsys.readouterr().out.partition("\n\n")[2]
-    assert text.startswith('base = "faster-rcnn_r18_fpn_1x_coco"\n')
+    assert '\nbase = "faster-rcnn_r18_fpn_1x_coco"\n' in text
+    assert "guessed" in text and "MODEL.RESNETS.STRIDE_IN_1X1" in text.partition("base =")[0]
     (tmp_path / "printed.py").write_text(text)
     model = chordate.build_model(tmp_path / "printed.py", checkpoint=tmp_path / "out.pt")
     assert model.box.trunk.fcs[0].out_features == 16 and len(model.classes) == 3
     assert model.size_divisor == 32 and model.box.pooler.aligned and not model.preprocess.bgr
+
+
+def test_text_of_a_checkpoint_is_text_in_the_printed_config(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = ("men's", "x', __import__('pathlib').Path('executed').touch(), 'y", 'ends with " and \\')
+    theirs = restored(chordate.build_model(files / "small.py", pretrained=False), "mmdetection")
+    torch.save({**theirs, "meta": {"CLASSES": classes}}, tmp_path / "theirs.pth")
+    assert convert(tmp_path / "theirs.pth", tmp_path / "out.pt") == 0
+    (tmp_path / "printed.py").write_text(capsys.readouterr().out.partition("\n\n")[2])
+    assert tuple(chordate.build_model("printed.py", pretrained=False).classes) == classes
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_printed_config_inherits_from_a_file_anywhere(files, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / 'men\'s "files"'
+    folder.mkdir()
+    (folder / "small.json").write_text('{"base": "faster-rcnn_r18_fpn_1x_coco", "train": {"seed": 7}}')
+    assert base_name("configs/faster-rcnn/faster-rcnn_r50_fpn_1x_coco.py") == "faster-rcnn_r50_fpn_1x_coco"
+    monkeypatch.chdir(folder)
+    (tmp_path / "printed.py").write_text(write_config([], base_name("small.json"), {}))
+    assert load_config(tmp_path / "printed.py").train.seed == 7
 
 
 def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path, capsys):
@@ -78,6 +105,19 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     assert convert(tmp_path / "model.pkl", tmp_path / "out.pt") == 0
     assert same(*states(files / "plain.pth", tmp_path / "out.pt"))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
+)
+def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
+    (theirs,) = states(files / "theirs.pth")
+    prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
+    plain = recognized_config(find_weights({"model": theirs}))
+    assert plain[0] == "faster-rcnn_r18_fpn_1x_coco"
+    assert recognized_config(find_weights({"state_dict": prefixed})) == plain
 
 
 def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):

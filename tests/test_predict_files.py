@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from backbone_referee import slow
 from loading import checkpoint_of
 from pycocotools.coco import COCO
 from raw_images import png, tiff
@@ -90,7 +91,7 @@ def test_a_folder_is_predicted_past_broken_images_and_nothing_is_left_out_silent
 
 
 def test_images_of_equal_names_and_in_subfolders_all_have_their_pictures(tmp_path, rgb, capsys) -> None:
-    """The pictures of an earlier prediction, in a folder among the images, are not predicted."""
+    """The second prediction ignores the pictures that the first one wrote to a subfolder of the images."""
     folder = tmp_path / "photos"
     values = {"1.jpg": 0, "1.png": 60, "1_1.jpg": 120, "a/1.jpg": 180, "b/1.jpg": 240}
     for name, value in values.items():
@@ -188,8 +189,10 @@ def write_data(root: Path, channels: int, count: int = 2) -> None:
     (root / "annotations.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("channels", [1, 4, 6])
-def test_training_evaluation_and_prediction_read_the_models_number_of_channels(tmp_path, channels) -> None:
+@pytest.mark.parametrize("channels", [1, 6, *slow(4)])
+def test_training_evaluation_and_prediction_read_the_models_number_of_channels(
+    tmp_path, without_curves, channels
+) -> None:
     write_data(tmp_path / "data", channels)
     path = write_config(tmp_path / "bands.py", channels)
     root = ["--data-root", str(tmp_path / "data")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from chordate.cli.common import add_options
 
@@ -25,23 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from chordate.composition import nested
     from chordate.config import load_config
+    from chordate.migration.checkpoint_config import CheckpointConfig, checkpoint_config
+    from chordate.migration.config_writer import write_config
     from chordate.models.build import build_model
-    from chordate.weights.checkpoint_conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
+    from chordate.weights.checkpoint_conversion import OWN, own_contents, restored, write_checkpoint
     from chordate.weights.checkpoint_sources import read_state
     from chordate.weights.find_weights import find_weights
 
     out = Path(arguments.out)
     check_out(out, arguments.source)
     contents = read_state(arguments.source)
-    name, overrides = (arguments.config, {}) if arguments.config else recognized_config(find_weights(contents))
+    weights = find_weights(contents)
+    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
     overrides = {**overrides, **arguments.cfg_options}
     cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
-    text = config_text(name, overrides)
+    text = write_config(notes, base_name(name), nested(overrides))
     if arguments.to == OWN:
-        write_checkpoint(out, own_contents(model, cfg.pretty_text))
+        write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:
         write_checkpoint(out, restored(model, arguments.to))
     print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
@@ -63,21 +66,11 @@ def check_out(out: Path, source: str) -> None:
         raise ConfigError(f"{out} is the checkpoint to read; name another file to write")
 
 
-def config_text(name: str, overrides: dict[str, Any]) -> str:
-    """The text of a config file that inherits from the config `name`, with overrides by dotted keys."""
-    from chordate.composition import nested
+def base_name(config: str) -> str:
+    """The name of a packaged or composed config, or the full path of another file: it is valid in any folder."""
+    from chordate.config import find_config, packaged_configs
 
-    base = Path(name).resolve() if name.endswith(".py") else None
-    lines = [f'_base_ = ["{base}"]' if base else f'base = "{name}"']
-    lines += [f"{section} = {_source(values, 0)}" for section, values in nested(overrides).items()]
-    return "\n".join(lines) + "\n"
-
-
-def _source(value: Any, level: int) -> str:
-    """A value as Python source: dicts as `dict(…)`, with one setting per line at the first level."""
-    if not isinstance(value, dict):
-        return repr(list(value)) if isinstance(value, tuple) else repr(value).replace("'", '"')
-    items = [f"{key}={_source(item, level + 1)}" for key, item in value.items()]
-    if level:
-        return f"dict({', '.join(items)})"
-    return "".join(["dict(\n", *(f"    {item},\n" for item in items), ")"])
+    found = find_config(config)
+    if isinstance(found, Path) and found.resolve() not in map(Path.resolve, packaged_configs().values()):
+        return str(found.resolve())
+    return Path(config).name.removesuffix(".py")

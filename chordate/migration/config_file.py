@@ -47,15 +47,15 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
             raise ConfigError(
                 f"{path}: configs are .yaml files (Detectron2) or .py files (MMDetection, MMSegmentation)"
             )
-        nearest = find_nearest(conversion.config)
+        docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
+        text = write_config(docstring, *find_nearest(conversion.config))
     except ChordateError as error:
         message = str(error)
         raise ConfigError(message if message.startswith(str(path.parent)) else f"{path}: {message}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"[:200]
         raise ConfigError(f"{path}: a setting has an unexpected value ({reason})") from error
-    docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
-    return Converted(write_config(docstring, *nearest), conversion)
+    return Converted(text, conversion)
 
 
 def _about(conversion: Conversion) -> list[str]:
@@ -63,4 +63,4 @@ def _about(conversion: Conversion) -> list[str]:
     lines = [line for note in conversion.notes for line in ("", *textwrap.wrap(note, 120))]
     if conversion.not_carried:
         lines += ["", "Not carried over:", "", *(f"    {row}" for row in conversion.table().splitlines())]
-    return [line.replace("\\", "/").replace('"""', "'''") for line in lines]
+    return lines

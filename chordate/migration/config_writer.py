@@ -1,30 +1,48 @@
-"""Writes a config as a Python file."""
+"""Writes a config as a Python file of literals: loading it gives the settings, and runs nothing else."""
 
 from __future__ import annotations
 
+import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
+from chordate.allowed_values import format_value
+from chordate.errors import ConfigError
 from chordate.section_names import SECTIONS
+from chordate.text import printable
 
 WIDTH = 120
 RANGE = 4  # lists of at least so many consecutive numbers are written as a range
 
 
-def write_config(docstring: list[str], base: str, sections: Mapping[str, Any]) -> str:
-    """The text of a config that inherits from the packaged config `base`.
+def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[str, Any]) -> str:
+    """The text of a config.
 
     Args:
-        docstring: lines of the docstring.
-        base: name of the packaged config.
-        sections: the settings that override it.
+        docstring: lines of the docstring; none if empty.
+        base: name or path of the config that it inherits from; None if `sections` are complete.
+        sections: the settings that override it: numbers, strings, bools, None, and lists and dicts of them, with any
+            characters in strings and keys.
+
+    Raises:
+        ConfigError: a value cannot be written as a literal, or a section's name is not an identifier.
     """
-    lines = ['"""' + docstring[0], *docstring[1:], '"""'] if len(docstring) > 1 else [f'"""{docstring[0]}"""']
-    lines += ["", f'base = "{base}"']
-    order = sorted(sections, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS))
-    lines += [f"{name} = {_format(sections[name], 0, len(name) + 3)}" for name in order]
+    lines = _docstring(docstring) if docstring else []
+    lines += [f"base = {_literal(base)}"] if base is not None else []
+    for name in sorted(sections, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)):
+        if not _is_identifier(name):
+            raise ConfigError(f"a config cannot have a section named {format_value(name)}")
+        lines.append(f"{name} = {_format(sections[name], 0, len(name) + 3)}")
     return "\n".join(lines) + "\n"
+
+
+def _docstring(lines: Sequence[str]) -> list[str]:
+    """The lines of a docstring and an empty line; characters that could end it, or be a template, are replaced."""
+    replaced = str.maketrans({"\\": "/", '"': "'"})
+    first, *rest = [printable(line, None).translate(replaced).replace("{{", "{ {") for line in lines]
+    return [f'"""{first}', *rest, '"""', ""] if rest else [f'"""{first}"""', ""]
 
 
 def _format(value: Any, indent: int, used: int) -> str:
@@ -42,7 +60,7 @@ def _format(value: Any, indent: int, used: int) -> str:
     if isinstance(value, Mapping):
         opening, closing = ("dict(", ")") if _are_identifiers(value) else ("{", "}")
         joint = "=" if opening == "dict(" else ": "
-        names = [key if joint == "=" else repr(key) for key in value]
+        names = [key if joint == "=" else _literal(key) for key in value]
         items = [
             f"{name}{joint}{_format(item, indent + 4, len(name) + len(joint))}"
             for name, item in zip(names, value.values())
@@ -68,20 +86,31 @@ def _on_one_line(value: Any) -> str:
     if isinstance(value, Mapping):
         if _are_identifiers(value):
             return f"dict({', '.join(f'{key}={_on_one_line(item)}' for key, item in value.items())})"
-        return f"{{{', '.join(f'{_quoted(key)}: {_on_one_line(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{_literal(key)}: {_on_one_line(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
         whole = len(value) >= RANGE and all(type(item) is int for item in value)
         if whole and list(value) == list(range(value[0], value[0] + len(value))):
             return f"[*range({value[0]}, {value[-1] + 1})]"
         return f"[{', '.join(map(_on_one_line, value))}]"
-    return _quoted(value) if isinstance(value, str) else repr(value)
+    return _literal(value)
 
 
 def _are_identifiers(value: Mapping[Any, Any]) -> bool:
-    return all(isinstance(key, str) and key.isidentifier() for key in value)
+    return all(map(_is_identifier, value))
 
 
-def _quoted(text: Any) -> str:
-    """A literal with double quotes where possible."""
-    literal = repr(text)
-    return f'"{literal[1:-1]}"' if isinstance(text, str) and literal[0] == "'" and '"' not in literal else literal
+def _is_identifier(key: Any) -> bool:
+    """Whether a key can be written as `key=`. Python normalizes identifiers that are not ASCII."""
+    return isinstance(key, str) and key.isascii() and key.isidentifier() and not iskeyword(key)
+
+
+def _literal(value: Any) -> str:
+    """The literal of a number, string, bool or None; a string has double quotes where possible."""
+    if isinstance(value, str):
+        literal = repr(str(value)).replace("{{", "{\\x7b")  # a config must not contain mmengine's templates, `{{ … }}`
+        return f'"{literal[1:-1]}"' if literal[0] == "'" and '"' not in literal else literal
+    if type(value) is float and not math.isfinite(value):
+        return f'float("{value}")'
+    if value is None or type(value) in (bool, int, float):
+        return repr(value)
+    raise ConfigError(f"a config cannot contain {format_value(value)}")

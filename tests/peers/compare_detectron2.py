@@ -1,7 +1,7 @@
 """Compares random models of Detectron2 with the models that `chordate convert` makes of their checkpoints.
 
 Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [FAMILY …]`. Prints a table in
-Markdown. Everything is computed in float64: in float32, even one library differs from itself in another memory format.
+Markdown. Everything is computed in float64: in float32, even one library's outputs differ between memory formats.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TORCHVISION = [
     *("INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", False),
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
-FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
 CROP = (256, 256)  # height and width in pixels of the images for semantic segmentation
 POOLING = (8, 8)  # feature-map cells of the windows that ASPP averages: crops of 128×128 pixels, at stride 16
 CROPPED = ["INPUT.CROP.SIZE", [128, 128], "MODEL.RESNETS.DEPTH", 50]
@@ -158,7 +158,7 @@ def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, An
 
 
 def compare_detections(ours: Detections, theirs: Any) -> Difference:
-    """Match each of their detections to ours with the same class and the nearest box."""
+    """Match each detection of Detectron2 to our detection of the same class with the nearest box."""
     boxes, scores, labels = theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes
     distance = (boxes[:, None] - ours.boxes[None]).abs().amax(-1)
     distance = torch.where(labels[:, None] == ours.labels[None], distance, torch.inf)
@@ -170,7 +170,8 @@ def compare_detections(ours: Detections, theirs: Any) -> Difference:
         differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
         other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
     if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)  # scores differ in kind
+        # Scores are not compared: ours are logits, Detectron2's are probabilities.
+        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)
         other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
     matched = int(same.sum()) if len(ours) == len(theirs) else -1
     return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))
