@@ -189,34 +189,6 @@ def test_the_error_for_a_missing_source_names_it(spec, says):
 # --- checkpoints that cannot be read ----------------------------------------------------------------------------
 
 
-class Bomb:
-    """An object whose pickle creates a file when it is loaded."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return (Path.touch, (self.target,))
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_that_would_run_code_is_not_opened(zipped, protocol, tmp_path):
-    proof = tmp_path / "code ran"
-    path = tmp_path / "bomb.pth"
-    state = filled(TinyDetector()).state_dict()
-    torch.save(
-        {"model": state, "hook": Bomb(proof)},
-        path,
-        _use_new_zipfile_serialization=zipped,
-        pickle_protocol=protocol,
-    )
-    assert "could run code, so it was not opened" in message(TinyDetector(), path)
-    assert not proof.exists()
-    torch.load(path, weights_only=False)  # proves that the pickle runs code
-    assert proof.exists()
-
-
 def test_the_config_text_in_our_own_form_is_never_executed(tmp_path):
     proof = tmp_path / "code ran"
     checkpoint = {**own(TinyDetector()), "config": f"open({str(proof)!r}, 'w')"}
