@@ -148,7 +148,7 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
     if there are none.
 
     In a very large file, only the objects of the checked images are counted. If none of them has a usable mask, the
-    other objects are read until one has.
+    other objects are read until one with a mask is found.
 
     Raises:
         DataError: no object has a usable mask.

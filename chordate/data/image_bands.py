@@ -238,4 +238,4 @@ def _report(kind: str, message: str) -> None:
     """Log a warning about the first file of a kind."""
     if kind not in reported:
         reported.add(kind)
-        log.warning(f"{message} (and so are other files of this kind)")
+        log.warning(f"{message} (logged only for the first file of this kind)")
