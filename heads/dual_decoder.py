@@ -106,8 +106,8 @@ class PanopticDeepLabHead(SemanticHead):
         num_classes: number of classes.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
         aspp_dropout: dropout probability of ASPP's output.
-        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels. The
-            model passes weights of the pixels to the losses, which are larger for small instances.
+        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels;
+            the model passes it larger weights for the pixels of small instances.
     """
 
     def __init__(

@@ -245,7 +245,7 @@ class Trainer:
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
-            # The norm is not guarded with fp16, whose gradients overflow occasionally by design: the scaler skips the step.
+            # Not guarded for fp16, whose gradients overflow occasionally by design; the scaler then skips the step.
             ids = [info.image_id for batch in batches for info in batch.infos]
             self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
         try:
