@@ -67,7 +67,7 @@ def check_out(out: Path, source: str) -> None:
 
 
 def base_name(config: str) -> str:
-    """The name of a packaged or composed config, or the full path of another file: it is valid in any folder."""
+    """Name a config so that it is found from any folder: by a packaged or composed name, or by the file's full path."""
     from chordate.config import find_config, packaged_configs
 
     found = find_config(config)
