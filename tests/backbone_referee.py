@@ -1,7 +1,8 @@
 """Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +27,17 @@ def thin(config: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in settings.items() if name in accepted}, **config}
 
 
+@contextlib.contextmanager
+def without_init() -> Iterator[None]:
+    """Build networks with zero weights, which is faster than random initialization; tests load other weights later."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("normal_", "uniform_"):
+            patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor.zero_())
+        for name in ("erfinv_", "clamp_"):  # the other steps of `trunc_normal_`
+            patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
+        yield
+
+
 def on_meta(name: str, **options: Any) -> nn.Module:
     """A backbone on the meta device, for tests that only need shapes."""
     with torch.device("meta"):
@@ -36,7 +48,7 @@ def on_meta(name: str, **options: Any) -> nn.Module:
 def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
-    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that a wrong `eps`, a wrong
+    BatchNorms get means and variances that differ from 0 and 1, as in trained networks, so that a wrong `eps`, a wrong
     order of layers or swapped norms change the result. Integer buffers keep their values, so a model moved from the
     meta device is usable only if it has none.
     """
@@ -67,7 +79,12 @@ def referee(build: Callable[[], nn.Module]) -> nn.Module:
 def timms(name: str) -> nn.Module:
     """The timm network `name` with random weights."""
     on_meta = not name.startswith(("swin", "vit"))
-    whole = referee(lambda: timm.create_model(name)) if on_meta else randomize(timm.create_model(name))
+    if on_meta:
+        whole = referee(lambda: timm.create_model(name))
+    else:
+        with without_init():
+            whole = timm.create_model(name)
+        randomize(whole)
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
             nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output

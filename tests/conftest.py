@@ -1,5 +1,6 @@
 """Shared test setup: threads, hypothesis without deadlines, and fixtures of real and generated data."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -40,6 +41,11 @@ LONG_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {f"test_{name}": place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt imported modules from garbage collection, which every command runs at its end, to save time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from chordate.migration.nearest_config import KEPT
 
 
 def write(folder, **files):
-    """Write files, named like `base_yaml` for base.yaml; returns the path of the last one."""
+    """Write each keyword argument to a file (`base_yaml=…` writes base.yaml); returns the path of the last file."""
     for name, text in files.items():
         path = folder / name.replace("_py", ".py").replace("_yaml", ".yaml")
         path.write_text(textwrap.dedent(text))

@@ -1,13 +1,17 @@
 """Processes that start fast, since they are forked from a server that imports the package only once."""
 
+import importlib
+import io
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import redirect_stdout
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,50 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, tim
     for process in ranks:
         process.join(timeout)
     return [process.exitcode for process in ranks]
+
+
+def imported_with(*modules: str) -> set[str]:
+    """The names of all modules that are imported in a process of the server after it imports `modules`."""
+    with forkserver().Pool(1) as pool:
+        return pool.apply(_import, modules)
+
+
+def _import(*modules: str) -> set[str]:
+    for name in modules:
+        importlib.import_module(name)
+    return set(sys.modules)
+
+
+def run_forked(code: str, site: Path, cwd: Path, packages: Set[str]) -> str:
+    """Run Python code in a fork of this process, which does not import torch again; returns what the code prints.
+
+    The code imports `packages` anew, from the folder `site` if it has them, and runs in the folder `cwd`.
+    """
+    import torchvision  # noqa: F401  # the fork has what this process has imported
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_execute, args=(code, site, cwd, packages, sender))
+    process.start()
+    sender.close()
+    printed = receiver.recv()
+    process.join()
+    assert process.exitcode == 0, printed
+    return printed
+
+
+def _execute(code: str, site: Path, cwd: Path, packages: Set[str], sender: Any) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+    sys.path.insert(0, str(site))
+    os.chdir(cwd)
+    with redirect_stdout(io.StringIO()) as printed:
+        try:
+            exec(code, {})
+        except Exception:
+            sender.send(traceback.format_exc())
+            sys.exit(1)
+    sender.send(printed.getvalue())
 
 
 def _run(environment: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from backbone_referee import thin
 from test_backbones import ADAPTED, ARCHITECTURES, FAMILIES, VARIANTS
 from test_two_stage import batch_of
 from torch import nn
@@ -58,7 +59,7 @@ def take_a_step(backbone: str | dict, side: int) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_smallest_of_each_family_takes_a_training_step(name):
-    take_a_step(ADAPTED.get(name, name), side=64)
+    take_a_step(ADAPTED.get(name) or thin({"type": name}), side=64)
 
 
 @pytest.mark.parametrize(

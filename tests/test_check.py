@@ -20,6 +20,12 @@ def check(*arguments: object) -> int:
     return main(["check", *map(str, arguments)])
 
 
+@pytest.fixture
+def without_plots(monkeypatch) -> None:
+    """Keep `chordate check` from writing its plots, which takes a second; the test of a clean dataset reads them."""
+    monkeypatch.setattr("chordate.visualization.check_page.save", lambda *_: None)
+
+
 def page(out: Path) -> str:
     return (out / "index.html").read_text(encoding="utf-8")
 
@@ -66,6 +72,7 @@ def broken(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_every_problem_is_named_and_the_status_is_1(broken: Path, tmp_path: Path, capsys) -> None:
     assert check(own_config(tmp_path), "--data-root", broken, "--out", tmp_path) == 1
     output = capsys.readouterr()
@@ -81,6 +88,7 @@ def test_every_problem_is_named_and_the_status_is_1(broken: Path, tmp_path: Path
     assert table_row(output.out, "train_data")[1:4] == ["4", "2", "2"]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_what_the_config_skips_is_reported_and_is_no_problem(broken: Path, tmp_path: Path, capsys) -> None:
     config = own_config(tmp_path, skip_broken=True, health="warn")
     assert check(config, "--data-root", broken, "--out", tmp_path) == 0
@@ -97,6 +105,7 @@ def test_data_that_cannot_be_opened_are_a_problem(tmp_path: Path, capsys) -> Non
     assert table_row(output.out, "train_data")[1:] == ["–"] * 5
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_an_exception_of_a_dataset_does_not_end_the_reading(tmp_path: Path, monkeypatch, capsys) -> None:
     root = write_coco(tmp_path / "data", [annotation(n, n, BOX) for n in (1, 2, 3, 4)], sizes=((60, 80),) * 4)
     read = CocoDataset.read
@@ -111,6 +120,7 @@ def test_an_exception_of_a_dataset_does_not_end_the_reading(tmp_path: Path, monk
     assert table_row(output.out, "train_data")[1:4] == ["4", "1", "3"]
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_class_names_with_markup_are_text_on_the_page_and_on_the_terminal(tmp_path: Path, capsys) -> None:
     name = "<b>dog</b>[/red]"
     categories = [{"id": 3, "name": name}, CATEGORIES[0]]
@@ -120,6 +130,7 @@ def test_class_names_with_markup_are_text_on_the_page_and_on_the_terminal(tmp_pa
     assert "<b>" not in page(tmp_path) and "&lt;b&gt;dog&lt;/b&gt;[/red] 2, dog 0" in page(tmp_path)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_suspicious_images_are_drawn(tmp_path: Path, capsys) -> None:
     boxes = [annotation(1, 1, BOX), annotation(2, 2, [5, 5, 2, 3]), annotation(3, 3, [0, 20, 80, 3.5])]
     root = write_coco(tmp_path / "data", boxes, sizes=((60, 80),) * 4)

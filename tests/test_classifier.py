@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from backbone_referee import randomize
+from backbone_referee import randomize, slow
 from class_folders import write_folders
 from detection_toys import assert_never_waits
 from rich.console import Console
@@ -50,7 +50,8 @@ def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
     return Batch(images, sizes, infos, None if labels is None else ClassTargets(torch.tensor(labels)))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+# ResNet-50 is marked slow, since test_resnet.py always compares its feature maps with torchvision's.
+@pytest.mark.parametrize("name", ["resnet18", *slow("resnet50")])
 def test_resnet_classifiers_with_torchvisions_weights_have_its_scores(name):
     theirs = torchvision.models.get_model(name, weights=None, num_classes=11)
     randomize(theirs)
@@ -263,8 +264,8 @@ val_data = dict(
     dataset=dict(type="ImageFolder", images="val"), pipeline=[dict(type="CenterCrop", size=16)], batch_size=6, workers=0
 )
 metric = dict(type="AccuracyMetric")
-optimizer = dict(type="AdamW", lr=1e-2)
-train = dict(epochs=12, eval_every=4, save_best="top1", log_every=2, tensorboard=False)
+optimizer = dict(type="AdamW", lr=2e-2)
+train = dict(epochs=6, eval_every=3, save_best="top1", log_every=2, tensorboard=False)
 """
     )
     data, run = ["--data-root", str(tmp_path / "photos")], tmp_path / "run"

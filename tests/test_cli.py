@@ -25,7 +25,7 @@ from chordate.registry import METRICS
 from chordate.weights.checkpoint_folder import CheckpointFolder
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
-FEW = ["train.epochs=1", "train_data.batch_size=4", "train_data.workers=0", "val_data.workers=0", "train.log_every=1"]
+FEW = ["train.epochs=1", "train_data.batch_size=8", "train_data.workers=0", "val_data.workers=0", "train.log_every=1"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -335,6 +335,7 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
 def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(trained, shapes, tmp_path, capsys):
     last = trained / (trained / "last_checkpoint").read_text().strip()
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
@@ -342,6 +343,7 @@ def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(
     assert "iterations are done already" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
 def test_evaluation_can_be_switched_off(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -359,6 +361,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytes
     assert warnings.formatwarning is plain
 
 
+@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
 def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path, monkeypatch):
     work_dir = tmp_path / "work"
     shutil.copytree(trained, work_dir)

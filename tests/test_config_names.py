@@ -106,7 +106,7 @@ def registered():
     names = list[str]()
 
     def register(*new: str, of: str = "resnet50") -> None:
-        BACKBONES.names()  # imports the package's own first
+        BACKBONES.names()  # registers the package's backbones first
         BACKBONES.register_variants(dict.fromkeys(new, BACKBONES.variants[of]))
         names.extend(new)
         read_templates.cache_clear()
@@ -139,7 +139,7 @@ def test_an_own_backbone_comes_before_a_short_form_of_the_same_spelling(register
 
 
 def test_an_own_backbone_of_a_published_family_follows_the_recipe_of_its_row(registered):
-    """DenseNets follow WRN's recipe for ImageNet; no packaged config has a DenseNet there."""
+    """On ImageNet, DenseNets follow WRN's recipe; no packaged config trains a DenseNet on ImageNet."""
     registered("densenet264", of="densenet121")
     registered("plain18_wide", of="plain18")
     assert load_config("densenet264_imagenet").optimizer == load_config("wide_resnet50_2_imagenet").optimizer
@@ -260,6 +260,18 @@ def test_3x_is_1x_with_three_times_the_epochs(model):
     assert (long.model, long.train_data, long.optimizer) == (short.model, short.train_data, short.optimizer)
 
 
+@pytest.mark.parametrize("model", ["faster-rcnn_r50_fpn", "retinanet_convnext_tiny_fpn", "panoptic-fpn_r50_fpn"])
+def test_a_finetuning_config_is_1x_with_a_short_schedule_and_frozen_stages(model):
+    expected, config = load_config(f"{model}_1x_coco"), load_config(f"{model}_finetune_coco")
+    assert config.optimizer.lr <= expected.optimizer.lr / 5 and config.train.epochs < expected.train.epochs
+    assert config.model.backbone.frozen_stages == 2
+    assert max(config.schedule.milestones) < config.train.epochs
+    expected.model.backbone.frozen_stages, expected.optimizer.lr = 2, config.optimizer.lr
+    assert (config.model, config.train_data, config.optimizer) == (
+        expected.model, expected.train_data, expected.optimizer,
+    )  # fmt: skip
+
+
 def test_words_of_a_backbones_own_name_are_not_variations(registered):
     registered("vit_d8", "vit_d16", "net_3x")
     assert load_config("mask-rcnn_vit_d16_fpn_1x_coco").model.backbone.type == "vit_d16"
@@ -361,7 +373,8 @@ def test_a_base_is_a_composed_name_wherever_the_config_is_addressed_from(key, su
 
 
 def test_a_file_of_a_composed_name_may_inherit_from_the_name(tmp_path, monkeypatch):
-    """Files and folders beside the config, or in the current folder, do not hide a name without a suffix."""
+    """A config name without a suffix means the packaged or composed config, even if a file or folder beside the config,
+    or in the current folder, has this name."""
     name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
     monkeypatch.chdir(tmp_path)
     for key in ("base", "_base_"):

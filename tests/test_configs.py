@@ -13,6 +13,7 @@ from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
 DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds, so they run only with `-m slow`
+OTHER_CLASSES = re.compile(r"r50c_.*_(ade20k|voc-aug)$")  # the networks of Cityscapes' configs with other classes
 COCO = [name for name in list_configs() if name.endswith("_coco")]
 FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
@@ -21,7 +22,10 @@ def test_a_config_file_exists_only_if_more_than_the_backbone_differs():
     assert len(CONFIGS) <= 60
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n))) for n in CONFIGS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n) or OTHER_CLASSES.search(n))) for n in CONFIGS],
+)
 def test_each_packaged_config_builds_its_model(name):
     with torch.device("meta"):
         # A number of classes does not say which of them are stuff.
@@ -47,7 +51,7 @@ def test_the_backbone_is_the_one_in_the_config_name(name):
     """r50 is ResNet-50, x101-64x4d is ResNeXt-101-64x4d, as in MMDetection's names of configs."""
     family, depth = re.search(r"_([rx])(\d+(?:-\d+x\d+d)?)_", name).groups()
     with torch.device("meta"):
-        backbone = BACKBONES.build(load_config(name).model.backbone)
+        backbone = BACKBONES.build({**load_config(name).model.backbone, "out": ["c2"]})  # builds no later stages
     assert backbone.name == f"{FAMILIES[family]}-{depth}"
 
 
@@ -76,6 +80,8 @@ def test_anchor_sizes_follow_the_backbones_feature_maps():
         smaller = chordate.build_model(config, pretrained=False)
     assert model.rpn.anchors.strides == (4, 8, 16, 32, 64)
     assert smaller.rpn.anchors.strides == (4, 8, 16, 32)
+    config.model.backbone.base_channels = 8
+    config.model.neck.channels = 8
     sides = chordate.build_model(config, pretrained=False).rpn.anchors.base
     areas = (sides[..., 2] - sides[..., 0]) * (sides[..., 3] - sides[..., 1])
     torch.testing.assert_close(areas.sqrt().mean(1), torch.tensor([32.0, 64, 128, 256]))

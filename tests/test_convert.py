@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "small.py").write_text(CONFIG)
     torch.manual_seed(0)
     model = chordate.build_model(root / "small.py", pretrained=False)
-    model.backbone.bn1.running_mean.normal_()  # statistics as torchvision's weights have
+    model.backbone.bn1.running_mean.normal_()  # nonzero, as in torchvision's weights; Caffe's are zero
     torch.save(model.state_dict(), root / "plain.pth")
     assert convert(root / "plain.pth", root / "ours.pt", "--config", root / "small.py") == 0
     assert convert(root / "ours.pt", root / "theirs.pth", "--config", root / "small.py", "--to", "detectron2") == 0
@@ -112,7 +112,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside tensors of a loss."""
+    """Prefixes of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside a loss's tensor."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))

@@ -21,7 +21,7 @@ YAML = {
     "evaluates code": "MODEL: !!python/object/apply:eval [\"__import__('os').system('touch executed')\"]",
     "evaluates an attribute": "MODEL: !!python/object/apply:eval ['().__class__.__bases__']",
     "is too large": "# " + "x" * 1_000_001,
-    "is nested too deeply": "MODEL: " + "[" * 5000,
+    "is nested too deeply": "MODEL: " + "[" * 1500,
     "expands aliases": ALIASES,
     "contains itself": "MODEL: &a [*a]",
     "merges keys": MERGES,

@@ -45,7 +45,7 @@ def test_training_settings_equal_mmsegmentations(name):
     assert (flip.type, flip.p) == ("RandomHorizontalFlip", 0.5)
 
 
-# Shapes of MMSegmentation's weights, in the order of its state dict; the last four are of the auxiliary head.
+# Shapes of the convolution weights of MMSegmentation's heads, in any order.
 AUXILIARY = [(256, 1024, 3, 3), (150, 256, 1, 1)]
 SEPARABLE = [(2048, 1, 3, 3), (512, 2048, 1, 1)]
 SHAPES = {

@@ -22,6 +22,7 @@ from chordate.data.loader import build_dataset
 from chordate.errors import ConfigError
 from chordate.models.build import image_channels
 
+pytestmark = pytest.mark.usefixtures("without_curves")
 __all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/coming-from.md"

@@ -32,7 +32,7 @@ def members(tmp_path_factory) -> tuple[Path, list[str]]:
     """A data root, and the paths of three untrained classifiers with different pipelines, as a flat list: config,
     checkpoint, config, …"""
     root = tmp_path_factory.mktemp("members")
-    write_folders(root, {"val": 5}, side=24)
+    write_folders(root, {"val": 3}, side=24)
     names = []
     for number, (backbone, side) in enumerate((("resnet20_cifar", 32), ("resnet20_cifar", 24), ("plain20_cifar", 20))):
         config = root / f"{number}.py"

@@ -26,9 +26,14 @@ def same(ours: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, state[name.removeprefix(prefix)]) for name, value in ours.state_dict().items())
 
 
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, Tensor]:
+    """Random weights in torchvision's format, of a ResNet-18."""
+    return referee(torchvision.models.resnet18).state_dict()
+
+
 @pytest.mark.parametrize("source", [True, "torchvision://resnet18", "path", "file URL"])
-def test_torchvision_backbones_load_torchvisions_weights(source, tmp_path, monkeypatch):
-    theirs = referee(torchvision.models.resnet18).state_dict()
+def test_torchvision_backbones_load_torchvisions_weights(source, theirs, tmp_path, monkeypatch):
     downloads = []
 
     def download(url, destination, hash_prefix=None):
@@ -37,7 +42,8 @@ def test_torchvision_backbones_load_torchvisions_weights(source, tmp_path, monke
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    torch.save(theirs, tmp_path / "r18.pth")
+    if source in ("path", "file URL"):
+        torch.save(theirs, tmp_path / "r18.pth")
     local = {"path": str(tmp_path / "r18.pth"), "file URL": (tmp_path / "r18.pth").as_uri()}
     pretrained = local.get(source, source)
     model = BACKBONES.build(
@@ -57,7 +63,7 @@ def test_torchvision_backbones_load_torchvisions_weights(source, tmp_path, monke
     [
         ({"type": "TorchvisionBackbone", "model": "mobilenet_v3_small"}, torchvision.models.mobilenet_v3_small),
         (
-            {"type": "TorchvisionBackbone", "model": "googlenet"},
+            {"type": "TorchvisionBackbone", "model": "googlenet", "options": {"init_weights": False}},
             partial(torchvision.models.googlenet, init_weights=False),
         ),
         ({"type": "TimmBackbone", "model": "resnetv2_50"}, partial(timm.create_model, "resnetv2_50")),
@@ -130,35 +136,37 @@ def test_a_tag_selects_one_of_timms_sets_of_weights(hub):
 
 def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     """Mean and std are compared with timm's metadata; differences below half a gray level are ignored (rounding)."""
-    hub["resnetv2_50.a1h_in1k"] = timms("resnetv2_50.a1h_in1k").state_dict()
+    hub["test_resnet.r160_in1k"] = timms("test_resnet.r160_in1k").state_dict()
     hub["resnet18.a1_in1k"] = timms("resnet18.a1_in1k").state_dict()
 
-    def build(name, source, **settings):
-        model = {"type": "ImageClassifier", "backbone": {"type": name, "pretrained": f"timm://{source}"}, **settings}
-        return chordate.build_model(model, num_classes=3)
+    def build(backbone, source, **settings):
+        backbone = {**backbone, "pretrained": f"timm://{source}"}
+        return chordate.build_model({"type": "ImageClassifier", "backbone": backbone, **settings}, num_classes=3)
 
+    other = {"type": "TimmBackbone", "model": "test_resnet"}
     with pytest.warns(UserWarning) as caught:
-        build("preact_resnet50", "resnetv2_50.a1h_in1k")
+        build(other, "test_resnet.r160_in1k")
     assert [str(warning.message) for warning in caught] == [
-        "timm://resnetv2_50.a1h_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
+        "timm://test_resnet.r160_in1k was trained with mean=[127.5, 127.5, 127.5]; the model has "
         "[123.675, 116.28, 103.53]: set model.preprocess.mean",
-        "timm://resnetv2_50.a1h_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
+        "timm://test_resnet.r160_in1k was trained with std=[127.5, 127.5, 127.5]; the model has "
         "[58.395, 57.12, 57.375]: set model.preprocess.std",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build("preact_resnet50", "resnetv2_50.a1h_in1k", preprocess={"mean": [127.5] * 3, "std": [127.5] * 3})
-        build("resnet18", "resnet18.a1_in1k")
+        build(other, "test_resnet.r160_in1k", preprocess={"mean": [127.5] * 3, "std": [127.5] * 3})
+        build({"type": "resnet18"}, "resnet18.a1_in1k")
 
 
 @pytest.mark.parametrize(
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Slow, since test_senet.py and test_resnet_rs.py always compare such networks with timm's.
+        # Marked slow, since test_senet.py and test_resnet_rs.py always compare such networks with timm's.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
         pytest.param("seresnet50", "seresnet50.ra2_in1k", "timm", marks=pytest.mark.slow),
-        ("preact_resnet50", "resnetv2_50.a1h_in1k", "timm"),
+        # Marked slow, since test_preact_resnet.py always compares this network with timm's.
+        pytest.param("preact_resnet50", "resnetv2_50.a1h_in1k", "timm", marks=pytest.mark.slow),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
         ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm uses torchvision's parameter names
     ],
@@ -196,14 +204,17 @@ def test_unavailable_library_weights_are_a_one_line_error(model, pretrained, mes
 
 @pytest.mark.parametrize("source", ["http://127.0.0.1:1/weights.pth", "timm://resnet34"])
 def test_a_failed_download_of_pretrained_weights_names_both_remedies(source, hub, tmp_path):
-    config = chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": source})
+    settings = {"model.backbone.type": "resnet18", "model.backbone.base_channels": 8}
+    config = chordate.load_config("resnet50_imagenet", {**settings, "model.backbone.pretrained": source})
     with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
         chordate.build_model(config)
     message = str(caught.value)
     assert "set model.backbone.pretrained to a local file, or to None" in message and "pretrained=False" in message
-    torch.save(chordate.build_backbone("resnet50").state_dict(), tmp_path / "local.pth")
+    backbone = chordate.build_backbone({"type": "resnet18", "base_channels": 8})
+    torch.save(backbone.state_dict(), tmp_path / "local.pth")
     for remedy in (str(tmp_path / "local.pth"), None):
-        chordate.build_model(chordate.load_config("resnet50_imagenet", {"model.backbone.pretrained": remedy}))
+        options = {**settings, "model.backbone.pretrained": remedy}
+        chordate.build_model(chordate.load_config("resnet50_imagenet", options))
     chordate.build_model(config, pretrained=False)
 
 

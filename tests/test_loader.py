@@ -161,7 +161,7 @@ def test_rare_classes_are_repeated_if_configured(tmp_path: Path) -> None:
 
 def test_a_worker_loads_another_batch_after_sigterm_and_exits_later(root: Path, monkeypatch) -> None:
     """After SIGTERM a worker keeps loading, as the trainer may need another batch; it exits `GRACE` seconds later."""
-    monkeypatch.setattr("chordate.data.loader.GRACE", 3)
+    monkeypatch.setattr("chordate.data.loader.GRACE", 2)
     loader = open_loader(settings(batch_size=1, workers=1), data_root=root, training=True, seed=0)
     others = set(multiprocessing.active_children())
     batches = iter(loader)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import chordate
 from chordate.cli.main import main
 from chordate.config import load_config, section
 from chordate.data.loader import build_dataset
+from chordate.data.shapes import generate_shapes
 
 TEXT = page("docs/plugging.md")
 FILES = files(TEXT)
@@ -27,17 +27,18 @@ pytestmark = pytest.mark.usefixtures("without_curves")
 STEPS = 2
 DETECTOR = [
     f"train.iterations={STEPS}", "train.epochs=None", f"train.eval_every={STEPS}", "train.save_every=1",
-    "train.keep=None", "train_data.batch_size=4", "schedule.warmup_iters=0",
+    "train.keep=None", "train_data.batch_size=2", "schedule.warmup_iters=0",
 ]  # fmt: skip
+NARROW = "model.backbone.base_channels=8"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, shapes) -> Path:
+def folder(tmp_path_factory) -> Path:
     """A folder with the page's files and the datasets that its command lines use."""
     root = tmp_path_factory.mktemp("plugging")
     for name, text in FILES.items():
         (root / name).write_text(text, encoding="utf-8")
-    shutil.copytree(shapes, root / "data/shapes")
+    generate_shapes(root / "data/shapes", train=4, val=2, size=64, seed=7)
     for split in ("train", "val"):
         for name in (split, f"{split}annot"):
             (root / "data/camvid" / name).mkdir(parents=True)
@@ -100,7 +101,7 @@ def test_the_backbones_width_is_checked_by_its_annotation(folder, monkeypatch, c
 
 
 def test_the_neck_trains_between_backbone_and_heads(folder, monkeypatch):
-    work_dir = run(folder, "my_neck_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "my_neck_config.py", monkeypatch, *DETECTOR, NARROW)
     assert_learns(work_dir, "neck.convs.")
     specs = built(folder, "my_neck_config.py").neck.out_features
     assert {name: (spec.channels, spec.stride) for name, spec in specs.items()} == {
@@ -109,7 +110,7 @@ def test_the_neck_trains_between_backbone_and_heads(folder, monkeypatch):
 
 
 def test_the_one_stage_head_trains(folder, monkeypatch):
-    work_dir = run(folder, "my_dense_head_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "my_dense_head_config.py", monkeypatch, *DETECTOR, NARROW)
     assert_learns(work_dir, "head.conv.")
     assert records(work_dir, "train")[-1].keys() >= {"cls", "box"}
 
@@ -138,7 +139,7 @@ def test_the_one_stage_head_learns_where_one_object_is(folder, monkeypatch):
 
 
 def test_the_roi_head_trains(folder, monkeypatch):
-    work_dir = run(folder, "my_roi_head_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "my_roi_head_config.py", monkeypatch, *DETECTOR, NARROW)
     assert_learns(work_dir, "box.cls_score.")
     assert "box_reg" not in records(work_dir, "train")[-1]
 
@@ -146,7 +147,7 @@ def test_the_roi_head_trains(folder, monkeypatch):
 def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
     """The loss of two RoIs equals equation 4 (Lin et al. 2017); the box head's other settings are inherited from the
     demo config."""
-    work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "my_loss_config.py", monkeypatch, *DETECTOR, NARROW)
     assert_learns(work_dir, "box.cls_score.")
     head = built(folder, "my_loss_config.py").box
     assert type(head).__name__ == "FocalBoxHead" and head.batch_size_per_image == 32
@@ -164,6 +165,7 @@ def test_the_loss_is_the_focal_loss_of_the_paper(folder, monkeypatch):
 def test_the_pixel_head_trains_on_the_coarsest_feature_map(folder, monkeypatch):
     options = [*DETECTOR, "train_data.batch_size=2", "train_data.workers=0", "val_data.workers=0"]
     options += ["model.backbone.pretrained=None", "train_data.pipeline=[]", "model.auxiliary=None"]
+    options += [NARROW]
     work_dir = run(folder, "my_pixel_head_config.py", monkeypatch, *options)
     assert_learns(work_dir, "head.")
     assert {name for name in weights(work_dir, 1) if name.startswith("head.conv.0.")}
@@ -203,7 +205,7 @@ def test_the_transform_darkens_the_images_of_browse(folder, monkeypatch):
 
 
 def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
-    work_dir = run(folder, "my_metric_config.py", monkeypatch, *DETECTOR)
+    work_dir = run(folder, "my_metric_config.py", monkeypatch, *DETECTOR, NARROW)
     assert (work_dir / "best_count_error.pt").is_file()
     assert records(work_dir, "val")[-1]["count_error"] >= 0
     metric = sys.modules["my_metric"].CountError(None, score_threshold=0.5)
@@ -213,13 +215,13 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
     metric.update([detections, detections[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
-    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1, 1
+    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 detection, 1 object
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
     """The callback stops training at the first evaluation, since every value reaches the target of -1."""
     options = [option for option in DETECTOR if "eval_every" not in option]
-    options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1"]
+    options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1", NARROW]
     work_dir = run(folder, "my_callback_config.py", monkeypatch, *options)
     assert [record["iteration"] for record in records(work_dir, "val")] == [1]
 
@@ -248,7 +250,7 @@ def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):
 
 
 def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
-    work_dir = run(folder, "my_task_config.py", monkeypatch)
+    work_dir = run(folder, "my_task_config.py", monkeypatch, "train.eval_every=6")
     assert records(work_dir, "val")[-1]["error"] < 25  # in degrees; random guessing has a mean error of 45
     run(folder, "my_task_config.py", monkeypatch, command="browse")
     page = (work_dir / "browse/index.html").read_text()
@@ -270,7 +272,7 @@ def test_the_custom_task_works_with_every_command(folder, monkeypatch, capsys):
 def test_the_example_of_a_library_runs(block):
     for module in set(re.findall(r"^(?:import|from) (\w+)", block, flags=re.M)):
         pytest.importorskip(module, reason=f"{module} is not installed")
-    exec(block, {})
+    exec(block.replace("FasterRCNN(", "FasterRCNN(min_size=96, backbone="), {})  # images of 800 px take half a minute
 
 
 def test_every_component_of_the_page_has_a_config_and_a_command():

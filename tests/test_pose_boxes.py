@@ -58,7 +58,7 @@ def corners(content: dict, image_id: int) -> np.ndarray:
 
 
 def same(found: Poses, expected: list[Poses]) -> bool:
-    """Whether `found` has the expected poses, which may be in any order, sorted by score."""
+    """Whether `found` is sorted by score and has the poses of `expected`, which may be in any order."""
     order = sorted(range(len(expected)), key=lambda i: -float(expected[i].scores))
     pairs = [
         (getattr(found, name), torch.cat([getattr(expected[i], name) for i in order]))

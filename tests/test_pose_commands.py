@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -18,7 +20,7 @@ _dataset = dict(type="CocoPoseDataset", annotations="figures.json", images="imag
 model = dict(
     type="PoseEstimator",
     backbone=dict(type="resnet18", base_channels=16, out=["c3"]),
-    head=dict(type="DeconvHead", deconvs=1, channels=32, decoder="dark"),
+    head=dict(type="DeconvHead", deconvs=1, channels=32),
 )
 train_data = dict(
     dataset=_dataset,
@@ -26,11 +28,11 @@ train_data = dict(
         dict(type="TopDownCrop", size=(64, 64), rotation=10, scale=0.1),
         dict(type="RandomHorizontalFlip"),
     ],
-    batch_size=12,
+    batch_size=8,
     workers=0,
 )
 val_data = dict(dataset=_dataset, pipeline=[dict(type="TopDownCrop", size=(64, 64))], batch_size=5, workers=0)
-optimizer = dict(type="Adam", lr=3e-3, base_batch_size=12)
+optimizer = dict(type="Adam", lr=3e-3, base_batch_size=8)
 schedule = dict(type="step", milestones=[35, 45])
 train = dict(
     iterations=50, eval_every=50, save_every=50, save_best="keypoints_AP", tensorboard=False, log_every=5
@@ -62,25 +64,34 @@ def test_training_learns_the_keypoints(trained):
     assert records[-1]["keypoints_AP"] > 0.5
 
 
-def test_testing_on_detected_boxes_writes_results_and_pictures(trained, folder, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def tested(trained, folder) -> Path:
+    """The folder that a test on detected boxes writes to."""
     command = ["test", str(folder / "figures.py"), str(trained / "best_keypoints_AP.pt"), "--data-root", str(folder)]
-    outputs = ["--out", str(tmp_path / "n.json"), "--predictions", str(tmp_path / "p.json"), "--picture"]
+    root = folder / "tested"
+    outputs = ["--out", str(root / "n.json"), "--predictions", str(root / "p.json")]
+    pages = ["--picture", str(root / "sheet.png"), "--report", str(root / "report")]
     options = ["--cfg-options", "val_data.dataset.boxes=found.json", "val_data.dataset.box_score_threshold=0.5"]
-    assert main([*command, *outputs, str(tmp_path / "sheet.png"), *options]) == 0
-    assert "class (keypoints)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "n.json").read_text())["keypoints_AP"] > 0.5
-    results = json.loads((tmp_path / "p.json").read_text())
+    root.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([*command, *outputs, *pages, *options]) == 0
+    (root / "printed.txt").write_text(printed.getvalue())
+    return root
+
+
+def test_testing_on_detected_boxes_writes_results_and_pictures(tested):
+    assert "class (keypoints)" in (tested / "printed.txt").read_text()
+    assert json.loads((tested / "n.json").read_text())["keypoints_AP"] > 0.5
+    results = json.loads((tested / "p.json").read_text())
     assert len(results) == 24 and {"image_id", "category_id", "keypoints", "score"} <= results[0].keys()
-    assert cv2.imread(str(tmp_path / "sheet.png")).std() > 10
-    assert main([*command, "--report", str(tmp_path / "report")]) == 0
-    assert (tmp_path / "report/report.json").is_file()
+    assert cv2.imread(str(tested / "sheet.png")).std() > 10
+    assert (tested / "report/report.json").is_file()
 
 
-def test_predictions_of_a_detector_are_boxes_for_pose_estimation(trained, folder, tmp_path):
+def test_predictions_of_a_detector_are_boxes_for_pose_estimation(trained, folder, tested):
     """The dataset reads the file that `test --predictions` writes; here it has the boxes of predicted poses."""
     command = ["test", str(folder / "figures.py"), str(trained / "best_keypoints_AP.pt"), "--data-root", str(folder)]
-    assert main([*command, "--predictions", str(tmp_path / "p.json")]) == 0
-    assert main([*command, "--cfg-options", f"val_data.dataset.boxes={tmp_path / 'p.json'}"]) == 0
+    assert main([*command, "--cfg-options", f"val_data.dataset.boxes={tested / 'p.json'}"]) == 0
 
 
 def test_predicting_takes_an_image_as_one_object_and_draws_it(trained, folder, tmp_path):

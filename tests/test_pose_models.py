@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from backbone_referee import randomize, without_init
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -45,7 +47,10 @@ def noise(count: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "millions", "gflops"),
-    [("r50", 34.0, 8.9), ("r101", 53.0, 12.4), pytest.param("r152", 68.6, 15.7, marks=pytest.mark.slow)],
+    [
+        ("r50", 34.0, 8.9),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in (("r101", 53.0, 12.4), ("r152", 68.6, 15.7))),
+    ],
 )
 def test_parameters_and_operations_are_the_papers(name, millions, gflops):
     """Table 1 of Sun et al. 2019 (HRNet) has both numbers for Simple Baselines at 256×192.
@@ -86,10 +91,13 @@ def test_the_head_has_the_papers_layers_and_initialization():
     assert [conv.bias is None for conv in convs] == [True, True, True, False] and not convs[3].bias.any()
 
 
-@pytest.mark.parametrize("backbone", ["convnext_tiny", "densenet121", "resnet50"])
+DENSE = {"type": "DenseNet", "blocks": [2, 2, 2, 2]}
+
+
+@pytest.mark.parametrize("backbone", [{"type": "convnext_tiny"}, DENSE, {"type": "resnet18"}], ids=str)
 def test_any_backbone_gives_heatmaps_of_a_quarter_of_the_size(backbone):
     with torch.device("meta"):
-        model = PoseEstimator(META, {"type": backbone}, "DeconvHead")
+        model = PoseEstimator(META, backbone, "DeconvHead")
         assert model.heatmaps(torch.zeros(1, 3, 128, 96)).shape == (1, 3, 32, 24)
 
 
@@ -134,24 +142,33 @@ class PoseResNet(nn.Module):
         return self.final_layer(self.deconv_layers(self.layer4(self.layer3(self.layer2(self.layer1(x))))))
 
 
+@pytest.fixture(scope="module")
+def authors() -> PoseResNet:
+    torch.manual_seed(0)
+    with without_init():
+        network = PoseResNet()
+    return randomize(network).eval()
+
+
+def before_loading(config="pose_r50_256x192_coco") -> chordate.Model:
+    with without_init():
+        return chordate.build_model(config, pretrained=False)
+
+
 def as_mmpose(name: str) -> str:
     return f"head.{name}" if name.startswith(("deconv_layers", "final_layer")) else f"backbone.{name}"
 
 
 @pytest.mark.parametrize("library", ["authors", "mmpose"])
-def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
-    torch.manual_seed(0)
-    theirs = PoseResNet().double().eval()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 1.5)
-    state = theirs.state_dict()
+def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library, authors):
+    state = authors.state_dict()
     if library == "mmpose":
         state = {as_mmpose(name): tensor for name, tensor in state.items()}
-    ours = chordate.build_model("pose_r50_256x192_coco", pretrained=False).double()
+    ours = before_loading()
     with pytest.warns(UserWarning, match="trained with other settings"):
         report = chordate.load_checkpoint(ours, {"state_dict": state})
     assert report.format == "Simple Baselines" and not report.missing and not report.skipped
+    theirs, ours = copy.deepcopy(authors).double(), ours.double()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected, found = theirs(images), ours.head(ours.backbone(images))
@@ -166,27 +183,23 @@ def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library):
         ("mmpose", ["model.head.aligned=False", "model.flip_shift=True"]),
     ],
 )
-def test_loading_weights_names_the_settings_that_they_need(library, options):
+def test_loading_weights_names_the_settings_that_they_need(library, options, authors):
     """With the settings that the warning names, loading does not warn, and pixels are normalized as in the library.
 
     Both libraries list ImageNet's mean and std in the order R, G, B; the authors apply them to channels in the order
     B, G, R, and MMPose in the order R, G, B.
     """
-    state = PoseResNet().state_dict()
+    state = authors.state_dict()
     if library == "mmpose":
         state = {as_mmpose(name): tensor for name, tensor in state.items()}
-    model = chordate.build_model("pose_r50_256x192_coco", pretrained=False)
+    model = before_loading()
     with pytest.warns(UserWarning) as caught:
         chordate.load_checkpoint(model, {"state_dict": state})
     (message,) = (str(one.message) for one in caught)
     named = message.split("--cfg-options ")[1].split()
     assert named == options and "\n" not in message
-    model = chordate.build_model(
-        load_config(
-            "pose_r50_256x192_coco", {key: value == "True" for key, value in (one.split("=") for one in named)}
-        ),
-        pretrained=False,
-    )
+    settings = {key: value == "True" for key, value in (one.split("=") for one in named)}
+    model = before_loading(load_config("pose_r50_256x192_coco", settings))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chordate.load_checkpoint(model, {"state_dict": state})

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from backbone_referee import slow
 from loading import checkpoint_of
 from pycocotools.coco import COCO
 from raw_images import png, tiff
@@ -188,8 +189,10 @@ def write_data(root: Path, channels: int, count: int = 2) -> None:
     (root / "annotations.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("channels", [1, 4, 6])
-def test_training_evaluation_and_prediction_read_the_models_number_of_channels(tmp_path, channels) -> None:
+@pytest.mark.parametrize("channels", [1, 6, *slow(4)])
+def test_training_evaluation_and_prediction_read_the_models_number_of_channels(
+    tmp_path, without_curves, channels
+) -> None:
     write_data(tmp_path / "data", channels)
     path = write_config(tmp_path / "bands.py", channels)
     root = ["--data-root", str(tmp_path / "data")]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from torchvision_referee import PROPOSALS, SIDE, scattered
+from torchvision_referee import FULLY_CONNECTED, PROPOSALS, SIDE, WIDTH, narrow, scattered
 
 import chordate
 from chordate.data.image_io import read_image
@@ -11,8 +11,8 @@ from chordate.data.image_io import read_image
 
 @pytest.fixture(scope="module")
 def files(cells, tmp_path_factory):
-    """Four photos: three landscape, and the fourth cropped to portrait."""
-    *paths, last = sorted((cells / "JPEGImages").glob("*.jpg"))[:4]
+    """Two photos: a landscape one, and one that is cropped to portrait."""
+    *paths, last = sorted((cells / "JPEGImages").glob("*.jpg"))[:2]
     portrait = tmp_path_factory.mktemp("photos") / "portrait.png"
     Image.open(last).crop((100, 0, 400, 480)).save(portrait)
     return [str(path) for path in (*paths, portrait)]
@@ -22,10 +22,13 @@ def files(cells, tmp_path_factory):
 def pair(files):
     images = [read_image(path) for path in files]
     small = [torch.nn.functional.interpolate(x[None].float(), (SIDE, SIDE))[0] for x in images]
-    referee = scattered("fasterrcnn_resnet50_fpn", small, shifts=0.1, boxes=0.2)
+    referee = scattered("fasterrcnn_resnet50_fpn", small, shifts=0.1, boxes=0.2, change=narrow)
     config = chordate.load_config(
         "faster-rcnn_r50_fpn_torchvision",
         {
+            "model.backbone.type": "resnet18",
+            "model.neck.channels": WIDTH,
+            "model.box.trunk": {"type": "ConvFC", "fc_channels": FULLY_CONNECTED},
             "model.backbone.norm.eps": 1e-5,  # the config's eps of 0 is for the published weights
             "model.rpn.post_nms_topk": (PROPOSALS, PROPOSALS),
             "model.box.detections_per_image": 10_000,

@@ -27,11 +27,12 @@ def test_feature_maps_and_a_training_step_of_resnet_rs_are_timms(depth):
     torch.manual_seed(0)
     theirs = referee(lambda: timm.create_model(f"resnetrs{depth}"))
     ours = with_weights_of(theirs, f"resnetrs{depth}", out=list(MAPS.values()))
-    assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(2, 3, 75, 97), tolerance=1e-5)
-    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40))
+    assert_same_maps(ours, extractor(theirs, MAPS), torch.randn(1, 3, 75, 97), tolerance=1e-5)
+    # Both run the same operations, so float32 is precise enough.
+    assert_same_step(ours, extractor(theirs, {"layer4": "c5"}), torch.randn(2, 3, 40, 40), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("depth", [50, 101, *slow(152, 200, 270, 350, 420)])
+@pytest.mark.parametrize("depth", [50, *slow(101, 152, 200, 270, 350, 420)])
 def test_every_resnet_rs_depth_has_timms_parameter_names_and_the_declared_channels(depth):
     ours = on_meta(f"resnetrs{depth}", out=list(MAPS.values()))
     with torch.device("meta"):
@@ -42,12 +43,10 @@ def test_every_resnet_rs_depth_has_timms_parameter_names_and_the_declared_channe
 
 # Bello et al. 2021, the table of ResNet-RS: depth, image size, parameters in millions, FLOPs in billions (a
 # multiply-add counts as two).
-SMALLER = [
-    (50, 160, 36, 4.6),
+SMALLER = [(50, 160, 36, 4.6)]
+LARGER = [
     (101, 160, 64, 8.4),
     (101, 192, 64, 12),
-]
-LARGER = [
     (152, 192, 87, 18),
     (152, 224, 87, 24),
     (152, 256, 87, 31),

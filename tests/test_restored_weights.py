@@ -1,12 +1,13 @@
 """Our models are written with torchvision's and timm's names: the libraries load them strictly, with equal outputs."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 import torchvision
-from backbone_referee import randomize
+from backbone_referee import referee, slow
 from torch import nn
 
 import chordate
@@ -33,26 +34,33 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return names <= other.keys() and all(torch.equal(one[name], other[name]) for name in names)
 
 
-def assert_comes_back(model: nn.Module, fresh: nn.Module, contents: dict[str, torch.Tensor]) -> None:
+def assert_comes_back(model: nn.Module, contents: dict[str, torch.Tensor]) -> None:
+    fresh = copy.deepcopy(model)
+    for value in fresh.state_dict().values():
+        value.zero_()
     load_checkpoint(fresh, contents)
     assert same(model.state_dict(), fresh.state_dict())
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "case",
+    # ResNeXt is marked slow, since the same code converts the names of ResNet.
+    [*(case for case in CLASSIFIERS if case != "resnext50_32x4d"), *slow("resnext50_32x4d")],
+)
 def test_a_classifier_gives_the_same_scores_in_its_library(case):
     name, library, build = CLASSIFIERS[case]
     head = {"type": "ClassificationHead", "norm": "LN" if "convnext" in name else None}
     config = {"type": "ImageClassifier", "backbone": name, "head": head}
     torch.manual_seed(0)
-    ours, fresh = (chordate.build_model(config, num_classes=5, pretrained=False) for _ in range(2))
-    randomize(ours)
+    ours = referee(lambda: chordate.build_model(config, num_classes=5, pretrained=False))
     contents = restored(ours, library)
-    theirs = build().eval()
-    theirs.load_state_dict(contents)  # strict
+    with torch.device("meta"):
+        theirs = build().eval()
+    theirs.load_state_dict(contents, assign=True)  # strict
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ours.logits(images), theirs(images), rtol=1e-4, atol=1e-4)
-    assert_comes_back(ours, fresh, contents)
+    assert_comes_back(ours, contents)
 
 
 DETECTORS = {
@@ -68,22 +76,30 @@ DETECTORS = {
 }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+# Mask R-CNN and Keypoint R-CNN have all parts of Faster R-CNN and more, so Faster R-CNN is marked slow.
+FASTER = [name for name in DETECTORS if name.startswith("faster")]
+
+
+@pytest.mark.parametrize("name", [*(name for name in DETECTORS if name not in FASTER), *slow(*FASTER)])
 def test_torchvision_loads_our_model_strictly_and_its_weights_come_back(name):
     """Weights that are written and read again are equal; `test_torchvision_*.py` compares predictions."""
     torch.manual_seed(0)
     kinds = {"keypoint": 1, "deeplab": 21, "fcn": 21, "retinanet": 91}
     classes = next((count for kind, count in kinds.items() if name.startswith(kind)), 7)
-    ours, fresh = (chordate.build_model(name, num_classes=classes, pretrained=False) for _ in range(2))
-    randomize(ours)
+    with torch.device("meta"):
+        ours = chordate.build_model(name, num_classes=classes, pretrained=False)
+    ours.to_empty(device="cpu")
+    for value in ours.state_dict().values():
+        value.copy_(torch.rand(value.shape))
     contents = restored(ours, "torchvision")
     auxiliary = {"aux_loss": "auxiliary.logits.weight" in ours.state_dict()} if name.startswith(("deep", "fcn")) else {}
     outputs = classes if auxiliary or name.startswith("retinanet") else classes + 1
-    theirs = torchvision.models.get_model(
-        DETECTORS[name], weights=None, weights_backbone=None, num_classes=outputs, **auxiliary
-    )
-    theirs.load_state_dict(contents)  # strict
-    assert_comes_back(ours, fresh, contents)
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(
+            DETECTORS[name], weights=None, weights_backbone=None, num_classes=outputs, **auxiliary
+        )
+    theirs.load_state_dict(contents, assign=True)  # strict
+    assert_comes_back(ours, contents)
 
 
 def test_a_model_without_counterpart_is_refused_in_one_line():

@@ -17,7 +17,7 @@ _dataset = dict(type="SemanticFolder", classes=["dark", "light"])
 model = dict(
     type="SemanticSegmenter",
     backbone=dict(type="resnet18", base_channels=8, out=["c2", "c3"]),
-    head=dict(type="DeepLabV3PlusHead", channels=64, low_channels=16, rates=[1, 2], aspp_dropout=0.0),
+    head=dict(type="DeepLabV3PlusHead", channels=32, low_channels=16, rates=[1, 2], aspp_dropout=0.0),
     auxiliary=dict(type="FCNHead", level="c2"),
 )
 train_data = dict(
@@ -29,7 +29,7 @@ train_data = dict(
 val_data = dict(dataset=dict(images="images", labels="labels", **_dataset), batch_size=3, workers=0)
 optimizer = dict(type="AdamW", lr=3e-3, base_batch_size=4)
 schedule = dict(type="poly")
-train = dict(iterations=50, eval_every=50, save_every=50, save_best="mIoU", tensorboard=False)
+train = dict(iterations=40, eval_every=40, save_every=40, save_best="mIoU", tensorboard=False)
 """
 
 

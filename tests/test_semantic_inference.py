@@ -75,11 +75,16 @@ def test_one_scale_without_mirroring_changes_nothing():
         assert (one.labels == other.labels).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("tta", [None, {"scales": [1.0, 1.5], "flip": True}], ids=["plain", "tta"])
+TTA = {"scales": [1.0, 1.5], "flip": True}
+# Marked slow with TTA, since DeepLabV3Plus has the ASPP of DeepLabV3, and FCN pools nothing.
+SIMPLER = ("FCNHead", "DeepLabV3Head")
+WITH_TTA = [pytest.param(head, TTA, marks=[pytest.mark.slow] * (head in SIMPLER)) for head in HEADS]
+
+
+@pytest.mark.parametrize(("head", "tta"), [*((head, None) for head in HEADS), *WITH_TTA])
 def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(head, tta):
-    """Also with global pooling (ASPP), pyramid pooling and GroupNorm (Semantic FPN), which average over all cells."""
-    model, both = segmenter(head, tta=tta, size_divisor=32), batch_of((60, 60), (128, 160), (90, 64), (60, 60))
+    """Global pooling (ASPP), pyramid pooling and GroupNorm (Semantic FPN) average over the image's own cells only."""
+    model, both = segmenter(head, tta=tta, size_divisor=32), batch_of((60, 60), (96, 128), (90, 64), (60, 60))
     with torch.no_grad():  # centers the logits, so that all classes are predicted
         model.head.logits.bias -= model.logits(both.images, both.sizes).mean(dim=(0, 2, 3))
     together = model.predict(both)
@@ -108,7 +113,7 @@ def test_a_scale_of_0_is_refused():
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("size", [(97, 131), (33, 40), (20, 21)])
+@pytest.mark.parametrize("size", [(97, 131), pytest.param((33, 40), marks=pytest.mark.slow), (20, 21)])
 def test_a_batch_of_one_image_of_any_size_trains_and_is_predicted(head, size):
     """Global pooling leaves one value per channel, so a norm over a batch of one image has no variance."""
     model, batch = segmenter(head), batch_of(size)

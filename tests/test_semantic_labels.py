@@ -1,4 +1,4 @@
-"""How gray values in label images map to classes: two-valued masks, background, ids beyond 8 bits, sizes."""
+"""How gray values in label images map to classes: binary masks, background, ids beyond 8 bits, sizes."""
 
 from __future__ import annotations
 

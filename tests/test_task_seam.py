@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from backbone_referee import slow
 from PIL import Image
 
 from chordate.cli.main import main
@@ -22,7 +23,7 @@ model = dict(type="{model}", backbone={backbone})
 train_data = dict(dataset=dict(type="{dataset}", count=48), batch_size=8, workers=0{pipeline})
 val_data = dict(dataset=dict(type="{dataset}", count=12, first=1000), batch_size=4, workers=0)
 optimizer = dict(type="AdamW", lr=5e-3)
-train = dict(epochs={epochs}, log_every=4, save_best="{best}")
+train = dict(epochs={epochs}, log_every=4, save_best="{best}", tensorboard=False)
 """
 TASKS = {
     "depth": {
@@ -46,7 +47,7 @@ UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def trained(request, tmp_path_factory):
+def trained(request, without_curves, tmp_path_factory):
     """The task's name, folder, config file and best checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     task = TASKS[request.param]
@@ -82,6 +83,7 @@ def test_a_checkpoint_has_the_metadata_of_the_dataset(trained):
     assert meta["classes"] == (["right", "left", "down", "up"] if name == "clips" else [])
 
 
+@pytest.mark.parametrize("trained", ["depth", *slow("landmarks", "clips")], indirect=True)  # the others have less state
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
     _name, folder, config, _checkpoint = trained
     epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))

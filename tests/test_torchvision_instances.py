@@ -9,23 +9,32 @@ import torchvision
 from backbone_referee import slow
 from torch import Tensor, nn
 from torchvision.models.detection import roi_heads as theirs
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
-from torchvision_referee import as_batch, ours, photos, scattered, train_without_norms
+from torchvision_referee import (
+    FULLY_CONNECTED,
+    NARROW,
+    SLIM,
+    WIDTH,
+    as_batch,
+    narrow,
+    ours,
+    photos,
+    scattered,
+    train_without_norms,
+)  # fmt: skip
 
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.heads import mask as mask_head
 from chordate.model_contracts import Model
 from chordate.models import two_stage
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.torchvision import TorchvisionRCNN
+from chordate.weights.formats.torchvision_detectors import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
 MAX_DETECTIONS = 50  # detections per image
-SLIM = 24  # channels of the tested heads; with all channels, float64 takes minutes
 CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
 KEYPOINTS = 17
 
@@ -36,17 +45,16 @@ PAIRS = {
 }
 
 
-def slimmer(heads: nn.Module) -> None:
-    """Replace torchvision's convolutional heads by narrow ones."""
-    if isinstance(heads.box_head, FastRCNNConvFCHead):
-        heads.box_head = FastRCNNConvFCHead((256, 7, 7), [SLIM] * 4, [256], norm_layer=nn.BatchNorm2d)
-        heads.box_predictor = FastRCNNPredictor(256, 91)
+def slimmer(model: nn.Module) -> None:
+    """Replace torchvision's backbone by a small one, and its heads by narrow ones."""
+    narrow(model)
+    heads = model.roi_heads
     if heads.has_mask():
         norm = nn.BatchNorm2d if any(isinstance(part, nn.BatchNorm2d) for part in heads.mask_head.modules()) else None
-        heads.mask_head = MaskRCNNHeads(256, [SLIM] * 4, 1, norm_layer=norm)
+        heads.mask_head = MaskRCNNHeads(WIDTH, [SLIM] * 4, 1, norm_layer=norm)
         heads.mask_predictor = MaskRCNNPredictor(SLIM, SLIM, 91)
     if heads.has_keypoint():
-        heads.keypoint_head = KeypointRCNNHeads(256, [SLIM] * 8)
+        heads.keypoint_head = KeypointRCNNHeads(WIDTH, [SLIM] * 8)
         heads.keypoint_predictor = KeypointRCNNPredictor(SLIM, KEYPOINTS)
 
 
@@ -54,7 +62,8 @@ def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor],
     """Torchvision's model; Chordate's with the same weights; a landscape and a portrait photo; their targets."""
     images, targets = photos(cells)
     settings = {"box_detections_per_img": MAX_DETECTIONS}
-    parts = {"box": {"detections_per_image": MAX_DETECTIONS}}
+    trunk = {"type": "ConvFC", "fc_channels": FULLY_CONNECTED}
+    parts = {**NARROW, "box": {"detections_per_image": MAX_DETECTIONS, "trunk": trunk}}
     if name.startswith("keypoint"):
         settings["num_classes"] = CLASSES + 1
         parts["keypoint"] = {"channels": SLIM}
@@ -64,8 +73,7 @@ def pair_of(name: str, cells: Path) -> tuple[nn.Module, nn.Module, list[Tensor],
     else:
         parts["mask"] = {"channels": SLIM}
         if name.endswith("v2"):
-            slim = {"conv_channels": SLIM, "fc_channels": 256}
-            parts["box"]["trunk"] = {"type": "ConvFC", "convs": 4, "fcs": 1, "norm": "BN", **slim}
+            trunk.update(convs=4, conv_channels=SLIM, fcs=1, norm="BN")
         model = ours(PAIRS[name], **parts)
     referee = scattered(name, images, change=slimmer, **settings)
     report = load_checkpoint(model.double(), referee.state_dict())

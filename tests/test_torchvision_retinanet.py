@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torchvision
+from backbone_referee import without_init
 from torchvision_referee import as_batch, ours, photos, scatter, train_without_norms
 
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.torchvision import TorchvisionRetinaNet
+from chordate.weights.formats.torchvision_detectors import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
 
 SIDE = 96  # padded to 128×128, since torchvision infers strides (up to 128) from the sizes of feature maps
@@ -34,7 +35,8 @@ def pair(request, cells):
     # As in a trained network, only a few of the many anchors have high scores.
     scores = {head.classification_head.cls_logits: (1.5, -4.0), head.regression_head.bbox_reg: (0.3,)}
     scatter(referee, images, [scores])
-    model = ours(PAIRS[request.param], 91).double()
+    with without_init():
+        model = ours(PAIRS[request.param], 91).double()
     report = load_checkpoint(model, referee.state_dict())
     assert report.format == "torchvision" and not report.missing and not report.skipped
     return referee, model.eval(), images, targets

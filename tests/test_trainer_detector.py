@@ -21,6 +21,7 @@ SMALL = {
         {"type": "ResizeShortestEdge", "size": [56, 64, 72], "max_size": 96}, {"type": "RandomHorizontalFlip"},
         {"type": "RandomPhotometricDistort"},
     ],
+    "model.backbone.base_channels": 8, "model.neck.channels": 16, "model.box.trunk.fc_channels": 32,
     "train.epochs": None, "train.iterations": 6, "train.eval_every": None, "train.save_best": None,
     "train.log_every": 1, "train.tensorboard": False, "train.seed": 3, "train.accumulate": 2,
 }  # fmt: skip
@@ -37,7 +38,7 @@ def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
     """Train as `chordate train` does, with 7 batches and 4 iterations per epoch."""
     cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", {**SMALL, **options})
     trainer = chordate.train(cfg, data_root=shapes, work_dir=work_dir, resume=True)
-    assert not multiprocessing.active_children()  # workers must not outlive the training
+    assert not multiprocessing.active_children()  # workers must not outlive the training run
     return trainer
 
 

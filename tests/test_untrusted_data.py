@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import struct
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -22,6 +22,7 @@ from pycocotools import mask as rle
 from rich.console import Console
 from tiny_coco import annotation, write_coco
 
+from chordate import data
 from chordate.config import load_config
 from chordate.data import CocoDataset, ImageFolder, SemanticFolder, YoloDataset, zip_files
 from chordate.data.coco_geometry import decompress
@@ -132,32 +133,26 @@ def test_an_image_that_claims_billions_of_pixels_is_not_decoded(tmp_path: Path, 
     assert f"{file}: more than 178,956,970 pixels; set CHORDATE_MAX_PIXELS" in message(reader, file)
 
 
-def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path) -> None:
-    for name, data in {"a.png": png(100, 50), "b.bmp": bmp(100, 50), "c.png": png(100, 49)}.items():
-        (tmp_path / name).write_bytes(data)
-    environment = {**os.environ, "CHORDATE_MAX_PIXELS": "4998"}
-    command = [sys.executable, "-c", WITH_A_LIMIT, str(tmp_path)]
-    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert "a.png: more than 4,998 pixels" in lines[0] and "b.bmp: more than 4,998 pixels" in lines[1]
-    assert lines[2:] == ["[3, 49, 100]", "CHORDATE_MAX_PIXELS must be a positive integer, got 'many'"]
+def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in {"a.png": png(100, 50), "b.bmp": bmp(100, 50), "c.png": png(100, 49)}.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("CHORDATE_MAX_PIXELS", "4998")
+    anew = import_anew(monkeypatch, "pixel_limit", "image_bands", "image_io")
+    assert "a.png: more than 4,998 pixels" in message(anew.read_image, tmp_path / "a.png")
+    assert "b.bmp: more than 4,998 pixels" in message(anew.read_image, tmp_path / "b.bmp")
+    assert anew.read_image(tmp_path / "c.png").shape == (3, 49, 100)
+    monkeypatch.setenv("CHORDATE_MAX_PIXELS", "many")
+    line = message(import_anew, monkeypatch, "pixel_limit")
+    assert line == "CHORDATE_MAX_PIXELS must be a positive integer, got 'many'"
 
 
-WITH_A_LIMIT = """
-import importlib, os, sys
-from chordate.data import image_io, pixel_limit
-from chordate.errors import ChordateError, DataError
-
-for name in ("a.png", "b.bmp", "c.png"):
-    try:
-        print(list(image_io.read_image(f"{sys.argv[1]}/{name}").shape))
-    except ChordateError as error:
-        print(error)
-os.environ["CHORDATE_MAX_PIXELS"] = "many"
-try:
-    importlib.reload(pixel_limit)
-except ChordateError as error:
-    print(error)
-"""
+def import_anew(monkeypatch: pytest.MonkeyPatch, *names: str) -> Any:
+    """Import modules of `chordate.data` as a new process would, until the end of the test; returns the last one."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the modules change it
+    for name in names:
+        monkeypatch.setattr(data, name, getattr(data, name))
+        monkeypatch.delitem(sys.modules, f"chordate.data.{name}")
+    return [importlib.import_module(f"chordate.data.{name}") for name in names][-1]
 
 
 def test_an_image_file_may_not_be_larger_than_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ import cv2
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
 
 from chordate.config import load_config
 from chordate.registry import MODELS
@@ -16,6 +19,10 @@ from chordate.structures import Batch, DatasetMeta, ImageInfo, InstanceTargets
 
 SIDE = 96  # shorter side in pixels: small, since float64 is slow; the longer, 128, needs no padding
 PROPOSALS = 32
+WIDTH = 64  # channels of the FPN of `narrow`
+FULLY_CONNECTED = 256  # channels of the box head of `narrow`
+SLIM = 24  # channels of convolutional heads of `narrow`
+NARROW = {"backbone": {"type": "resnet18"}, "neck": {"channels": WIDTH}}  # our settings for `narrow`, without the heads
 
 
 def photos(cells: Path, side: int = SIDE) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
@@ -94,12 +101,33 @@ def scatter(model: nn.Module, images: list[torch.Tensor], stages: list[Predictor
     return model.eval()
 
 
+def narrow(model: nn.Module) -> None:
+    """Replace a detector's backbone by ResNet-18, and its FPN, RPN head and box head by narrow ones.
+
+    With all channels, float64 takes many seconds; test_torchvision_detection.py compares detectors of full size.
+    """
+    heads, norm = model.roi_heads, None
+    if isinstance(heads.box_head, FastRCNNConvFCHead):  # the second version has norms in the FPN and in the heads
+        norm = nn.BatchNorm2d
+    stages = {f"layer{number + 1}": str(number) for number in range(4)}
+    body = torchvision.models.resnet18(weights=None)
+    model.backbone = BackboneWithFPN(body, stages, [64, 128, 256, 512], WIDTH, norm_layer=norm)
+    anchors = model.rpn.head.cls_logits.out_channels
+    model.rpn.head = RPNHead(WIDTH, anchors, conv_depth=len(model.rpn.head.conv))
+    classes = heads.box_predictor.cls_score.out_features
+    if norm is None:
+        heads.box_head = TwoMLPHead(WIDTH * 49, FULLY_CONNECTED)
+    else:
+        heads.box_head = FastRCNNConvFCHead((WIDTH, 7, 7), [SLIM] * 4, [FULLY_CONNECTED], norm_layer=norm)
+    heads.box_predictor = FastRCNNPredictor(FULLY_CONNECTED, classes)
+
+
 def scattered(
     name: str,
     images: list[torch.Tensor],
     shifts: float = 0.3,
     boxes: float = 1.0,
-    change: Callable[[nn.Module], None] = lambda heads: None,
+    change: Callable[[nn.Module], None] = lambda model: None,
     **settings: Any,
 ) -> nn.Module:
     """A two-stage detector from torchvision, prepared by `scatter`.
@@ -107,7 +135,7 @@ def scattered(
     Args:
         shifts: standard deviation of the RPN's deltas.
         boxes: standard deviation of the box head's deltas.
-        change: a function that modifies the RoI heads in place.
+        change: a function that modifies the detector in place, such as `narrow`.
         settings: arguments of torchvision's function `name`.
     """
     torch.manual_seed(5)
@@ -124,8 +152,8 @@ def scattered(
         box_positive_fraction=0.5,
         **{"box_detections_per_img": 10_000, **settings},  # no limit, to compare the counts
     )
+    change(model)
     heads = model.roi_heads
-    change(heads)
     stages: list[Predictors] = [
         {model.rpn.head.cls_logits: (2.0,), model.rpn.head.bbox_pred: (shifts,)},
         {heads.box_predictor.cls_score: (3.0,), heads.box_predictor.bbox_pred: (boxes,)},

@@ -170,7 +170,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return collate_images(samples, self.target_type, size_divisor)
 
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
-        """Further statistics of a sample, besides those of its targets, by title, for `chordate check`."""
+        """Statistics of a sample for `chordate check`, keyed by title, in addition to those of its targets."""
         return {}
 
     def class_images(self) -> list[NDArray[np.int64]]:

@@ -132,7 +132,8 @@ class CocoMetric(Metric):
         foreign = np.setdiff1d(self._detections.image_ids, self.dataset.image_ids)
         if len(foreign):
             raise DataError(
-                f"CocoMetric: image {foreign[0]} is not in the dataset of the metric; crops are evaluated by PoseMetric"
+                f"CocoMetric: image {foreign[0]} has predictions, but is not in the metric's dataset; for crops of a "
+                "CocoPoseDataset, use PoseMetric"
             )
         self._specs = {iou_type: self._spec(iou_type) for iou_type in self._select_types(self._detections)}
         if is_main_process():

@@ -1,5 +1,6 @@
 """Chordate's backbones in the models of other libraries; each module has the name of its library.
 
-Importing `detectron2`, `mmengine` or `segmentation_models_pytorch` registers the backbones in that library;
-`torchvision` has modules for its detectors and segmenters, since it has no registry.
+Importing `chordate.integrations.detectron2`, `.mmengine` or `.segmentation_models_pytorch` registers the backbones in
+that library. Torchvision has no registry, so `chordate.integrations.torchvision` has classes whose objects are passed
+to its detectors and segmenters.
 """

@@ -14,7 +14,7 @@ HARD_FRACTION = 0.2  # fraction of the pixels (the hardest) that the DeepLab pro
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:
-    """`model.rpn` for `MODEL.RPN` and `MODEL.ANCHOR_GENERATOR`."""
+    """Convert `MODEL.RPN` and `MODEL.ANCHOR_GENERATOR` to `model.rpn`."""
     rpn = settings.part("RPN")
     rpn.expect("HEAD_NAME", "StandardRPNHead", reason="RPNHead instead")
     rpn.expect("BOUNDARY_THRESH", -1, reason="anchors that cross the border are used", effect="training")
@@ -41,7 +41,7 @@ def rpn_head(settings: Keys) -> dict[str, Any]:
 
 
 def box_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
-    """`model.box` for `MODEL.ROI_HEADS`, `ROI_BOX_HEAD` and `ROI_BOX_CASCADE_HEAD`."""
+    """Convert `MODEL.ROI_HEADS`, `ROI_BOX_HEAD` and `ROI_BOX_CASCADE_HEAD` to `model.box`."""
     rois, box = settings.part("ROI_HEADS"), settings.part("ROI_BOX_HEAD")
     name = rois.get("NAME")
     if name not in ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"):
@@ -94,7 +94,7 @@ def box_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
 
 
 def mask_head(settings: Keys, shares_trunk: bool) -> dict[str, Any]:
-    """`model.mask` for `MODEL.ROI_MASK_HEAD`."""
+    """Convert `MODEL.ROI_MASK_HEAD` to `model.mask`."""
     mask = settings.part("ROI_MASK_HEAD")
     if mask.get("NAME") != "MaskRCNNConvUpsampleHead":
         raise ConfigError(f"MODEL.ROI_MASK_HEAD.NAME {mask.get('NAME')} has no counterpart in Chordate")
@@ -113,7 +113,7 @@ def mask_head(settings: Keys, shares_trunk: bool) -> dict[str, Any]:
 
 
 def keypoint_head(settings: Keys) -> dict[str, Any]:
-    """`model.keypoint` for `MODEL.ROI_KEYPOINT_HEAD`."""
+    """Convert `MODEL.ROI_KEYPOINT_HEAD` to `model.keypoint`."""
     head = settings.part("ROI_KEYPOINT_HEAD")
     head.expect("NAME", "KRCNNConvDeconvUpsampleHead", reason="KeypointHead instead")
     head.expect("MIN_KEYPOINTS_PER_IMAGE", 1, reason="images without keypoints are left out", effect="data")
@@ -134,7 +134,7 @@ def keypoint_head(settings: Keys) -> dict[str, Any]:
 
 
 def retina_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
-    """`model.head` for `MODEL.RETINANET`."""
+    """Convert `MODEL.RETINANET` to `model.head`."""
     retina = settings.part("RETINANET")
     retina.ignore("NUM_CLASSES")
     retina.expect("IOU_LABELS", [0, -1, 1], reason="labels are negative, ignored, positive", effect="training")
@@ -158,7 +158,7 @@ def retina_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
 
 
 def semantic_head(settings: Keys) -> dict[str, Any]:
-    """`model.semantic` or the `head` of a semantic segmenter, for `MODEL.SEM_SEG_HEAD`."""
+    """Convert `MODEL.SEM_SEG_HEAD` to `model.semantic`, or to `model.head` of a semantic segmenter."""
     head = settings.part("SEM_SEG_HEAD")
     name = head.get("NAME")
     head.ignore("NUM_CLASSES", "COMMON_STRIDE", "IGNORE_VALUE", "IN_FEATURES", "PROJECT_FEATURES")

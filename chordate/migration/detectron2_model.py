@@ -29,7 +29,7 @@ ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "RetinaNet", "SemanticSegment
 
 
 def detectron2_model(cfg: Keys) -> dict[str, Any]:
-    """The section `model` for the settings `MODEL` and `INPUT.FORMAT`.
+    """Convert the settings `MODEL` and `INPUT.FORMAT` to the section `model`.
 
     Raises:
         ConfigError: Chordate has no such model.

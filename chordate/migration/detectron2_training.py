@@ -11,7 +11,7 @@ PROCESSES = 8  # Detectron2's baselines were trained on 8 GPUs; SOLVER.IMS_PER_B
 
 
 def detectron2_training(cfg: Keys, *, task: str, has_norms: bool, sync_bn: bool) -> dict[str, Any]:
-    """The sections besides `model` for the sections `INPUT`, `DATASETS`, `DATALOADER`, `SOLVER` and `TEST`.
+    """Convert the sections `INPUT`, `DATASETS`, `DATALOADER`, `SOLVER` and `TEST` to the sections besides `model`.
 
     Args:
         cfg: the whole config.

@@ -38,7 +38,7 @@ def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -
 
 
 def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any = None) -> dict[str, Any]:
-    """`model.backbone` for a ResNet or ResNeXt.
+    """Convert a ResNet or ResNeXt to Chordate's `model.backbone`.
 
     Args:
         cfg: the section `backbone`.
@@ -144,7 +144,7 @@ def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
 
 
 def preprocess_part(cfg: Keys) -> tuple[dict[str, Any], int]:
-    """`model.preprocess`, and `size_divisor`, for a `data_preprocessor`."""
+    """Convert a `data_preprocessor` to `model.preprocess` and `size_divisor`."""
     part: dict[str, Any] = {}
     if "mean" in cfg:
         part = {"mean": list(cfg.get("mean")), "std": list(cfg.get("std", [1.0] * len(cfg.get("mean"))))}

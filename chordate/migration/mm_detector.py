@@ -15,7 +15,7 @@ UNIT_CODER = [1.0, 1.0, 1.0, 1.0]
 
 
 def detector(cfg: Keys) -> dict[str, Any]:
-    """The section `model` for the section `model` of MMDetection.
+    """Convert the section `model` of an MMDetection config to Chordate's.
 
     Raises:
         ConfigError: Chordate has no such model.
@@ -43,7 +43,7 @@ def detector(cfg: Keys) -> dict[str, Any]:
 
 
 def fpn_part(cfg: Keys) -> dict[str, Any]:
-    """`model.neck` for an FPN.
+    """Convert MMDetection's FPN to Chordate's `model.neck`.
 
     Raises:
         ConfigError: Chordate has no such neck.

@@ -13,7 +13,7 @@ HEADS = ("FCNHead", "PSPHead", "ASPPHead", "DepthwiseSeparableASPPHead", "FPNHea
 
 
 def segmenter(cfg: Keys) -> dict[str, Any]:
-    """The section `model` for the section `model` of MMSegmentation.
+    """Convert the section `model` of an MMSegmentation config to Chordate's.
 
     Raises:
         ConfigError: Chordate has no such model.

@@ -20,7 +20,7 @@ RUNTIME = (
 
 
 def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict[str, Any]:
-    """The sections besides `model`.
+    """Convert the sections besides `model`.
 
     Args:
         cfg: the whole config.

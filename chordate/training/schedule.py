@@ -60,7 +60,7 @@ class Constant:
         return 1.0
 
     def unreached(self, length: int) -> list[float]:
-        """The milestones that a training of this length (in their unit) does not reach."""
+        """The milestones after the end of a training run of `length` (in the unit of the milestones)."""
         return []
 
 

@@ -38,7 +38,6 @@ class Candidate:
         state: tensors, keyed by the model's names.
         meta: classes and keypoints of the outputs, if known.
         left_out: the checkpoint's names of tensors that are not in `state`.
-        conversion: the format that the state dict was converted from; None if it had the model's names.
         settings: settings that the weights were trained with, see `Format.settings`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
@@ -47,7 +46,6 @@ class Candidate:
     state: State
     meta: DatasetMeta | None = None
     left_out: list[str] = field(default_factory=list)
-    conversion: Format | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     unsupported: list[str] = field(default_factory=list)
 
@@ -96,7 +94,7 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
         settings, unsupported = format.settings(state), format.unsupported(state)
-        return Candidate(format.library, converted, meta, conversion=format, settings=settings, unsupported=unsupported)
+        return Candidate(format.library, converted, meta, settings=settings, unsupported=unsupported)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(

@@ -16,7 +16,7 @@ from chordate.model_contracts import Model
 from chordate.weights.candidates import conversions, formats, without_prefixes
 from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
-from chordate.weights.find_weights import Weights
+from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.formats.format import Format, State
 
 OWN = "chordate"
@@ -95,8 +95,9 @@ def restored(model: Model, library: str) -> dict[str, Any]:
         except CheckpointError as error:
             reasons.append(str(error))
             continue
-        if format.recognizes(theirs) and any(_same(ours, state) for ours in conversions(format, theirs, model)):
-            return {format.wrapper: theirs} if format.wrapper else dict(theirs)
+        contents = format.checkpoint(theirs, model)
+        if _comes_back(contents, type(format), state, model):
+            return contents
         reasons.append(f"{type(format).__name__} would change its weights")
     raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")
 
@@ -131,6 +132,15 @@ def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
         if cause is None:
             raise
         raise CheckpointError(f"{path}: cannot be written ({cause.strerror or cause})") from error
+
+
+def _comes_back(contents: Mapping[str, Any], kind: type[Format], state: State, model: Model) -> bool:
+    """Whether a format recognizes the contents of a checkpoint, and converts them to `state`."""
+    weights = find_weights(contents)
+    reader = next(format for format in formats(weights.contents) if type(format) is kind)
+    return reader.recognizes(weights.state) and any(
+        _same(ours, state) for ours in conversions(reader, weights.state, model)
+    )
 
 
 def _same(ours: State, state: State) -> bool:

@@ -1,7 +1,7 @@
 """Compares random models of Detectron2 with the models that `chordate convert` makes of their checkpoints.
 
 Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [FAMILY …]`. Prints a table in
-Markdown. Everything is computed in float64: in float32, even one library differs from itself in another memory format.
+Markdown. Everything is computed in float64: in float32, even one library's outputs differ between memory formats.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def compare_detections(ours: Detections, theirs: Any) -> Difference:
         differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
         other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
     if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)  # scores differ in kind
+        # Scores are not compared: ours are logits, Detectron2's are probabilities.
+        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)
         other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
     matched = int(same.sum()) if len(ours) == len(theirs) else -1
     return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))

@@ -116,7 +116,7 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
-    if hasattr(layer, "scaled"):  # called again for the next level, whose outputs must not be larger
+    if hasattr(layer, "scaled"):  # shared by several levels: later calls only scale down
         factor = factor.clamp(max=1)
     layer.scaled = True
     layer.weight.mul_(factor)
@@ -151,7 +151,7 @@ def compare(library: str, name: str) -> str:
     from chordate.config import load_config
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # a warning would report a different setting
+        warnings.simplefilter("error", UserWarning)  # fails if a setting differs from that of the weights
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
     missing = {key for key in state if not key.endswith("num_batches_tracked")} - back.keys()

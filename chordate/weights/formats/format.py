@@ -41,13 +41,10 @@ class Format:
 
     Attributes:
         library: name of the library in reports and messages.
-        stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
-            with the stride in the 1×1 convolution computes different features from the same weights, so loading warns.
         wrapper: key of the state dict in the library's files; None if a file is a bare state dict.
     """
 
     library: str
-    stride_in_3x3: bool = False
     wrapper: str | None = None
 
     def __init__(self, contents: Mapping[Any, Any] = MappingProxyType({})):
@@ -79,6 +76,11 @@ class Format:
             CheckpointError: the library has no counterpart of this model, or the format only reads.
         """
         raise CheckpointError(f"{type(model).__name__} cannot be written as {self.library} ({type(self).__name__})")
+
+    def checkpoint(self, state: State, model: Any) -> dict[str, Any]:
+        """The contents of the library's checkpoint with the state dict that `restore` returned, and the facts about
+        `model` that the library saves beside it, such as class names."""
+        return {self.wrapper: state} if self.wrapper else dict(state)
 
     def checked(self, theirs: State, model: Any) -> State:
         """The result of `restore`; raises CheckpointError if the format does not recognize it."""

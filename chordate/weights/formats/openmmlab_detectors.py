@@ -14,7 +14,7 @@ from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable, Pairs
 from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, fpn
 from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
-from chordate.weights.formats.torchvision import by_ratio, by_size
+from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
 # target_stds of the box coders of its Cascade R-CNN, whose inverses are our box_weights.
@@ -109,7 +109,8 @@ class MMDetectionRCNN(MMDetection):
         for head in heads:
             layer = at(self.cfg, f"model.roi_head.{_EXTRACTORS[head]}.roi_layer", {})
             settings[f"{head}.aligned"] = at(layer, "aligned", True) is True
-            settings[f"{head}.sampling_ratio"] = at(layer, "sampling_ratio", 0)
+            ratio = at(layer, "sampling_ratio")
+            settings[f"{head}.sampling_ratio"] = ratio if isinstance(ratio, int) else 0
         return settings
 
     def _cascade_weights(self) -> tuple[tuple[float, ...], ...]:
