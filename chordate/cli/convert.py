@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_out(out, arguments.source)
     contents = read_state(arguments.source)
     weights = find_weights(contents)
-    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    known = CheckpointConfig(arguments.config, {}, [])
+    name, overrides, notes = known if arguments.config else checkpoint_config(weights)
     overrides = {**overrides, **arguments.cfg_options}
     cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
