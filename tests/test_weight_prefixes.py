@@ -1,5 +1,6 @@
 """State dicts with the prefixes of wrappers load; averaged weights are preferred, and other tensors are reported."""
 
+import itertools
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chordate.errors import CheckpointError
+from chordate.weights.candidates import without_prefixes
 from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 
@@ -46,6 +48,13 @@ def test_averaged_weights_are_preferred_in_every_wrapper(contents):
     model = TinyDetector()
     load_checkpoint(model, contents)
     assert is_filled(model, WEIGHTS)
+
+
+def test_thousands_of_sequences_of_prefixes_are_not_all_tried():
+    """Every name has another sequence of prefixes; each would be a candidate for every format."""
+    sequences = itertools.product(WRAPPERS, repeat=4)
+    names = {f"{''.join(prefixes)}w": torch.zeros(1) for prefixes in sequences}
+    assert len(names) == 6561 and sum(1 for _ in without_prefixes(names)) <= 100
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])

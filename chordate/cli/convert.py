@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_out(out, arguments.source)
     contents = read_state(arguments.source)
     name, overrides = (arguments.config, {}) if arguments.config else recognized_config(find_weights(contents))
+    cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
-    cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
     text = write_config([], base_name(name), nested(overrides))

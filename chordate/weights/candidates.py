@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ _PREFIXES = (
     *("module.", "_orig_mod.", "model.", "net.", "network.", "student."),  # DDP, torch.compile, Lightning's modules
 )
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
+_MAX_PARTS = 32  # limit on the sequences of prefixes in one file; a file of wrappers in wrappers has about 8
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,6 @@ def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tupl
                 yield from parts(inner, depth + 1)
         yield part
 
-    for part in parts({name: name for name in state}, 0):
+    for part in islice(parts({name: name for name in state}, 0), _MAX_PARTS):
         kept = set(part.values())
         yield {name: state[full] for name, full in part.items()}, [name for name in state if name not in kept]
