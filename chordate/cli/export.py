@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from chordate.cli.common import add_options, nonempty
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     from chordate.arguments import PositiveInt, validate_value
     from chordate.cli.common import load_trained
     from chordate.cli.predict import image_files
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.data.image_io import read_image
     from chordate.deployment.exportable import Exportable
     from chordate.deployment.formats import FORMATS
-    from chordate.deployment.parity import compare, fit_images, worst
+    from chordate.deployment.parity import compare, fit_images
     from chordate.errors import ConfigError
 
     for name, value in (("--batch", arguments.batch), *(("--size", side) for side in arguments.size or ())):
@@ -59,23 +61,31 @@ def run(arguments: argparse.Namespace) -> None:
     files = [path for path, _ in image_files(arguments.images or [example_photo()], out)]
     images: list[Tensor] = [read_image(path, channels=channels) for path in files]
     exportable = Exportable(model, size, arguments.batch, arguments.dynamic)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    kind.save(exportable, out)
-    function, results = kind.open(out, exportable), []
-    checks = [(size, arguments.batch)]
-    if arguments.dynamic:  # also check a smaller size and a larger batch
+    sizes = [(size, arguments.batch)]
+    if arguments.dynamic:  # also compare a smaller size and a larger batch
         divisor = model.size_divisor
         smaller = [max(exportable.smallest, side * 3 // 4 // divisor * divisor) for side in size]
-        checks.append(((smaller[0], smaller[1]), arguments.batch + 1))
-    for sides, batch in checks:
-        for first in range(0, len(images), batch):
-            chosen = [images[(first + number) % len(images)] for number in range(batch)]
-            results.append(compare(exportable, function, fit_images(chosen, sides, model.exports_sizes)))
+        sizes.append(((smaller[0], smaller[1]), arguments.batch + 1))
+    batches = [
+        fit_images([images[(first + number) % len(images)] for number in range(batch)], sides, model.exports_sizes)
+        for sides, batch in sizes
+        for first in range(0, len(images), batch)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as folder:  # a failed export leaves no file
+        temporary = Path(folder) / out.name
+        kind.save(exportable, temporary)
+        parity = compare(model, kind.open(temporary, exportable), batches)
+        temporary.replace(out)
     shape = "any size" if arguments.dynamic else f"{arguments.batch} × {channels} × {size[0]} × {size[1]}"
     print(
         f"{out}: {arguments.format}, {shape}, {out.stat().st_size / 1e6:.1f} MB; largest differences from the model on "
-        f"{pluralize(len(images), 'image')}: {worst(results)}"
+        f"{pluralize(len(images), 'image')}: {parity}"
     )
+    if parity.agrees:
+        return 0
+    print(f"chordate export: {out} does not predict like the model: {parity}", file=sys.stderr)
+    return 1
 
 
 def example_photo() -> str:

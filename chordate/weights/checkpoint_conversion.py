@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -28,11 +28,24 @@ def libraries() -> list[str]:
     return [OWN, *dict.fromkeys(format.library for format in formats())]
 
 
-def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
-    """The config of the network that has these weights, from the format that recognizes them.
+class Recognized(NamedTuple):
+    """The network of recognized weights.
 
-    Returns:
-        The name of a config, and overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+    Attributes:
+        name: name of a config.
+        overrides: overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+        format: the format that recognizes the weights.
+        state: the weights with the library's names, without the prefixes of wrappers.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    format: Format
+    state: State
+
+
+def recognize(weights: Weights) -> Recognized:
+    """Find the config of the network that has these weights, from the format that recognizes them.
 
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
@@ -42,12 +55,12 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(
             f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
         )
-    recognized: list[str] = []
+    libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):
         for format in formats(weights.contents):
             if not format.recognizes(state):
                 continue
-            recognized.append(format.library)
+            libraries.append(format.library)
             try:
                 named = format.config(state)
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -57,9 +70,16 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
                 ) from error
             if named:
                 name, overrides = named
-                return name, {**overrides, **{f"model.{key}": value for key, value in format.settings(state).items()}}
-    kind = OWN if weights.is_own else recognized[0] if recognized else "unnamed"
+                settings = {f"model.{key}": value for key, value in format.settings(state).items()}
+                return Recognized(name, {**overrides, **settings}, format, state)
+    kind = OWN if weights.is_own else libraries[0] if libraries else "unnamed"
     raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
+
+
+def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
+    """The name of the config of the network that has these weights, and overrides; see `recognize`."""
+    recognized = recognize(weights)
+    return recognized.name, recognized.overrides
 
 
 def restored(model: Model, library: str) -> dict[str, Any]:

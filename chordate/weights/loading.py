@@ -66,6 +66,11 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         model.meta = weights.meta
     warn_about_settings(model, weights.source, candidate.settings)
     warn_about_normalization(model, weights.source)
+    is_backbone = isinstance(model, Backbone)
+    lost = [name for name in candidate.unsupported if name.startswith("backbone.") or not is_backbone]
+    if lost:
+        text = f"{weights.source}: Chordate has no counterpart of {', '.join(lost)}, so predictions are wrong"
+        warnings.warn(text, stacklevel=2)
     return LoadReport(
         source=weights.source,
         format=candidate.format,

@@ -34,7 +34,7 @@ TORCHVISION = [
     *("INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", False),
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
-FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
 CROP = (256, 256)  # height and width in pixels of the images for semantic segmentation
 POOLING = (8, 8)  # feature-map cells of the windows that ASPP averages: crops of 128×128 pixels, at stride 16
 CROPPED = ["INPUT.CROP.SIZE", [128, 128], "MODEL.RESNETS.DEPTH", 50]
@@ -158,7 +158,7 @@ def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, An
 
 
 def compare_detections(ours: Detections, theirs: Any) -> Difference:
-    """Match each of their detections to ours with the same class and the nearest box."""
+    """Match each detection of Detectron2 to our detection of the same class with the nearest box."""
     boxes, scores, labels = theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes
     distance = (boxes[:, None] - ours.boxes[None]).abs().amax(-1)
     distance = torch.where(labels[:, None] == ours.labels[None], distance, torch.inf)

@@ -93,6 +93,14 @@ class Format:
         """
         return {}
 
+    def guesses(self, state: State) -> str:
+        """Which of the `settings` neither the tensors nor the file tell for sure, and what to compare them with."""
+        return ""
+
+    def unsupported(self, state: State) -> list[str]:
+        """The library's settings that no model of Chordate has, `["decode_head.align_corners=True"]`; loading warns."""
+        return []
+
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         """The config of the network that has these weights: the config's name, and overrides with dotted keys.
 
