@@ -37,10 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     check_out(out, arguments.source)
     contents = read_state(arguments.source)
     weights = find_weights(contents)
-    known = CheckpointConfig(arguments.config, {}, [])
-    name, overrides, notes = known if arguments.config else checkpoint_config(weights)
+    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
-    cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
     text = write_config(notes, base_name(name), nested(overrides))
