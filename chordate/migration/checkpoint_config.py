@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from chordate.config import load_config
