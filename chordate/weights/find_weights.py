@@ -78,9 +78,7 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
     return Weights(state, meta, source, beside)
 
 
-def _unwrap(
-    contents: Mapping[Any, Any], wrappers: int = _MAX_WRAPPERS
-) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
+def _unwrap(contents: Mapping[Any, Any], wrappers: int = _MAX_WRAPPERS) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
     entries; None if there are no weights.
 
