@@ -39,6 +39,7 @@ class Candidate:
         meta: classes and keypoints of the outputs, if known.
         left_out: the checkpoint's names of tensors that are not in `state`.
         settings: settings that the weights were trained with, see `Format.settings`.
+        guesses: which of the settings are guessed, see `Format.guesses`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
 
@@ -47,6 +48,7 @@ class Candidate:
     meta: DatasetMeta | None = None
     left_out: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    guesses: str = ""
     unsupported: list[str] = field(default_factory=list)
 
 
@@ -93,8 +95,14 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
     try:
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
-        settings, unsupported = format.settings(state), format.unsupported(state)
-        return Candidate(format.library, converted, meta, settings=settings, unsupported=unsupported)
+        return Candidate(
+            format.library,
+            converted,
+            meta,
+            settings=format.settings(state),
+            guesses=format.guesses(state),
+            unsupported=format.unsupported(state),
+        )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
