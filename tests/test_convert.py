@@ -1,4 +1,4 @@
-"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+"""`chordate convert`: converts Detectron2's checkpoints to ours, with a printed config, and ours back, bit for bit."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Prefixes of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside a loss's tensor."""
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))
@@ -134,6 +134,7 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
         (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),
         (["{}/theirs.pth", "{}/theirs.pth"], "is the checkpoint to read; name another file to write"),
+        (["{}/theirs.pth", "{}/plain.pth"], "plain.pth exists; name another file to write, or delete it"),
         (["{}/theirs.pth", "{}/x.pt", "--to", "detectron"], '--to: unknown library "detectron"; did you mean "detec'),
         (["{}/ours.pt", "{}/x.pt", "--config", "{}/small.py", "--to", "timm"], "cannot be written as timm"),
         (["{}/theirs.pth", "{}/x.pt", "--config", "retinanet_r50_fpn_1x_coco"], "does not fit"),

@@ -134,8 +134,8 @@ def test_images_are_padded_as_in_detectron2(family, divisor):
 
 
 def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
-    """Caffe's ResNets have BGR images, std 1, and the stride in the 1×1 convolution; torchvision's have RGB images,
-    ImageNet's std, and the stride in the 3×3 convolution."""
+    """Caffe's ResNets expect BGR images and std 1, and have the stride in the 1×1 convolution; torchvision's expect RGB
+    images and ImageNet's std, and have the stride in the 3×3 convolution."""
     msra, other = (format_of(state).settings(state) for state in (weights("RetinaNet"), weights("RetinaNet", 0.1)))
     assert (msra["preprocess.bgr"], msra["preprocess.std"], msra["backbone.style"]) == (True, (1.0, 1.0, 1.0), "caffe")
     assert msra["preprocess.mean"] == (103.53, 116.28, 123.675)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,18 @@ def test_ci_runs_the_readmes_two_commands_on_the_pythons_that_are_allowed():
     assert [words[:2] for words in commands(page("README.md")) if words[0] == "make"] == [s.split() for s in steps]
     required = tomllib.loads(page("pyproject.toml"))["project"]["requires-python"].removeprefix(">=")
     assert job["strategy"]["matrix"]["python"][0] == required
+
+
+def test_ci_runs_the_tests_of_exports_with_the_packages_without_which_they_are_skipped():
+    steps = [
+        step.get("run", "") for step in yaml.safe_load(page(".github/workflows/ci.yml"))["jobs"]["export"]["steps"]
+    ]
+    (install,), (imports,), (tests,) = ([s for s in steps if word in s] for word in ("install", "import ", "pytest"))
+    assert "export" in install and "tests/test_export.py" in tests and '-m "slow or not slow"' in tests
+    extra = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]["export"]
+    skipping = re.search(r"for package in (\(.+\)):\n +pytest.importorskip", page("tests/test_export.py"))
+    for package in literal_eval(skipping[1]):
+        assert package in imports and any(line.startswith(package) for line in extra)
 
 
 def test_pre_commit_runs_the_tools_that_make_test_runs():

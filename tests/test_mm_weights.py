@@ -330,7 +330,8 @@ def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
 
 
 def test_weights_that_were_not_averaged_are_left_out():
-    """mmcv's EMAHook keeps them in the state dict, as `ema_backbone_conv1_weight`; mmengine's in `ema_state_dict`."""
+    """mmcv's EMAHook stores these weights in the state dict, as `ema_backbone_conv1_weight`, and mmengine's EMAHook in
+    `ema_state_dict`."""
     state = state_of("mmpretrain/resnet50_8xb32_in1k")
     extra = {f"ema_{name.replace('.', '_')}": tensor + 1 for name, tensor in state.items()}
     ema = {f"module.{name}": tensor + 1 for name, tensor in state.items()}
