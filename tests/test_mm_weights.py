@@ -27,6 +27,7 @@ from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 from chordate.weights.formats.format import Format
 from chordate.weights.formats.openmmlab import class_names
+from chordate.weights.formats.openmmlab_classifiers import MMPretrainResNet
 from chordate.weights.formats.openmmlab_config import pixels, read_text
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.numerics import differing_settings, read_setting
@@ -315,6 +316,12 @@ def test_class_names_are_read_from_meta(meta):
 )
 def test_class_names_of_another_type_are_ignored(meta):
     assert class_names({"meta": meta}) == ()
+
+
+@pytest.mark.parametrize(("names", "are_known"), [(["cat", "dog"], True), (["cat"], False), (None, False)])
+def test_class_names_of_every_output_are_known(names, are_known):
+    state = {"head.fc.weight": torch.zeros(2, 8)}
+    assert MMPretrainResNet({"meta": {"CLASSES": names}}).has_names(state) == are_known
 
 
 def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
