@@ -26,15 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from chordate.composition import nested
     from chordate.config import load_config
+    from chordate.errors import ConfigError
     from chordate.migration.checkpoint_config import CheckpointConfig, checkpoint_config
     from chordate.migration.config_writer import write_config
     from chordate.models.build import build_model
-    from chordate.weights.checkpoint_conversion import OWN, own_contents, restored, write_checkpoint
+    from chordate.weights.checkpoint_conversion import (
+        OWN,
+        own_contents,
+        restored,
+        settings_notes,
+        write_checkpoint,
+    )
     from chordate.weights.checkpoint_sources import read_state
     from chordate.weights.find_weights import find_weights
 
     out = Path(arguments.out)
     check_out(out, arguments.source)
+    if out.suffix == ".pkl" and arguments.to != "detectron2":
+        raise ConfigError(f"{out}: only Detectron2's files are pickles of arrays; name it {out.stem}.pth")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
     name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
@@ -46,7 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to == OWN:
         write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:
-        write_checkpoint(out, restored(model, arguments.to))
+        restored_contents = restored(model, arguments.to)
+        write_checkpoint(out, restored_contents)
+        for note in settings_notes(restored_contents, arguments.to, model):
+            print(f"{out}: {note}")
     print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
 
 
