@@ -163,6 +163,7 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
         (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),
         (["{}/theirs.pth", "{}/theirs.pth"], "is the checkpoint to read; name another file to write"),
+        (["{}/theirs.pth", "{}/plain.pth"], "plain.pth exists; name another file to write, or delete it"),
         (["{}/theirs.pth", "{}/x.pt", "--to", "detectron"], '--to: unknown library "detectron"; did you mean "detec'),
         (["{}/ours.pt", "{}/x.pt", "--config", "{}/small.py", "--to", "timm"], "cannot be written as timm"),
         (["{}/theirs.pth", "{}/x.pt", "--config", "retinanet_r50_fpn_1x_coco"], "does not fit"),

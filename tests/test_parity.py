@@ -1,6 +1,7 @@
 """The comparison of an exported file with the model: which predictions agree, and which do not."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,6 +174,7 @@ def test_the_file_is_compared_with_the_model_itself(tmp_path, capsys, monkeypatc
 
     assert export(tmp_path, monkeypatch, Eager()) == 0
     assert "on 1 image: scores" in capsys.readouterr().out
+    (tmp_path / "out/model.eager").unlink()
     monkeypatch.setattr("chordate.deployment.exportable.fold_norms", broken)
     assert export(tmp_path, monkeypatch, Eager()) == 1
     error = capsys.readouterr().err
@@ -180,10 +182,36 @@ def test_the_file_is_compared_with_the_model_itself(tmp_path, capsys, monkeypatc
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["model.eager"]
 
 
-def test_a_failed_export_leaves_the_file_of_before(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out" / "model.eager"
-    out.parent.mkdir()
-    out.write_text("before")
+def test_a_failed_export_leaves_no_file(tmp_path, capsys, monkeypatch):
     assert export(tmp_path, monkeypatch, Full()) == 2
     assert capsys.readouterr().err == "chordate export: the disk is full\n"
-    assert out.read_text() == "before" and list(out.parent.iterdir()) == [out]
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "out", "message"),
+    [
+        ("model.pt2", [], "model.pt2 is the checkpoint to read; name another file to write"),
+        ("model.pt", ["--out", "folder/../model.pt"], "is the checkpoint to read; name another file to write"),
+        ("model.pt", ["--out", "model.pt2"], "model.pt2 exists; name another file to write, or delete it"),
+        ("model.pt", ["--out", "folder"], "folder is a folder; name the file to write"),
+        ("folder/", [], "folder is a folder"),
+        (".", ["--format", "onnx"], "is a folder"),
+    ],
+)
+def test_no_file_is_overwritten(checkpoint, out, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    config, weights = files(Path())
+    Path("model.pt2").write_bytes(Path(weights).read_bytes())
+    before = sorted(Path().iterdir())
+    assert main(["export", config, checkpoint, "--format", "torch-export", *out]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and sorted(Path().iterdir()) == before
+    assert Path("model.pt2").read_bytes() == Path(weights).read_bytes()
+
+
+def test_an_empty_name_of_a_checkpoint_is_a_mistake(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "r18_imagenet", ""])
+    assert "checkpoint: must not be empty" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from chordate.cli.common import add_options
+from chordate.cli.common import add_options, check_out
 
 EXAMPLE = "chordate convert model_final_280758.pkl faster-rcnn.pt"
 
@@ -42,11 +42,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out)
     check_out(out, arguments.source)
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     if out.suffix == ".pkl" and arguments.to != "detectron2":
         raise ConfigError(f"{out}: only Detectron2's files are pickles of arrays; name it {out.stem}.pth")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
-    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    known = CheckpointConfig(arguments.config, {}, [])
+    name, overrides, notes = known if arguments.config else checkpoint_config(weights)
     cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
     model = build_model(cfg, checkpoint=contents)
@@ -55,31 +58,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to == OWN:
         write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:
-        restored_contents = restored(model, arguments.to)
-        write_checkpoint(out, restored_contents)
-        for note in settings_notes(restored_contents, arguments.to, model):
+        theirs = restored(model, arguments.to)
+        write_checkpoint(out, theirs)
+        for note in settings_notes(theirs, arguments.to, model):
             print(f"{out}: {note}")
     print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
 
 
-def check_out(out: Path, source: str) -> None:
-    """Check that the file to write is not a folder or the source, and that its folder exists.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    from chordate.errors import ConfigError
-
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; name the file to write")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise ConfigError(f"{out} is the checkpoint to read; name another file to write")
-
-
 def base_name(config: str) -> str:
-    """The name of a packaged or composed config, or the full path of another file: it is valid in any folder."""
+    """Name a config so that it is found from any folder: by a packaged or composed name, or by the file's full path."""
     from chordate.config import find_config, packaged_configs
 
     found = find_config(config)

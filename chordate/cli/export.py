@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from chordate.cli.common import add_options, nonempty
+from chordate.cli.common import add_options, check_out, nonempty
 from chordate.text import pluralize
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ EXAMPLE = "chordate export faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --format 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
-    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
+    parser.add_argument("checkpoint", type=nonempty, help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument("--format", choices=["onnx", "torch-export", "torchscript"], default="onnx")
     parser.add_argument(
         "--out", type=nonempty, metavar="FILE", help="the file to write (default: the checkpoint's name)"
@@ -47,14 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     from chordate.deployment.exportable import Exportable
     from chordate.deployment.formats import FORMATS
     from chordate.deployment.parity import compare, fit_images
-    from chordate.errors import ConfigError
 
     for name, value in (("--batch", arguments.batch), *(("--size", side) for side in arguments.size or ())):
         validate_value(PositiveInt, value, name)
     kind = FORMATS[arguments.format]
-    out = Path(arguments.out or Path(arguments.checkpoint.rsplit("/", 1)[-1]).with_suffix(kind.suffix))
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name the file to write")
+    out = Path(arguments.out or Path(Path(arguments.checkpoint).name or "model").with_suffix(kind.suffix))
+    check_out(out, arguments.checkpoint)
     model: Any = load_trained(load_config(arguments.config, arguments.cfg_options), arguments.checkpoint).cpu()
     size = tuple(arguments.size or pipeline_size(model.pipeline, model.size_divisor) or model.example_size)
     channels = model.input_shape(*size)[0]
