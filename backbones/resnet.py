@@ -98,7 +98,8 @@ class ResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.style = style
+        self.style, self.output_stride = style, output_stride
+        self.multi_grid = tuple(multi_grid or (1,) * counts[-1])
         options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
         if block is BasicBlock:  # BasicBlock is the same in both styles
             options = {}

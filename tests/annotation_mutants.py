@@ -229,7 +229,7 @@ def _edit_line(text: str, rng: random.Random) -> str:
 
 
 def _escape(text: str, rng: random.Random) -> str:
-    """Replace a class name in XML by another spelling of it, or by another text."""
+    """Replace a class name in XML by an equivalent spelling (CDATA, character reference, …) or by another text."""
     ways = (
         lambda name: f"<![CDATA[{name}]]>", lambda name: f"{name[:1]}<!-- x -->{name[1:]}",
         lambda name: f"{name} &amp; co",

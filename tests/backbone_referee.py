@@ -1,4 +1,4 @@
-"""Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
+"""Compares a backbone's feature maps and training step with those of a reference that has the same random weights."""
 
 import contextlib
 import inspect
@@ -87,7 +87,7 @@ def timms(name: str) -> nn.Module:
         randomize(whole)
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output
+            nn.init.uniform_(value, 0.3, 1.0)  # with layer scale's initial 1e-6, blocks would hardly affect the output
     return whole
 
 

@@ -114,7 +114,7 @@ def test_strided_1x1_convolutions_of_few_channels_compute_in_nchw(channels: int,
     images = images.to(memory_format=torch.channels_last).requires_grad_()
     output = model(images)
     assert conv.weight.stride() == (channels, 1, 1, 1)
-    assert layouts == [False, False]  # otherwise the next line may end the process
+    assert layouts == [False, False]  # otherwise the next line may crash the process
     output.backward(gradient.to(memory_format=torch.channels_last))
     assert conv.weight.grad is not None
     torch.testing.assert_close(conv.weight.grad, wanted)

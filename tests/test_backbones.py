@@ -64,7 +64,7 @@ def build(name: str, **options) -> nn.Module:
     model = randomize(BACKBONES.build(thin(config(name, **options))))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6, blocks would hardly affect the outputs
+            nn.init.uniform_(value, 0.3, 1.0)  # with layer scale's initial 1e-6, blocks would hardly affect the output
     return model
 
 

@@ -179,7 +179,7 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
 
 
 def _without(content: dict, field: str) -> dict:
-    """The content whose annotations lack `field`, since the referee cannot read it."""
+    """The content without the annotations' `field`, whose values the referee cannot read."""
     annotations = [{k: v for k, v in a.items() if k != field} for a in content["annotations"]]
     return content | {"annotations": annotations}
 

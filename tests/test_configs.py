@@ -28,7 +28,7 @@ def test_a_config_file_exists_only_if_more_than_the_backbone_differs():
 )
 def test_each_packaged_config_builds_its_model(name):
     with torch.device("meta"):
-        # A number of classes does not say which of them are stuff.
+        # A number of classes does not say which are stuff, so configs with stuff keep their own classes.
         meta = fallback_meta(section(load_config(name), "fallback_meta", optional=True))
         count = None if meta and meta.stuff else 3
         model = chordate.build_model(name, num_classes=count, pretrained=False)

@@ -1,4 +1,4 @@
-"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+"""`chordate convert`: converts Detectron2's checkpoints to ours, with a printed config, and ours back, bit for bit."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def test_the_way_to_detectron2_and_back_changes_no_bit(files, capsys):
 def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tmp_path):
     assert convert(files / "theirs.pth", tmp_path / "out.pt") == 0
     text = capsys.readouterr().out.partition("\n\n")[2]
-    assert text.startswith('base = "faster-rcnn_r18_fpn_1x_coco"\n')
+    assert '\nbase = "faster-rcnn_r18_fpn_1x_coco"\n' in text
+    assert "guessed" in text and "MODEL.RESNETS.STRIDE_IN_1X1" in text.partition("base =")[0]
     (tmp_path / "printed.py").write_text(text)
     model = chordate.build_model(tmp_path / "printed.py", checkpoint=tmp_path / "out.pt")
     assert model.box.trunk.fcs[0].out_features == 16 and len(model.classes) == 3
@@ -111,7 +112,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Prefixes of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside a loss's tensor."""
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))

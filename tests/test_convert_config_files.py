@@ -95,7 +95,7 @@ def test_the_status_is_0_if_nothing_is_lost_and_1_if_numbers_change(tmp_path, ca
     assert main(["convert-config", str(path), str(out)]) == 0
     assert load_config(out).model.type == "OneStageDetector"
     assert "predicts and trains as the original" in capsys.readouterr().out
-    assert main(["convert-config", str(path), str(out)]) == 2  # never overwrites
+    assert main(["convert-config", str(path), str(out)]) == 2  # existing files are never overwritten
     deformable = "_BASE_: fpn.yaml\nMODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, True, True, True]}}"
     path = write(tmp_path, fpn_yaml=FPN, mine_yaml=deformable)
     assert main(["convert-config", str(path), str(tmp_path / "other.py")]) == 1

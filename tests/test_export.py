@@ -181,7 +181,7 @@ def exportable(name: str, dynamic: bool = False, batch: int = 2) -> Exportable:
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_programs():
-    """Files of torch.export and TorchScript have the same program, which takes seconds; it is created once."""
+    """Files of torch.export and TorchScript contain the same program; it is created once, since this takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chordate.deployment.formats.torchvision_program", functools.cache(torchvision_program))
         yield

@@ -156,7 +156,8 @@ def test_the_content_of_the_padding_does_not_change_a_panoptic_prediction(batch,
     assert first.ids.shape == (32, 40)
 
 
-@pytest.mark.parametrize(  # test_training_steps.py always compiles a two-stage detector
+# Panoptic FPN is marked slow, since test_training_steps.py always compiles a two-stage detector.
+@pytest.mark.parametrize(
     "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
 )
 def test_the_panoptic_step_compiles_whole(batch, build):
@@ -254,7 +255,8 @@ def test_targets_of_detection_are_refused_by_a_panoptic_model(batch, build):
         build()(batch)
 
 
-@pytest.mark.parametrize(  # test_panoptic_commands.py always trains a panoptic FPN
+# Panoptic FPN is marked slow, since test_panoptic_commands.py always trains one.
+@pytest.mark.parametrize(
     ("build", "steps", "lr"),
     [pytest.param(panoptic_fpn, 140, 3e-3, marks=pytest.mark.slow), (panoptic_deeplab, 65, 1e-2)],
     ids=MODELS_HERE,

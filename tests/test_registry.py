@@ -15,6 +15,7 @@ from chordate.arguments import PositiveFloat
 from chordate.contracts import Neck, check_outputs, offered, select
 from chordate.errors import ConfigError, near_names
 from chordate.models import OneStageDetector
+from chordate.plugins import describe_module
 from chordate.registry import PlugRegistry
 from chordate.structures import DatasetMeta
 
@@ -221,7 +222,7 @@ def test_check_outputs_changes_neither_mode_nor_state_dict():
 
 @pytest.fixture
 def plugins(tmp_path, monkeypatch) -> Iterator[None]:
-    """Two installed packages with plug-ins that are not loaded yet; one of them fails to import."""
+    """Installed packages with plug-ins that are not loaded yet; only one of them can be imported."""
     (tmp_path / "spine.py").write_text(
         "from torch import nn\n"
         "from chordate import BACKBONES, Backbone, FeatureSpec\n"
@@ -235,11 +236,13 @@ def plugins(tmp_path, monkeypatch) -> Iterator[None]:
         "        return {'c2': self.conv(images)}\n"
     )
     (tmp_path / "broken_spine.py").write_text("raise RuntimeError('no such luck')\n")
-    for package, entry in (("spine", "spine"), ("broken_spine", "broken")):
-        info = tmp_path / f"{package}-1.0.dist-info"
+    (tmp_path / "quitting_spine.py").write_text("raise SystemExit('not today')\n")
+    entries = {"spine": "spine", "broken": "broken_spine", "quitting": "quitting_spine", "misspelled": "not a-module!"}
+    for name, value in entries.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{entry} = {package}\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[chordate.plugins]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("chordate.plugins.loaded", False)
     yield
@@ -247,11 +250,23 @@ def plugins(tmp_path, monkeypatch) -> Iterator[None]:
     BACKBONES.module_dict.pop("Spine", None)
 
 
-def test_an_installed_packages_entry_point_registers_its_plugs_and_a_broken_one_is_skipped_with_a_warning(plugins):
+def test_an_installed_packages_entry_point_registers_its_plugs_and_broken_ones_are_skipped_with_a_warning(plugins):
     """A package with an entry point needs no explicit import."""
-    with pytest.warns(UserWarning, match=r"plug-in broken \(broken_spine\) could not be imported: no such luck"):
+    with pytest.warns(UserWarning, match="plug-in") as warned:
         backbone = build_backbone("Spine")
+    assert sorted(str(warning.message) for warning in warned) == [
+        "plug-in broken (broken_spine) could not be imported: no such luck",
+        "plug-in misspelled (not a-module!) could not be imported: its entry point must be the name of a module",
+        "plug-in quitting (quitting_spine) could not be imported: not today",
+    ]
+    assert describe_module("spine") == "spine 1.0 (spine)"
     assert type(backbone).__name__ == "Spine" and BACKBONES.names("resnet50") == ["resnet50"]
+
+
+def test_damaged_metadata_of_a_package_do_not_stop_a_run(plugins, tmp_path):
+    (tmp_path / "broken-1.0.dist-info" / "entry_points.txt").write_text("[console_scripts]\nno equals sign\n")
+    with pytest.warns(UserWarning, match="plug-ins could not be listed, since a package has damaged metadata"):
+        assert "resnet50" in BACKBONES.names("resnet50")
 
 
 def test_importing_chordate_does_not_import_torch():

@@ -75,7 +75,7 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50d", "resnet50s", *slow("resnet50c")])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Image sizes are no multiples of the stride, to compare how the pooling of shortcut D treats borders."""
+    """Image sizes are not multiples of the stride, to compare how the pooling of shortcut D treats borders."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(1, 3, 75, 97), tolerance=1e-5)

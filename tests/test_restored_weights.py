@@ -1,4 +1,4 @@
-"""Our models are written with torchvision's and timm's names: the libraries load them strictly, with equal outputs."""
+"""Our models, saved with torchvision's or timm's tensor names, load strictly in these libraries; outputs are equal."""
 
 import copy
 from collections.abc import Callable

@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# The point at which the process is killed, and its occurrence. Checkpoints are saved after iterations 2, 3, 4, 6
-# and 8; the best checkpoint is saved after evaluations.
+# The process is killed at this point, the n-th time that it is reached. Checkpoints are saved after iterations 2, 3,
+# 4, 6 and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints

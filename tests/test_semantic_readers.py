@@ -137,7 +137,7 @@ def test_coco_stuff_leaves_out_the_ids_that_coco_never_annotated():
     assert {name: ids[name] + 1 for name in coco} == coco
 
 
-# The columns name, id and trainId of cityscapesscripts/helpers/labels.py, for rows whose trainId is not 255 or -1.
+# Columns name, id and trainId of cityscapesscripts/helpers/labels.py, for rows whose trainId is neither 255 nor -1.
 CITYSCAPES_LABELS = """
 road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5, traffic light 19 6, traffic sign 20 7,
 vegetation 21 8, terrain 22 9, sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15, train 31 16,

@@ -1,4 +1,4 @@
-"""Checkpoints of segmentation_models.pytorch open, also folders of `save_pretrained`, and give smp's own logits."""
+"""Checkpoints of segmentation_models.pytorch, and folders of `save_pretrained`, load, and logits equal smp's."""
 
 import copy
 

@@ -220,7 +220,7 @@ SIZES = [[10**9, 10**9], [2**31, 2**31], [61, 80], [80, 60], [0, 0], [-1, -1], [
 @pytest.mark.parametrize("box", [True, False])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_rle_of_another_size_than_its_image_is_an_error(tmp_path: Path, size: Any, box: bool) -> None:
-    """hotcoco would allocate memory for `size` before it reads the counts, which ends the process."""
+    """hotcoco would allocate memory for `size` before it reads the counts; this allocation would end the process."""
     record = {**annotation(1, 1, [1, 1, 5, 5]), "segmentation": {"size": size, "counts": [4800]}}
     if not box:
         del record["bbox"]

@@ -1,5 +1,6 @@
-"""State dicts with the prefixes of wrappers load; averaged weights are preferred, and other tensors are reported."""
+"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, other tensors reported."""
 
+import itertools
 import json
 
 import pytest
@@ -10,10 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chordate.errors import CheckpointError
+from chordate.weights.candidates import without_prefixes
 from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 
-WRAPPERS = ["module.", "_orig_mod.", "model.", "net.", "network.", "student.", "ema.", "model_ema.", "ema_model."]
+WRAPPERS = [
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "net.",
+    "network.",
+    "student.",
+    "teacher.",
+    "ema.",
+    "model_ema.",
+    "ema_model.",
+]
 WEIGHTS, OTHERS = 0.5, 0.25
 
 
@@ -40,12 +53,40 @@ def test_up_to_four_nested_prefixes_are_removed(prefixes, with_others):
         {"state_dict": state(OTHERS), "state_dict_ema": state(WEIGHTS)},  # timm
         {"model": state(OTHERS), "model_ema": {**state(WEIGHTS, "module."), "n_averaged": torch.tensor(1)}},
         {"state_dict": state(WEIGHTS), "ema_state_dict": state(OTHERS, "module.")},  # MMEngine swaps the two dicts
+        {"model": state(OTHERS), "ema": {"module": state(WEIGHTS), "updates": torch.tensor(9), "decay": 0.9}},
+        {"student": state(OTHERS), "teacher": state(WEIGHTS)},  # the teacher averages the student
+        state(OTHERS, "student.") | state(WEIGHTS, "teacher."),
     ],
 )  # fmt: skip
 def test_averaged_weights_are_preferred_in_every_wrapper(contents):
     model = TinyDetector()
     load_checkpoint(model, contents)
     assert is_filled(model, WEIGHTS)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state", "student"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"best_acc1": torch.tensor(76.1), "epoch": torch.tensor(90)},  # as in PyTorch's ImageNet example
+        {"ema": {"decay": 0.9, "updates": 3}},
+        {"ema": {"updates": torch.tensor(3)}},
+        {"state_dict_ema": {}, "model_ema": {"module": {}}},
+        {"confusion": torch.eye(2)},
+    ],
+)
+def test_entries_without_weights_do_not_hide_the_weights(wrapper, others):
+    model = TinyDetector()
+    load_checkpoint(model, {**others, wrapper: state(), "optimizer": {"state": {0: torch.ones(2)}}})
+    assert is_filled(model, WEIGHTS)
+
+
+def test_an_untrusted_file_with_thousands_of_prefixes_is_tried_with_those_of_the_most_tensors():
+    prefixes = ["".join(chosen) for length in range(5) for chosen in itertools.product(WRAPPERS, repeat=length)]
+    weights = {f"module.ema.{name}": torch.ones(1) for name in map(str, range(1000))}
+    parts = [part for part, _ in without_prefixes({**{f"{prefix}w": torch.ones(1) for prefix in prefixes}, **weights})]
+    assert len(prefixes) > 10_000 and len(parts) < 50
+    assert any(part.keys() >= {"0", "999"} for part in parts)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])

@@ -27,9 +27,10 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.composition import nested
     from chordate.config import load_config
     from chordate.errors import ConfigError
+    from chordate.migration.checkpoint_config import CheckpointConfig, checkpoint_config
     from chordate.migration.config_writer import write_config
     from chordate.models.build import build_model
-    from chordate.weights.checkpoint_conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
+    from chordate.weights.checkpoint_conversion import OWN, own_contents, restored, write_checkpoint
     from chordate.weights.checkpoint_sources import read_state
     from chordate.weights.find_weights import find_weights
 
@@ -38,12 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     contents = read_state(arguments.source)
-    name, overrides = (arguments.config, {}) if arguments.config else recognized_config(find_weights(contents))
+    weights = find_weights(contents)
+    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
     overrides = {**overrides, **arguments.cfg_options}
     cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
-    text = write_config([], base_name(name), nested(overrides))
+    text = write_config(notes, base_name(name), nested(overrides))
     if arguments.to == OWN:
         write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:

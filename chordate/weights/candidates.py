@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -21,12 +22,14 @@ from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
-# Prefixes that wrappers add to names. Those of averaged weights are first, and are preferred.
+# Prefixes that wrappers add to names. Those of averaged weights are first, and are preferred; the teacher averages the
+# student. `module.` is of DDP, `_orig_mod.` of torch.compile, the others are names in Lightning's modules.
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
-    *("module.", "_orig_mod.", "model.", "net.", "network.", "student."),  # DDP, torch.compile, Lightning's modules
+    *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
 )
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
+_MAX_PARTS = 32  # limit on the prefixes that are tried, since every format tries each; real files have at most about 10
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,16 @@ class Candidate:
         state: tensors, keyed by the model's names.
         meta: classes and keypoints of the outputs, if known.
         left_out: the checkpoint's names of tensors that are not in `state`.
-        conversion: the format that the state dict was converted from; None if it had the model's names.
         settings: settings that the weights were trained with, see `Format.settings`.
+        unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
 
     format: str
     state: State
     meta: DatasetMeta | None = None
     left_out: list[str] = field(default_factory=list)
-    conversion: Format | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    unsupported: list[str] = field(default_factory=list)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
@@ -80,8 +83,9 @@ def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
 def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
     library = model.library if isinstance(model, Backbone) else None
     names = [*model.state_dict(), *(library.tensors if library else ())]
+    known = () if weights.is_own else formats(weights.contents)
     for state, left_out in without_prefixes(weights.state, names):
-        for format in () if weights.is_own else formats(weights.contents):
+        for format in known:
             if format.recognizes(state):
                 candidate = _convert(format, state, weights, model)
                 yield from _variants(replace(candidate, left_out=left_out), model)
@@ -93,7 +97,8 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
     try:
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
-        return Candidate(format.library, converted, meta, conversion=format, settings=format.settings(state))
+        settings, unsupported = format.settings(state), format.unsupported(state)
+        return Candidate(format.library, converted, meta, settings=settings, unsupported=unsupported)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
@@ -132,7 +137,8 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tuple[State, list[str]]]:
     """For each prefix (or sequence of prefixes), yield the tensors whose names start with it, keyed by the rest of the
-    name, and the names of the other tensors. Finally, yield the state dict itself.
+    name, and the names of the other tensors. Finally, yield the state dict itself. An untrusted file may have thousands
+    of prefixes; those of the most tensors are used.
 
     Args:
         state: tensors by name.
@@ -147,6 +153,10 @@ def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tupl
                 yield from parts(inner, depth + 1)
         yield part
 
-    for part in parts({name: name for name in state}, 0):
+    found = list(parts({name: name for name in state}, 0))
+    largest = {id(part) for part in heapq.nlargest(_MAX_PARTS, found, key=len)}
+    for part in found:
+        if id(part) not in largest:
+            continue
         kept = set(part.values())
         yield {name: state[full] for name, full in part.items()}, [name for name in state if name not in kept]

@@ -14,12 +14,12 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-# Keys under which training scripts save the weights. The first that a checkpoint has is used, so averaged weights are
+# Keys under which training scripts save the weights. The first that has weights is used, so averaged weights are
 # preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights that
 # were not averaged, since its EMAHook swaps the two before it saves them.
 _WRAPPERS = (
-    *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model"),
-    *("net", "network", "weights", "params", "ema_state_dict", "blobs"),
+    *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state"),
+    *("model", "module", "net", "network", "weights", "params", "ema_state_dict", "blobs", "teacher", "student"),
 )
 _MAX_WRAPPERS = 4  # limit on nested wrappers: an untrusted file may nest without end
 
@@ -61,7 +61,11 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
     if meta is not None:
         weights = {**contents["model"], **(contents.get("ema") or {})}
     else:
-        weights, beside = _unwrap(contents, source)
+        found = _unwrap(contents)
+        if found is None:
+            keys = abbreviate([str(key) for key in contents], 5) or "none"
+            raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got keys: {keys}")
+        weights, beside = found
     state = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{source} has no weights")
@@ -74,19 +78,17 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
     return Weights(state, meta, source, beside)
 
 
-def _unwrap(contents: Mapping[Any, Any], source: str) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def _unwrap(contents: Mapping[Any, Any], wrappers: int = _MAX_WRAPPERS) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
-    entries."""
-    weights = dict(contents)
-    beside: dict[Any, Any] = {}
-    for _ in range(_MAX_WRAPPERS):
-        if any(isinstance(value, Tensor) for value in weights.values()):
-            return weights, beside
-        key = next((key for key in _WRAPPERS if isinstance(weights.get(key), Mapping)), None)
-        if key is None:
-            break
-        inner = weights.pop(key)
-        beside = {**weights, **beside}
-        weights = dict(inner)
-    keys = abbreviate([str(key) for key in weights], 5) or "none"
-    raise CheckpointError(f"{source} has no weights: expected tensors or a state_dict, got keys: {keys}")
+    entries; None if there are no weights.
+
+    A wrapper may also contain tensors that are not weights, such as `best_acc1` or an EMA's `updates`.
+    """
+    for key in _WRAPPERS if wrappers else ():
+        inner = contents.get(key)
+        found = _unwrap(inner, wrappers - 1) if isinstance(inner, Mapping) else None
+        if found is not None:
+            weights, beside = found
+            return weights, {**{name: value for name, value in contents.items() if name != key}, **beside}
+    has_weights = any(isinstance(value, Tensor) and value.dim() > 0 for value in contents.values())
+    return (dict(contents), {}) if has_weights else None

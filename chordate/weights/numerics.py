@@ -13,27 +13,6 @@ from chordate.contracts import Backbone
 from chordate.libraries import timm_for
 from chordate.models.preprocess import Normalize
 from chordate.ops.norms import FOLDABLE
-from chordate.weights.formats.format import Format
-from chordate.weights.state_dict_match import find_backbones
-
-
-def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if bottlenecks have the stride in the 1×1 convolution, but the weights need it in the 3×3 convolution."""
-    for _, backbone in find_backbones(model):
-        if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
-            warnings.warn(
-                f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
-                f'they are loaded, but features are wrong; set style="pytorch"',
-                stacklevel=3,
-            )
-
-
-def _has_stride_in_1x1(backbone: Backbone) -> bool:
-    """Whether a ResNet's bottlenecks have the stride in the first 1×1 convolution (He et al. 2016, style "caffe")."""
-    return any(
-        isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
-        for name, part in backbone.named_modules()
-    )
 
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
@@ -62,13 +41,13 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
     for name, value in settings.items():
         if is_backbone and not name.startswith("backbone."):
             continue
-        setting = _read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        setting = read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
         if setting is not None and not _equal(setting, value):
             differing[f"model.{name}"] = value
     return differing
 
 
-def _read_setting(model: nn.Module, name: str) -> Any:
+def read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
     RoIAlign's settings are read from a head's pooler, pooling settings from its ASPP, and the epsilon of the norms from
