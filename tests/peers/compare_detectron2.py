@@ -78,7 +78,7 @@ def compare(name: str, images: list[Path]) -> Difference:
     cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
     theirs = random_model(cfg, pixels)
     with tempfile.TemporaryDirectory() as folder:
-        ours = converted(theirs, Path(folder))
+        ours = converted(theirs, Path(folder)).double()
     if isinstance(ours, TwoStageDetector):
         ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     semantic = isinstance(ours, SemanticSegmenter)
@@ -116,7 +116,7 @@ def their_levels(model: Any, cfg: Any, image: Tensor) -> list[Level]:
 
 
 def converted(theirs: Any, folder: Path) -> Any:
-    """Our model in float64, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
+    """Our model, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
     source, out, back = folder / "theirs.pth", folder / "ours.pt", folder / "back.pth"
     state = theirs.state_dict()
     torch.save({"model": state}, source)
@@ -128,7 +128,7 @@ def converted(theirs: Any, folder: Path) -> Any:
         assert run_command(command) == 0
     restored = torch.load(back)["model"]
     assert restored.keys() == state.keys() and all(torch.equal(restored[key], state[key]) for key in state)
-    return chordate.build_model(folder / "config.py", checkpoint=out).double()
+    return chordate.build_model(folder / "config.py", checkpoint=out)
 
 
 def as_batch(image: Tensor, size: tuple[int, int], divisor: int) -> Batch:
