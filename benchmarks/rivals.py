@@ -1,4 +1,4 @@
-"""Builds our two-stage detectors and torchvision's, with the same weights and images, for `two_stage.py`."""
+"""Builds our detectors and torchvision's, with the same weights and images, for `two_stage.py` and `inference.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import chordate
@@ -15,27 +16,35 @@ from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
 OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
 MAX_DETECTIONS = 100  # per image; both libraries have this limit
-THEIRS = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
+TWO_STAGE = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
+THEIRS = {**TWO_STAGE, "keypoint-rcnn": KeypointRCNN, "retinanet": RetinaNet}
 
 
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
 
     Norm statistics and class scores are adjusted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per
-    image.
+    image, or as many as NMS keeps in a small image.
     """
     height, width = images.shape[-2:]
+    levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if name == "retinanet" else {}
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3, **levels
     )
-    theirs = THEIRS[name](backbone, num_classes=91, min_size=min(height, width), max_size=max(height, width))
+    classes, outputs = {"keypoint-rcnn": (1, 2), "retinanet": (91, 91)}.get(name, (90, 91))  # a softmax has one more
+    theirs = THEIRS[name](backbone, num_classes=outputs, min_size=min(height, width), max_size=max(height, width))
     theirs.to(device).eval()
+    scores = (
+        theirs.head.classification_head.cls_logits if name == "retinanet" else theirs.roi_heads.box_predictor.cls_score
+    )
     floats = [image.float().div(255).to(device) for image in images[:2]]
     with torch.inference_mode():
         calibrate(theirs.backbone, theirs.transform(floats)[0].tensors)
-        while any(len(output["boxes"]) < MAX_DETECTIONS for output in theirs(floats)):
-            theirs.roi_heads.box_predictor.cls_score.weight.mul_(1.5)
-    ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=90, pretrained=False)
+        for _ in range(20):
+            if all(len(output["boxes"]) >= MAX_DETECTIONS for output in theirs(floats)):
+                break
+            scores.weight.mul_(1.5)
+    ours = chordate.build_model(f"{name}_r50_fpn_torchvision", num_classes=classes, pretrained=False)
     chordate.load_checkpoint(ours, {key: value.cpu() for key, value in theirs.state_dict().items()})
     ours.pipeline = [
         {

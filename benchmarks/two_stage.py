@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from rivals import THEIRS, our_batch, random_images, sides, their_batch
+from rivals import TWO_STAGE, our_batch, random_images, sides, their_batch
 from timing import Clock, alternate, gpu_calls
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def trainer(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=THEIRS, default="faster-rcnn")
+    parser.add_argument("--model", choices=TWO_STAGE, default="faster-rcnn")
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--batch", type=int, default=2)

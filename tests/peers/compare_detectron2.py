@@ -37,7 +37,7 @@ TORCHVISION = [
     *("INPUT.FORMAT", "RGB", "MODEL.RESNETS.STRIDE_IN_1X1", False),
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
-FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
+FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
 CROP = (512, 1024)  # height and width in pixels of the images for DeepLab: its training crops, which ASPP pools
 DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
 # Detectron2's config and options, keyed by the name in the table.
@@ -78,7 +78,7 @@ def compare(name: str, images: list[Path]) -> Difference:
     cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
     theirs = random_model(cfg, pixels)
     with tempfile.TemporaryDirectory() as folder:
-        ours = converted(theirs, Path(folder))
+        ours = converted(theirs, Path(folder)).double()
     if isinstance(ours, TwoStageDetector):
         ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
     semantic = isinstance(ours, SemanticSegmenter)
@@ -116,7 +116,7 @@ def their_levels(model: Any, cfg: Any, image: Tensor) -> list[Level]:
 
 
 def converted(theirs: Any, folder: Path) -> Any:
-    """Our model in float64, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
+    """Our model, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
     source, out, back = folder / "theirs.pth", folder / "ours.pt", folder / "back.pth"
     state = theirs.state_dict()
     torch.save({"model": state}, source)
@@ -128,7 +128,7 @@ def converted(theirs: Any, folder: Path) -> Any:
         assert run_command(command) == 0
     restored = {name: x for name, x in torch.load(back)["model"].items() if name not in ("pixel_mean", "pixel_std")}
     assert restored.keys() == state.keys() and all(torch.equal(restored[key], state[key]) for key in state)
-    return chordate.build_model(folder / "config.py", checkpoint=out).double()
+    return chordate.build_model(folder / "config.py", checkpoint=out)
 
 
 def as_batch(image: Tensor, size: tuple[int, int], divisor: int) -> Batch:
