@@ -98,13 +98,14 @@ class ResNet(StagedBackbone):
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing
         )
-        self.style = style
+        self.style, self.output_stride = style, output_stride
+        self.multi_grid = tuple(multi_grid or (1,) * counts[-1])
         options: dict[str, Any] = {"style": style, "groups": groups, "group_width": group_width}
         if block is BasicBlock:  # BasicBlock is the same in both styles
             options = {}
             if (groups, group_width) != (1, 64):
                 raise ConfigError(
-                    f"{name}: groups must be 1 and group_width 64 without bottlenecks (depth 50 and more), "
+                    f"{name}: groups must be 1 and group_width 64 in networks without bottlenecks (depths below 50), "
                     f"got {groups} and {group_width}"
                 )
         if multi_grid is not None and len(multi_grid) != counts[-1]:

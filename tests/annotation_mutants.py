@@ -16,11 +16,11 @@ from raw_images import png
 HEIGHT, WIDTH = 6, 8
 PNG = png(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 NAMES = ("cat", "dog", "hot dog")
-SMALLEST_AREA = 1e-4  # square pixels of a polygon
+SMALLEST_AREA = 1e-4  # of a polygon, in square pixels
 Folder = dict[str, bytes]
 Outline = tuple[tuple[float, float], ...]
 # The objects of each image: class name; clipped box x1, y1, x2, y2; whether the object is ignored; its polygon (x, y in
-# pixels), or None without a polygon that has an area.
+# pixels), or None if no polygon has an area.
 Samples = dict[str, list[tuple[str, tuple[float, ...], bool, Outline | None]]]
 
 
@@ -229,7 +229,7 @@ def _edit_line(text: str, rng: random.Random) -> str:
 
 
 def _escape(text: str, rng: random.Random) -> str:
-    """Replace a class name in XML by another spelling of it, or by another text."""
+    """Replace a class name in XML by an equivalent spelling (CDATA, character reference, …) or by another text."""
     ways = (
         lambda name: f"<![CDATA[{name}]]>", lambda name: f"{name[:1]}<!-- x -->{name[1:]}",
         lambda name: f"{name} &amp; co",

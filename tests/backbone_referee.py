@@ -1,4 +1,4 @@
-"""Compares a backbone with a reference implementation: same random weights, feature maps and training step."""
+"""Compares a backbone's feature maps and training step with those of a reference that has the same random weights."""
 
 import contextlib
 import inspect
@@ -29,10 +29,12 @@ def thin(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_init() -> Iterator[None]:
-    """Build networks with zeros in place of random weights, which take seconds, because other weights follow."""
+    """Build networks with zero weights, which is faster than random initialization; tests load other weights later."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("normal_", "uniform_"):
             patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor.zero_())
+        for name in ("erfinv_", "clamp_"):  # the other steps of `trunc_normal_`
+            patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
         yield
 
 
@@ -46,7 +48,7 @@ def on_meta(name: str, **options: Any) -> nn.Module:
 def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
-    BatchNorms get means and variances as different from 0 and 1 as trained ones are, so that a wrong `eps`, a wrong
+    BatchNorms get means and variances that differ from 0 and 1, as in trained networks, so that a wrong `eps`, a wrong
     order of layers or swapped norms change the result. Integer buffers keep their values, so a model moved from the
     meta device is usable only if it has none.
     """
@@ -85,7 +87,7 @@ def timms(name: str) -> nn.Module:
         randomize(whole)
     for part, value in whole.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output
+            nn.init.uniform_(value, 0.3, 1.0)  # with layer scale's initial 1e-6, blocks would hardly affect the output
     return whole
 
 

@@ -1,4 +1,4 @@
-"""Writes a tiny Cityscapes with panoptic annotations, in the layout of cityscapesScripts' createPanopticImgs."""
+"""Writes a tiny Cityscapes dataset with panoptic annotations in the layout of cityscapesScripts' createPanopticImgs."""
 
 from __future__ import annotations
 

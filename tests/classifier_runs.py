@@ -34,7 +34,7 @@ def write_data(folder: Path) -> Path:
 
 
 def train(config: Path, work_dir: Path, phase: Any, errors: Path) -> None:
-    """Run `chordate train … --resume` as the command does, in a process group of its own."""
+    """Run `chordate train … --resume` as from the command line, in a process group of its own."""
     from chordate.cli.main import main
     from chordate.training.trainer import Trainer
     from chordate.weights.checkpoint_folder import CheckpointFolder

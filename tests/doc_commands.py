@@ -28,7 +28,7 @@ def make_weights(path: Path) -> None:
 
 
 def make_coco(root: Path, shapes: Path) -> Path:
-    """Copy the shapes dataset to COCO's file names, with COCO's 80 categories."""
+    """Copy the shapes dataset under COCO's file names, with COCO's 80 categories."""
     for split in ("train", "val"):
         shutil.copytree(shapes / split, root / f"{split}2017")
         content = json.loads((shapes / f"annotations/{split}.json").read_text())

@@ -22,7 +22,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def files(text: str) -> dict[str, str]:
-    """Python code blocks by file name, for blocks whose first line is a comment with it, e.g. `# my_backbone.py`."""
+    """Python code blocks whose first line names a file, such as `# my_backbone.py`, keyed by file name."""
     named = [(re.match(r"# (\w+\.py)\b", block), block) for block in blocks(text, "python")]
     return {match[1]: block for match, block in named if match}
 

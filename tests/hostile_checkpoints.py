@@ -213,7 +213,7 @@ def corpus(base: Path, canary: Path) -> dict[str, Write]:
     since the check needs the optimizer, and may be accepted by other commands; any other start: must be refused.
 
     Args:
-        base: a checkpoint of training with all fields.
+        base: a training checkpoint with all fields.
         canary: a path that a file creates if its code runs.
     """
     state = torch.load(base, weights_only=True)

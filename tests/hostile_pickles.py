@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hostile_archives import Write
+from hostile_archives import Write, write_members
 
 START = b"\x80\x02}X\x05\x00\x00\x00model}X\x06\x00\x00\x00weight"  # {"model": {"weight": …
 END = b"ss."
@@ -17,7 +17,10 @@ RECONSTRUCT, NDARRAY = b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndar
 
 
 def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
-    """Pickles that call other functions, allocate memory, claim wrong sizes, or contain themselves."""
+    """Pickles that call other functions, allocate memory, take long, claim wrong sizes, or contain themselves.
+
+    The pickles of the first group are written as files, and in the zip format of `torch.save`.
+    """
     touch = str(canary).encode()
     text = b"X" + struct.pack("<I", len(touch)) + touch
     values = {
@@ -39,9 +42,12 @@ def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
         "has an array in its own state": RECONSTRUCT
         + NDARRAY
         + b"K\x00\x85C\x01b\x87Rq\x01(K\x01h\x01h\x01\x89h\x01tb",
+        **small_but_large(),
     }
     for name, value in values.items():
-        yield f"pickle {name}", lambda path, value=value: path.write_bytes(START + value + END)
+        content = START + value + END
+        yield f"pickle {name}", lambda path, content=content: path.write_bytes(content)
+        yield f"zipped pickle {name}", lambda path, content=content: write_zip(path, content)
     yield "pickle is truncated", lambda path: path.write_bytes(pickle.dumps({"model": {"w": np.zeros(99)}})[:-40])
     yield "pickle repeats one array", lambda path: path.write_bytes(repeated())
     arrays: dict[str, Any] = {
@@ -60,6 +66,49 @@ def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
         "a product of": (2**32, 2**32),
     }.items():
         yield f"pickle has an array with {name} sides", lambda path, shape=shape: path.write_bytes(state(shape))
+
+
+def small_but_large() -> dict[str, bytes]:
+    """Values that are small in a file, but need much memory or time if they are copied, hashed or printed."""
+    text, length = b"X" + struct.pack("<I", 50_000) + b"a" * 50_000, 2_000
+    pairs = b"](" + b"".join(b"K\x01" + b"J" + struct.pack("<i", number) + b"\x86" for number in range(length)) + b"e"
+    numbers = b"(" + b"K\x00" * length + b"t"
+    side = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
+    shape = b"(" + side * length + b"t"
+    equal_hashes = b"}(" + b"".join(
+        b"\x8a\x10" + (number * (2**61 - 1)).to_bytes(16, "little") + b"N" for number in range(8, length)
+    )
+
+    def calls(function: bytes, arguments: bytes, number: int = 5_000) -> bytes:
+        return function + b"q\x000" + arguments + b"q\x010](" + b"h\x00h\x01R" * number + b"e"
+
+    create = RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87R"
+    dtype = pickle.dumps(np.dtype("<f4"), protocol=2)[2:-1]
+    doubled = b")" + b"2\x86" * 60  # a tuple of 2**60 items, as for its hash or its text
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + doubled + b"X\x03\x00\x00\x00cpuK\x01tQ"
+    return {
+        "has a doubled tuple as a key": b"}" + doubled + b"K\x01s",
+        "has a storage with a doubled tuple as its key": storage,
+        "has an array of a doubled type": create
+        + b"(K\x01K\x03\x85cnumpy\ndtype\n"
+        + doubled
+        + b"\x85R\x89U\x0c"
+        + bytes(12)
+        + b"tb",
+        "encodes one text often": calls(b"c_codecs\nencode\n", text + b"\x85"),
+        "makes many copies of one bytearray": calls(b"c__builtin__\nbytearray\n", text + b"\x85"),
+        "makes a large bytearray": b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",
+        "makes many copies of one dict": calls(b"ccollections\nOrderedDict\n", pairs + b"\x85"),
+        "makes many copies of one Counter": calls(b"ccollections\nCounter\n", pairs + b"\x85"),
+        "makes many copies of one defaultdict": calls(b"ccollections\ndefaultdict\n", b"N" + pairs + b"\x86"),
+        "calls often with one long tuple": calls(b"cnumpy\ndtype\n", numbers, 20_000),
+        "has keys with one hash": equal_hashes + b"u",
+        "has an array of many dimensions": create + b"(K\x01" + shape + dtype + b"\x89U\x0c" + bytes(12) + b"tb",
+    }
+
+
+def write_zip(path: Path, pickled: bytes) -> None:
+    write_members(path, [("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/version", b"3\n")])
 
 
 def dumps(array: Any) -> bytes:

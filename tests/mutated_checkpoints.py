@@ -34,7 +34,7 @@ def mutate(base: Path, path: Path, seed: int) -> str:
         path.write_bytes(data)
     elif kind in ("members", "pickle"):
         content = members(base)
-        if kind == "pickle":  # with a correct checksum
+        if kind == "pickle":  # the zip file is rewritten, so the checksum of the changed pickle is correct
             name = next(name for name in content if name.endswith("data.pkl"))
             data = bytearray(content[name])
             for _ in range(draw.choice([1, 1, 2, 5])):

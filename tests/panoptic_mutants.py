@@ -20,7 +20,7 @@ FIELDS = {
     "segments": ["id", "category_id", "iscrowd", "area", "bbox"],
     "categories": ["id", "name", "isthing", "color", "supercategory"],
 }
-# For each image file: for each segment its class, whether it is a thing and a crowd, and its pixels; sorted.
+# Sorted segments, keyed by image file: class name, whether it is a thing, whether it is a crowd, its pixels.
 Segments = dict[str, list[tuple[str, bool, bool, bytes]]]
 
 
@@ -152,7 +152,7 @@ def _read(root: Path) -> Segments:
 
 
 def _by_id(records: Any) -> dict[Any, dict[str, Any]]:
-    """The records by id; 7, 7.0 and "7" are the same id."""
+    """The records keyed by id; 7, 7.0 and "7" are the same id."""
     found = {identity(record["id"]): record for record in records}
     _require(len(found) == len(records) and None not in found)
     return found

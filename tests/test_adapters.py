@@ -33,7 +33,7 @@ TORCHVISION = {
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
 # Tested only with `-m slow`; the similar AlexNet, GoogLeNet and MobileNet are always tested.
-LARGE = ("vgg16", "inception_v3", "efficientnet_b0")
+LARGE = ("vgg16", "inception_v3", "efficientnet_b0", "resnet18", "regnet_y_400mf")
 SMALLEST_SIDE = {"inception_v3": 160}
 
 
@@ -171,7 +171,7 @@ def test_the_librarys_own_arguments_are_handed_on():
     assert max(part.p for part in deep.modules() if isinstance(part, torchvision.ops.StochasticDepth)) == 0.5
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", *slow("convnext_atto")])
 def test_dilated_timm_networks_give_timms_maps(name):
     whole = timm.create_model(name, output_stride=16).eval()
     with without_init():

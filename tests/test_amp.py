@@ -109,12 +109,12 @@ def test_strided_1x1_convolutions_of_few_channels_compute_in_nchw(channels: int,
     model = torch.nn.Sequential(torch.nn.Identity(), conv).to(memory_format=torch.channels_last)
     layouts: list[bool] = []
     conv.register_forward_hook(lambda _, inputs, output: layouts.extend((is_nhwc(output), is_nhwc(inputs[0]))))
-    for _ in range(2):  # evaluations convert the weights again
+    for _ in range(2):  # twice, since every evaluation converts the weights again
         to_channels_last_weights(model)
     images = images.to(memory_format=torch.channels_last).requires_grad_()
     output = model(images)
     assert conv.weight.stride() == (channels, 1, 1, 1)
-    assert layouts == [False, False]  # otherwise the next line may end the process
+    assert layouts == [False, False]  # otherwise the next line may crash the process
     output.backward(gradient.to(memory_format=torch.channels_last))
     assert conv.weight.grad is not None
     torch.testing.assert_close(conv.weight.grad, wanted)

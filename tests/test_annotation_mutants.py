@@ -60,7 +60,7 @@ def write(folder: Folder, root: Path) -> None:
 
 
 def read(dataset: CocoDataset, root: Path) -> Samples:
-    """The samples of a dataset, by the paths of their images relative to the root."""
+    """The samples of a dataset, keyed by image path relative to the root."""
     samples: Samples = {}
     for sample in (dataset.read(index) for index in range(len(dataset))):
         objects = samples[Path(sample["info"].path).relative_to(root).as_posix()] = []
@@ -86,7 +86,7 @@ def same(ours: Samples, naive: Samples) -> bool:
 
 def run(kind: str, seeds: range, root: Path) -> tuple[int, int, int]:
     """Read one mutant per seed. Returns how many were read, how many of these with masks, and how many were refused
-    that the naive reader reads."""
+    although the naive reader reads them."""
     opened = strict = masked = 0
     for seed in seeds:
         folder, naive = mutant(kind, random.Random(seed))

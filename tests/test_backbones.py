@@ -40,8 +40,8 @@ COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED
 
 
 def cases(every: tuple[int, ...], one: tuple[int, ...]) -> list:
-    """Parameters: all families with the values `every`. The values `one` are always tested with one family, and with
-    the others only with `-m slow`, since the same code handles them in each family."""
+    """Pairs of family and value for `parametrize`: all families with the values `every` and `one`. The values `one`
+    are marked slow except for ResNet-18, since the same code handles them in each family."""
     others = [name for name in FAMILIES if name != "resnet18"]
     slow_cases = [pytest.param(name, value, marks=pytest.mark.slow) for name in others for value in one]
     wide = [pytest.param(*param.values, value, marks=param.marks) for param in ARCHITECTURES for value in every]
@@ -64,7 +64,7 @@ def build(name: str, **options) -> nn.Module:
     model = randomize(BACKBONES.build(thin(config(name, **options))))
     for part, value in model.named_parameters():
         if part.endswith("gamma"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial 1e-6, blocks would hardly affect the outputs
+            nn.init.uniform_(value, 0.3, 1.0)  # with layer scale's initial 1e-6, blocks would hardly affect the output
     return model
 
 
@@ -75,7 +75,7 @@ def shapes_of(name: str, **options) -> nn.Module:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
-    """Make those networks small whose channels or layers are not settings."""
+    """Shrink the networks whose channels or depths are not settings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(convnext.SIZES, "tiny", {"blocks": (2, 2, 3, 2), "widths": (24, 48, 96, 192)})
         patch.setitem(preact_resnet.DEPTHS, 50, (2, 1, 1, 1))
@@ -200,7 +200,7 @@ def test_all_feature_maps_train_with_activation_checkpointing(name):
     assert_same_results(steps[1], steps[0])
 
 
-# DenseNet has no stochastic depth, and its stages are recomputed by the code of the others.
+# DenseNet is marked slow, since it has no stochastic depth, and its stages are recomputed by the other families' code.
 @pytest.mark.parametrize(
     "name", [param for param in COMPILING if param.values[0] != "densenet121"] + slow("densenet121")
 )

@@ -224,7 +224,7 @@ def test_names_on_the_page_are_text_not_markup() -> None:
 
 
 def test_the_page_is_served_on_localhost_until_ctrl_c(shapes: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    """The command serves in the main thread; a second thread is the browser, and then sends SIGINT."""
+    """The command serves in the main thread; a second thread requests the page like a browser, then sends SIGINT."""
     answers: list[tuple[str, str]] = []
     serve = ThreadingHTTPServer.serve_forever
 
@@ -287,7 +287,7 @@ def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, ca
 
 
 def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
-    """The page's custom transform doubles the image width, and the page's pipeline can be built."""
+    """The custom transform of docs/augmentation.md doubles the image width, and its YOLOX pipeline can be built."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
         (tmp_path / block[0]).write_text(block[1], encoding="utf-8")

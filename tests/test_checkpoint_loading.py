@@ -127,7 +127,7 @@ def test_batch_norm_weights_load_into_other_norms(norm):
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
     """Every tensor loads, but every feature would be wrong."""
     state = torchvision.models.resnet50(weights=None).state_dict()
-    with pytest.warns(UserWarning, match=r'ResNet-50 \(caffe\): .* wrong; set style="pytorch"'):
+    with pytest.warns(UserWarning, match=r"set --cfg-options model\.backbone\.style=pytorch"):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
 
 

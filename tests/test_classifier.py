@@ -50,7 +50,7 @@ def batch_of(images: torch.Tensor, labels: list[int] | None = None) -> Batch:
     return Batch(images, sizes, infos, None if labels is None else ClassTargets(torch.tensor(labels)))
 
 
-# ResNet-50 is slow, since test_resnet.py always compares its feature maps with torchvision's.
+# ResNet-50 is marked slow, since test_resnet.py always compares its feature maps with torchvision's.
 @pytest.mark.parametrize("name", ["resnet18", *slow("resnet50")])
 def test_resnet_classifiers_with_torchvisions_weights_have_its_scores(name):
     theirs = torchvision.models.get_model(name, weights=None, num_classes=11)

@@ -1,7 +1,7 @@
 """Random mutants of a COCO file: each is read as by a naive reader, or raises a one-line DataError.
 
-Boxes, classes, crowds, masks and keypoints are compared. With health="warn", the naive reader leaves out contradictory
-records, too, and whatever it leaves out must be reported.
+Boxes, classes, crowds, masks and keypoints are compared. With health="warn", contradictory records
+are left out, as by the naive reader, and must be reported.
 """
 
 import json
@@ -135,7 +135,7 @@ def test_thousands_of_mutants(root, seed):
 
 @pytest.mark.parametrize("health", ["error", "warn"])
 def test_the_naive_reader_reads_the_unchanged_file(root, health):
-    """All masks and keypoints are compared, and a shifted mask, box or keypoint is a difference."""
+    """All masks and keypoints are compared, and a changed mask or keypoint is detected."""
     settings = {"masks": True, "keypoints": True}
     write_content(root, pose_content())
     ours = read_dataset(open_set(root, health=health, **settings))

@@ -179,7 +179,7 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
 
 
 def _without(content: dict, field: str) -> dict:
-    """The content without one field of its annotations, which the referee cannot read."""
+    """The content without the annotations' `field`, whose values the referee cannot read."""
     annotations = [{k: v for k, v in a.items() if k != field} for a in content["annotations"]]
     return content | {"annotations": annotations}
 
@@ -319,7 +319,7 @@ def section(**settings) -> dict:
 
 
 def test_only_the_first_images_of_a_very_large_file_are_checked_at_once(root, large_files, caplog):
-    """The others are checked when they are read, and all of them before an evaluation."""
+    """Other images are checked when they are read; before an evaluation, all images are checked."""
     content = changed("annotations", 7, segmentation={"size": [10**9, 10**9], "counts": [0, 5]})
     content["annotations"][9]["segmentation"] = [[1, 2, 3, 4]]
     write_content(root, content)
@@ -370,7 +370,7 @@ def test_flaws_that_are_found_when_a_very_large_file_is_read_are_reported_once_w
 
 
 def test_missing_images_of_a_very_large_file_are_not_ground_truth_of_an_evaluation(tmp_path, large_files, monkeypatch):
-    """The file is opened once, so the check of all annotations keeps what was found on opening: a missing image."""
+    """The file is opened once: an image that was missing on opening stays excluded when all annotations are checked."""
     opened = []
     real = coco_annotations.open_index
     monkeypatch.setattr("chordate.data.coco.open_index", lambda path: opened.append(path) or real(path))

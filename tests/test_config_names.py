@@ -106,7 +106,7 @@ def registered():
     names = list[str]()
 
     def register(*new: str, of: str = "resnet50") -> None:
-        BACKBONES.names()  # imports the package's own first
+        BACKBONES.names()  # registers the package's backbones first
         BACKBONES.register_variants(dict.fromkeys(new, BACKBONES.variants[of]))
         names.extend(new)
         read_templates.cache_clear()
@@ -139,7 +139,7 @@ def test_an_own_backbone_comes_before_a_short_form_of_the_same_spelling(register
 
 
 def test_an_own_backbone_of_a_published_family_follows_the_recipe_of_its_row(registered):
-    """DenseNets follow WRN's recipe for ImageNet; no packaged config has a DenseNet there."""
+    """On ImageNet, DenseNets follow WRN's recipe; no packaged config trains a DenseNet on ImageNet."""
     registered("densenet264", of="densenet121")
     registered("plain18_wide", of="plain18")
     assert load_config("densenet264_imagenet").optimizer == load_config("wide_resnet50_2_imagenet").optimizer

@@ -13,6 +13,7 @@ from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
 DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds, so they run only with `-m slow`
+OTHER_CLASSES = re.compile(r"r50c_.*_(ade20k|voc-aug)$")  # the networks of Cityscapes' configs with other classes
 COCO = [name for name in list_configs() if name.endswith("_coco")]
 FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
@@ -21,10 +22,13 @@ def test_a_config_file_exists_only_if_more_than_the_backbone_differs():
     assert len(CONFIGS) <= 60
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n))) for n in CONFIGS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * bool(DEEP.search(n) or OTHER_CLASSES.search(n))) for n in CONFIGS],
+)
 def test_each_packaged_config_builds_its_model(name):
     with torch.device("meta"):
-        # A number of classes does not say which of them are stuff.
+        # A number of classes does not say which are stuff, so configs with stuff keep their own classes.
         meta = fallback_meta(section(load_config(name), "fallback_meta", optional=True))
         count = None if meta and meta.stuff else 3
         model = chordate.build_model(name, num_classes=count, pretrained=False)

@@ -96,7 +96,8 @@ def test_every_norm_directly_after_a_convolution_is_folded(name, alone, norm):
 
 def test_frozen_norms_are_folded_in_training_and_batch_norms_are_not():
     for norm, frozen_stages, alone in (("FrozenBN", -1, 0), ("BN", -1, 20), ("BN", 1, 15)):
-        model = BACKBONES.build({"type": "resnet18", "norm": norm, "frozen_stages": frozen_stages}).train()
+        config = thin({"type": "resnet18", "norm": norm, "frozen_stages": frozen_stages})
+        model = BACKBONES.build(config).train()
         assert calls_of_norms(model, lambda model=model: model(torch.randn(2, 3, 64, 64))) == alone
 
 

@@ -1,4 +1,4 @@
-"""`chordate convert`: files of Detectron2 become ours with their config, and ours become Detectron2's, bit for bit."""
+"""`chordate convert`: converts Detectron2's checkpoints to ours, with a printed config, and ours back, bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "small.py").write_text(CONFIG)
     torch.manual_seed(0)
     model = chordate.build_model(root / "small.py", pretrained=False)
-    model.backbone.bn1.running_mean.normal_()  # statistics as torchvision's weights have
+    model.backbone.bn1.running_mean.normal_()  # nonzero, as in torchvision's weights; Caffe's are zero
     torch.save(model.state_dict(), root / "plain.pth")
     assert convert(root / "plain.pth", root / "ours.pt", "--config", root / "small.py") == 0
     assert convert(root / "ours.pt", root / "theirs.pth", "--config", root / "small.py", "--to", "detectron2") == 0
@@ -69,7 +69,8 @@ def test_the_way_to_detectron2_and_back_changes_no_bit(files, capsys):
 def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tmp_path):
     assert convert(files / "theirs.pth", tmp_path / "out.pt") == 0
     text = capsys.readouterr().out.partition("\n\n")[2]
-    assert text.startswith('base = "faster-rcnn_r18_fpn_1x_coco"\n')
+    assert '\nbase = "faster-rcnn_r18_fpn_1x_coco"\n' in text
+    assert "guessed" in text and "MODEL.RESNETS.STRIDE_IN_1X1" in text.partition("base =")[0]
     (tmp_path / "printed.py").write_text(text)
     model = chordate.build_model(tmp_path / "printed.py", checkpoint=tmp_path / "out.pt")
     assert model.box.trunk.fcs[0].out_features == 16 and len(model.classes) == 3
@@ -111,7 +112,7 @@ def test_a_pickle_of_numpy_arrays_converts_like_the_same_tensors(files, tmp_path
     ["module.", "_orig_mod.", "model.", "net.", "student.", "ema_model.module.", "model._orig_mod.module."],
 )
 def test_the_names_of_wrappers_do_not_hide_the_config(files, prefix):
-    """Of DistributedDataParallel, torch.compile, Lightning and averaged weights, beside tensors of a loss."""
+    """Names have a prefix of DDP, torch.compile, Lightning or an EMA; the state dict also has a tensor of a loss."""
     (theirs,) = states(files / "theirs.pth")
     prefixed = {f"{prefix}{name}": tensor for name, tensor in theirs.items()} | {"criterion.weight": torch.ones(2)}
     plain = recognized_config(find_weights({"model": theirs}))
@@ -133,6 +134,7 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
         (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),
         (["{}/theirs.pth", "{}/theirs.pth"], "is the checkpoint to read; name another file to write"),
+        (["{}/theirs.pth", "{}/plain.pth"], "plain.pth exists; name another file to write, or delete it"),
         (["{}/theirs.pth", "{}/x.pt", "--to", "detectron"], '--to: unknown library "detectron"; did you mean "detec'),
         (["{}/ours.pt", "{}/x.pt", "--config", "{}/small.py", "--to", "timm"], "cannot be written as timm"),
         (["{}/theirs.pth", "{}/x.pt", "--config", "retinanet_r50_fpn_1x_coco"], "does not fit"),

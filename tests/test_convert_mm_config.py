@@ -257,7 +257,9 @@ model = dict(
 """,
     )
     assert result.lost == {"model.roi_head.stage_loss_weights": "training"}
-    stages = result.build().box.stages
+    model = result.build()
+    assert model.box.averaged == "logits"  # CascadeRoIHead averages the stages' cls_score, then applies the softmax
+    stages = model.box.stages
     assert [stage.matcher.positive for stage in stages] == [0.5, 0.6, 0.75]
     assert [stage.box_weights[0] for stage in stages] == pytest.approx([10, 20, 25])
 

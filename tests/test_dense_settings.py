@@ -45,7 +45,7 @@ def test_training_settings_equal_mmsegmentations(name):
     assert (flip.type, flip.p) == ("RandomHorizontalFlip", 0.5)
 
 
-# Shapes of MMSegmentation's weights, in the order of its state dict; the last four are of the auxiliary head.
+# Shapes of the convolution weights of MMSegmentation's heads, in any order.
 AUXILIARY = [(256, 1024, 3, 3), (150, 256, 1, 1)]
 SEPARABLE = [(2048, 1, 3, 3), (512, 2048, 1, 1)]
 SHAPES = {
@@ -108,7 +108,7 @@ def test_panoptic_fpn_has_detectron2s_loss_weight_and_merge_thresholds():
     merge = model.merger.settings
     assert (merge.score_threshold, merge.overlap_threshold, merge.stuff_area) == (0.5, 0.5, 4096)
     assert [loss.loss_weight for loss in model.semantic.losses] == [0.5]
-    assert model.semantic.channels == 128 and model.semantic.logits.out_channels == 54  # 53 stuff classes + all things
+    assert model.semantic.channels == 128 and model.semantic.logits.out_channels == 54  # 53 stuff + 1 for all things
     assert any(isinstance(norm, nn.GroupNorm) for norm in model.semantic.modules())
     cfg = load_config("panoptic-fpn_r50_fpn_1x_coco")
     assert (cfg.optimizer.lr, cfg.optimizer.base_batch_size, cfg.train.epochs) == (0.02, 16, 12)

@@ -35,7 +35,7 @@ def pair(name: str, nodes: dict[str, str], **options) -> tuple[nn.Module, nn.Mod
     theirs = referee(lambda: torchvision.models.get_model(name, weights=None))
     for part, value in theirs.named_parameters():
         if part.endswith("layer_scale"):
-            nn.init.uniform_(value, 0.3, 1.0)  # with the initial value 1e-6, blocks would hardly affect the output
+            nn.init.uniform_(value, 0.3, 1.0)  # with layer scale's initial 1e-6, blocks would hardly affect the output
     with without_init():
         ours = BACKBONES.build({"type": name, "out": list(nodes.values()), **options})
     report = load_checkpoint(ours, theirs.state_dict())

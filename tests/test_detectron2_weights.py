@@ -1,4 +1,4 @@
-"""Detectron2's weights: names, settings and configs. The referee is a table of the tensors that its own code builds."""
+"""Detectron2's weights: names, settings and configs. The reference is a table of the tensors that Detectron2 builds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from chordate.models.preprocess import Normalize
 from chordate.weights.candidates import formats
 from chordate.weights.checkpoint_conversion import recognized_config
 from chordate.weights.find_weights import Weights
+from chordate.weights.formats.architecture import detector
 from chordate.weights.formats.detectron2_imagenet import Detectron2ResNet
+from chordate.weights.formats.detectron2_settings import image_settings
 from chordate.weights.formats.format import Format
-from chordate.weights.numerics import differing_settings
+from chordate.weights.numerics import differing_settings, read_setting
 
 TABLE = json.loads((Path(__file__).parent / "data/detectron2_names.json").read_text())
 CONFIGS = {
@@ -41,20 +43,20 @@ CONFIGS = {
     "DeepLab v3+": "deeplabv3plus_r50c_d8_80k_cityscapes",
     "Faster R-CNN FPN, torchvision's ResNet": "faster-rcnn_r50_fpn_1x_coco",
 }
-# Slow, since the Mask R-CNNs of the same kind have all their tensors and settings, and more.
+# Marked slow, since the Mask R-CNNs of the same layouts have all their tensors and settings, and more.
 SLOW = ("Faster R-CNN C4", "Faster R-CNN DC5")
 FAMILIES = [*(family for family in CONFIGS if family not in SLOW), *slow(*SLOW)]
 
 
 def shapes(family: str) -> dict[str, list[int]]:
-    """The shapes of the tensors of a model of Detectron2, by name."""
+    """The tensor shapes of a Detectron2 model, keyed by tensor name."""
     model = TABLE["models"][family]
     resnet = {model["prefix"] + name: shape for name, shape in TABLE["resnets"][model["resnet"]].items()}
     return {**resnet, **model["tensors"]}
 
 
 def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
-    """Tensors with these names and shapes that use no memory; the means of the norms are `mean`."""
+    """Tensors of a Detectron2 model, expanded from scalars to save memory; the means of the norms are `mean`."""
     values = {name: mean if name.endswith("running_mean") else float(i) for i, name in enumerate(shapes(family))}
     return {name: torch.tensor(values[name]).expand(shape) for name, shape in shapes(family).items()}
 
@@ -102,7 +104,7 @@ def test_the_round_trip_keeps_every_name_and_tensor(family):
 
 
 def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
-    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is reversed."""
+    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is in reverse order."""
     state, (_, model) = weights("DeepLab v3+"), built("DeepLab v3+")
     name = "sem_seg_head.decoder.res2.fuse_conv.0.weight"
     state[name] = torch.randn(state[name].shape)
@@ -115,9 +117,11 @@ def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
-    """Settings that are read from the model are equal: each setting's name is a key of the config."""
+    """The model of the recognized config has the settings that are inferred from the weights."""
     state, (_, model) = weights(family), built(family)
-    assert differing_settings(model, format_of(state).settings(state)) == {}
+    settings = format_of(state).settings(state)
+    assert differing_settings(model, settings) == {}
+    assert [name for name in settings if read_setting(model, name) is None] == []
 
 
 @pytest.mark.parametrize(
@@ -130,8 +134,8 @@ def test_images_are_padded_as_in_detectron2(family, divisor):
 
 
 def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
-    """Caffe's ResNets have BGR images, std 1, and the stride in the 1×1 convolution; torchvision's have RGB images,
-    ImageNet's std, and the stride in the 3×3 convolution."""
+    """Caffe's ResNets expect BGR images and std 1, and have the stride in the 1×1 convolution; torchvision's expect RGB
+    images and ImageNet's std, and have the stride in the 3×3 convolution."""
     msra, other = (format_of(state).settings(state) for state in (weights("RetinaNet"), weights("RetinaNet", 0.1)))
     assert (msra["preprocess.bgr"], msra["preprocess.std"], msra["backbone.style"]) == (True, (1.0, 1.0, 1.0), "caffe")
     assert msra["preprocess.mean"] == (103.53, 116.28, 123.675)
@@ -139,14 +143,66 @@ def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
     assert other["preprocess.std"] == (58.395, 57.12, 57.375)
 
 
-def test_grouped_convolutions_are_x101_with_bgr_and_std():
-    state = weights("Faster R-CNN FPN")
-    for name in state:
-        if ".conv2.weight" in name and ".res" in name:
-            state[name] = state[name][:, : state[name].shape[1] // 32]
-    settings = format_of(state).settings(state)
-    assert (settings["preprocess.bgr"], settings["preprocess.std"]) == (True, (57.375, 57.12, 58.395))
-    assert settings["backbone.style"] == "pytorch"
+# Networks of Detectron2's shipped configs: PIXEL_STD and STRIDE_IN_1X1 of its yaml files; catalog.py says that
+# all ImageNet weights of Caffe2 have std 1, and that only MSRA's have the stride in the 1×1 convolution.
+NETWORKS = {
+    "X-101-32x8d": ({"blocks": 23, "groups": 32, "width": 8, "mean": 0.1}, (57.375, 57.12, 58.395), "pytorch"),
+    "X-101-64x4d of Caffe2": ({"blocks": 23, "groups": 64, "width": 4}, (1.0, 1.0, 1.0), "pytorch"),
+    "X-152-32x8d-IN5k of Caffe2": ({"blocks": 36, "groups": 32, "width": 8}, (1.0, 1.0, 1.0), "pytorch"),
+    "X-152-32x8d with pixel_std": ({"blocks": 36, "groups": 32, "width": 8, "std": 1.0}, (1.0, 1.0, 1.0), "pytorch"),
+    "R-50 of MSRA with pixel_std": ({"std": 1.0}, (1.0, 1.0, 1.0), "caffe"),
+    "scratch_mask_rcnn_R_50_FPN_9x_syncbn": ({"mean": 0.1, "trained": True}, (57.375, 57.12, 58.395), "pytorch"),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bgr_networks_have_the_std_and_the_stride_of_their_configs(network):
+    first, std, style = NETWORKS[network]
+    settings = image_settings(first_layers(**first), "")
+    assert settings["preprocess.bgr"] and settings["preprocess.mean"] == (103.53, 116.28, 123.675)
+    assert (settings["preprocess.std"], settings["backbone.style"]) == (std, style)
+
+
+def first_layers(blocks=6, groups=1, width=64, mean=0.0, std=None, trained=False) -> dict[str, Tensor]:
+    """The tensors of a bottleneck ResNet that tell its settings; `trained`: of BatchNorm, not FrozenBatchNorm2d."""
+    state = {f"res4.{number}.conv1.weight": torch.zeros(1) for number in range(blocks)}
+    state |= {"res2.0.conv2.weight": torch.zeros(groups * width, width, 3, 3), "res2.0.conv3.weight": torch.zeros(1)}
+    state["stem.conv1.norm.running_mean"] = torch.full((64,), mean)
+    if trained:
+        state["stem.conv1.norm.num_batches_tracked"] = torch.tensor(9)
+    if std:
+        state |= {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]), "pixel_std": torch.full((3,), std)}
+    return state
+
+
+def test_guessed_settings_are_compared_with_the_options_of_detectron2():
+    state = weights("RetinaNet")
+    assert "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD" in format_of(state).guesses(state)
+    state |= {"pixel_mean": torch.zeros(3), "pixel_std": torch.ones(3)}
+    assert "PIXEL_MEAN" not in format_of(state).guesses(state)
+    assert "MODEL.RESNETS.STRIDE_IN_1X1" in format_of(state).guesses(state)
+
+
+@pytest.mark.parametrize(("family", "extra"), [("resnet18", "c5"), ("resnet50", "c5"), ("resnet18", "p5")])
+def test_the_extra_levels_of_retinanet_read_c5_of_any_width(family, extra):
+    """LastLevelP6P7 reads res5 (2048 channels, or 512 in R-18 and R-34), or p5 as in torchvision's `_v2` models."""
+    shapes = {
+        "neck.lateral.c5.0.weight": [256, {"resnet18": 512, "resnet50": 2048}[family], 1, 1],
+        "neck.extra.p6.weight": [256, {"resnet18": 512, "resnet50": 2048}[family] if extra == "c5" else 256, 3, 3],
+        "head.cls_score.weight": [720], "head.cls_score.bias": [720], "head.bbox_pred.bias": [36],
+    }  # fmt: skip
+    with torch.device("meta"):
+        state = {f"backbone.{name}": x for name, x in chordate.build_backbone(family).state_dict().items()}
+        name, overrides = detector({**state, **{key: torch.zeros(shape) for key, shape in shapes.items()}}, None)
+        model = chordate.build_model(load_config(name, overrides), pretrained=False)
+    assert list(model.neck.extra.p6.weight.shape) == shapes["neck.extra.p6.weight"]
+
+
+def test_the_second_extra_level_of_retinanet_is_computed_after_a_relu():
+    """`LastLevelP6P7.forward`: `p7 = self.p7(F.relu(p6))`."""
+    assert built("RetinaNet")[1].neck.extra_relu is True
+    state = weights("RetinaNet")
+    assert format_of(state).settings(state)["neck.extra_relu"] is True
 
 
 def test_the_mean_and_std_of_old_files_are_settings_not_tensors():
@@ -176,7 +232,7 @@ def test_a_model_with_cocos_classes_knows_their_names():
 
 
 def test_a_model_with_torchvisions_settings_differs_in_each():
-    """The packaged config has torchvision's ResNet: RGB with a std, the stride in the 3×3, and padding to 32."""
+    """The packaged config has torchvision's ResNet: RGB with a std, stride in the 3×3 convolution, padding to 32."""
     with torch.device("meta"):
         model = chordate.build_model("faster-rcnn_r50_c4_1x_coco", pretrained=False)
     model.preprocess = Normalize()

@@ -29,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work dir of the same training in one process with the total batch size."""
+    """The work dir of the same training run in one process with the total batch size."""
     folder = tmp_path_factory.mktemp("alone")
     toy_trainer(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
     return folder

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,14 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
         if re.search(r"^base = ", text, flags=re.M) and "custom_imports" not in text:
             meta = config_meta(load_config(file))
             count = None if meta and meta.stuff else 3  # a number of classes does not say which are stuff
-            with torch.device("meta"):
+            with without_init(), torch.device("meta"):
                 model = chordate.build_model(file, num_classes=count, pretrained=False)
             assert isinstance(model, chordate.Model), file
 
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
-    """Runs the blocks without a file name. All weights are zeros, also those in the files, to save time."""
+    """Runs the blocks without a file name. All weights, including those in checkpoint files, are zeros to save time."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]
@@ -139,7 +140,7 @@ def test_plugging_names_every_registry():
 
 
 def test_errors_for_renamed_settings_of_the_changelog_have_the_new_name():
-    """Errors name the new names of `fallback_` sections; old names of model settings are unknown settings."""
+    """Errors for old `fallback_` sections have the new names; other old names are reported as unknown settings."""
     for old, new in re.findall(r"^\| `(fallback_\w+)` \| `([\w.]+)` \|", page("CHANGELOG.md"), flags=re.M):
         with pytest.raises(chordate.ChordateError, match=f"`{old}` is called `{new}` here"):
             load_config({old: "coco"})
@@ -158,6 +159,18 @@ def test_ci_runs_the_readmes_two_commands_on_the_pythons_that_are_allowed():
     assert [words[:2] for words in commands(page("README.md")) if words[0] == "make"] == [s.split() for s in steps]
     required = tomllib.loads(page("pyproject.toml"))["project"]["requires-python"].removeprefix(">=")
     assert job["strategy"]["matrix"]["python"][0] == required
+
+
+def test_ci_runs_the_tests_of_exports_with_the_packages_without_which_they_are_skipped():
+    steps = [
+        step.get("run", "") for step in yaml.safe_load(page(".github/workflows/ci.yml"))["jobs"]["export"]["steps"]
+    ]
+    (install,), (imports,), (tests,) = ([s for s in steps if word in s] for word in ("install", "import ", "pytest"))
+    assert "export" in install and "tests/test_export.py" in tests and '-m "slow or not slow"' in tests
+    extra = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]["export"]
+    skipping = re.search(r"for package in (\(.+\)):\n +pytest.importorskip", page("tests/test_export.py"))
+    for package in literal_eval(skipping[1]):
+        assert package in imports and any(line.startswith(package) for line in extra)
 
 
 def test_pre_commit_runs_the_tools_that_make_test_runs():

@@ -109,7 +109,7 @@ def many_classes(count: int) -> CocoReport:
     return measure(truth, {1: detections(boxes, torch.linspace(0.9, 0.6, len(boxes)), range(len(boxes)))})[0].report()
 
 
-# Only the four classes with ground truth are drawn, so more classes are slow.
+# Only the four classes with ground truth are drawn, so larger numbers of classes are marked slow.
 @pytest.mark.parametrize("count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (5, 90))])
 def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:

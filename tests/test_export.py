@@ -22,7 +22,7 @@ from chordate.data.coco_classes import COCO_SKELETON
 from chordate.deployment.exportable import Exportable
 from chordate.deployment.fold_norms import fold_norms
 from chordate.deployment.formats import FORMATS, torchvision_padded_nms, torchvision_program
-from chordate.deployment.parity import compare, fit_images
+from chordate.deployment.parity import compare
 from chordate.errors import ConfigError
 from chordate.ops.heatmaps import heatmaps_to_keypoints, keypoints_in_window
 from chordate.ops.nms import padded_nms
@@ -86,7 +86,7 @@ def build(name: str) -> nn.Module:
         nn.init.zeros_(model.head.cls_score.bias)
     if name == "panoptic fpn":
         nn.init.constant_(model.box.cls_score.bias, 1.0)
-    if name == "panoptic deeplab":  # center the outputs, so that all classes and some centers occur
+    if name == "panoptic deeplab":  # subtracts the outputs' means, so that all classes and some instances occur
         with torch.no_grad():
             maps = model.features(photos())
             model.semantic.logits.bias -= model.semantic(maps).mean((0, 2, 3))
@@ -95,7 +95,7 @@ def build(name: str) -> nn.Module:
 
 
 def photos(size: tuple[int, int] = SIZE, count: int = 2, padded: bool = True) -> Batch:
-    """Images with edges and noise; with `padded`, the second is smaller than the batch."""
+    """Images with edges and noise; with `padded`, the second image is smaller, and padded to `size`."""
     random = np.random.default_rng(size[0])
     images = torch.zeros(count, 3, *size, dtype=torch.uint8)
     sizes = torch.tensor([size] * count)
@@ -181,7 +181,7 @@ def exportable(name: str, dynamic: bool = False, batch: int = 2) -> Exportable:
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_programs():
-    """Files of torch.export and TorchScript have the same program, which takes seconds; it is created once."""
+    """Files of torch.export and TorchScript contain the same program; it is created once, since this takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chordate.deployment.formats.torchvision_program", functools.cache(torchvision_program))
         yield
@@ -200,9 +200,9 @@ def exported(name: str, kind: str, folder, dynamic: bool = False, batch: int = 2
 
 
 def assert_equal_predictions(model: Exportable, run, batch: Batch) -> None:
-    parity = compare(model, run, batch)
-    if parity.counts is not None:
-        assert parity.counts[0] == parity.counts[1] > 0
+    parity = compare(model.model, run, [batch])
+    assert all(ours == theirs > 0 for ours, theirs in parity.counts)
+    assert parity.agrees and parity.differences, parity
     for field, worst in parity.differences.items():
         assert worst < {"boxes": 1e-3, "keypoints": 1e-3}.get(field, 1e-4), parity
 
@@ -278,8 +278,9 @@ def test_a_task_from_outside_the_package_exports_its_own_outputs(tmp_path, monke
     model = Exportable(MODELS.build({"type": "DepthEstimator", "backbone": backbone}, meta=DatasetMeta()).eval(), SIZE)
     FORMATS["torch-export"].save(model, tmp_path / "depth.pt2")
     assert model.outputs == ["depth"] and model.inputs == ["images"]
-    parity = compare(model, FORMATS["torch-export"].open(tmp_path / "depth.pt2", model), photos(count=1))
-    assert parity.differences["depth"] < 1e-5 and parity.counts is None
+    run = FORMATS["torch-export"].open(tmp_path / "depth.pt2", model)
+    parity = compare(model.model, run, [photos(count=1)])
+    assert parity.differences["depth"] < 1e-5 and not parity.counts
 
 
 def test_the_size_must_suit_the_strides():
@@ -293,12 +294,6 @@ def test_a_head_without_padded_predictions_is_named():
     batch = photos()
     with pytest.raises(ConfigError, match="Linear cannot be exported: it has no method predict_padded"):
         model.predict_tensors(batch.images, batch.sizes)
-
-
-def test_images_are_fitted_into_a_batch():
-    batch = fit_images([torch.full((3, 50, 200), 7, dtype=torch.uint8)], (64, 100), padded=True)
-    assert batch.sizes.tolist() == [[25, 100]] and batch.images.shape == (1, 3, 64, 100)
-    assert (batch.images[:, :, :25] == 7).all() and not batch.images[:, :, 25:].any()
 
 
 def test_the_example_of_onnxruntime_on_the_page_runs(tmp_path, monkeypatch, capsys):

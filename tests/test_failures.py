@@ -103,7 +103,7 @@ def test_a_log_file_on_a_full_disk_is_reported_once_without_a_traceback(capfd: p
         log.removeHandler(collect)
         log.removeHandler(handler)
     assert sorted(warnings) == [
-        f"/dev/full: cannot be written ({FULL}); the log goes on without it",
+        f"/dev/full: cannot be written ({FULL}); logging goes on without this file",
         *map("line {}".format, range(3)),
     ]
     assert "Traceback" not in capfd.readouterr().err
@@ -123,7 +123,7 @@ def test_a_command_on_a_full_disk_ends_with_one_line_though_the_error_has_no_fil
 
 @pytest.mark.parametrize("where", ["callback", "transform"])
 def test_a_file_error_in_code_of_the_user_keeps_its_traceback(tmp_path: Path, where: str) -> None:
-    """The error may be a bug; a one-line message would hide where."""
+    """The error may be a bug in the user's code; a one-line message would hide its location."""
 
     class Opens(Callback):
         def on_step_end(self, trainer: Trainer, losses: Any) -> None:
@@ -238,7 +238,7 @@ def exit_codes(function: Callable[..., None], folder: Path) -> list[int | None]:
 
 
 def test_a_signal_to_all_ranks_ends_a_saved_evaluation_at_once(tmp_path: Path) -> None:
-    """Otherwise, the evaluation would continue until the scheduler kills the processes."""
+    """The checkpoint is already saved, so nothing is lost; the scheduler would kill a long evaluation anyway."""
     assert exit_codes(stop_in_an_evaluation, tmp_path) == [143, 143]
     assert CheckpointFolder(tmp_path / "run").last() == "epoch_2.pt"
     assert len(read_log(tmp_path / "run", "val")) == 1

@@ -38,7 +38,7 @@ def _seed():
 )
 @torch.no_grad()
 def test_smps_encoders_give_the_same_feature_maps_as_backbones(name, strides):
-    large = name.startswith("vgg")  # 120 million parameters of its classifier would be drawn and discarded
+    large = name.startswith("vgg")  # on the meta device, to not initialize its classifier's 120 million parameters
     with torch.device("meta" if large else "cpu"):
         theirs = smp.encoders.get_encoder(name, weights=None)
         ours = BACKBONES.build({"type": "SmpBackbone", "model": name, "out": "all"}).eval()

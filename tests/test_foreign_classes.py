@@ -24,7 +24,7 @@ FALLBACKS = ["fallback_meta = None", "fallback_meta = dict(classes='imagenet')"]
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A checkpoint of torchvision's ResNet-18 for three classes, which always predicts the second."""
+    """A checkpoint of torchvision's ResNet-18, which always predicts the second of three classes."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=len(COLORS))
     with torch.no_grad():

@@ -55,7 +55,7 @@ class HostileTestNet(Backbone):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset, a config, and a checkpoint of training that has all fields."""
+    """A folder with a dataset, a config, and a training checkpoint that has all fields."""
     root = write_folders(tmp_path_factory.mktemp("trained"), {"train": 1, "val": 1}, wider=0)
     (root / "config.json").write_text(json.dumps(CONFIG))
     arguments = ["--data-root", str(root), "--work-dir", str(root / "run")]

@@ -162,10 +162,10 @@ def test_a_warning_points_out_weights_trained_with_another_normalization(hub):
     ("name", "theirs", "format"),
     [
         ("resnet18d", "resnet18d.ra2_in1k", "timm"),
-        # Slow, since test_senet.py and test_resnet_rs.py always compare such networks with timm's.
+        # Marked slow, since test_senet.py and test_resnet_rs.py always compare such networks with timm's.
         pytest.param("resnetrs50", "resnetrs50.tf_in1k", "timm", marks=pytest.mark.slow),
         pytest.param("seresnet50", "seresnet50.ra2_in1k", "timm", marks=pytest.mark.slow),
-        # Slow, since test_preact_resnet.py always compares this network with timm's.
+        # Marked slow, since test_preact_resnet.py always compares this network with timm's.
         pytest.param("preact_resnet50", "resnetv2_50.a1h_in1k", "timm", marks=pytest.mark.slow),
         ("convnext_tiny", "convnext_tiny.fb_in1k", "timm"),
         ("densenet121", "densenet121.ra_in1k", "torchvision"),  # timm uses torchvision's parameter names

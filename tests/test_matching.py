@@ -112,7 +112,7 @@ def test_float64_candidates_are_matched_in_float64():
 
 
 def test_low_quality_matches_need_a_minimum_iou():
-    """MMDetection's `min_pos_iou`: the best anchors of an object whose highest IoU is below it are not positive."""
+    """MMDetection's `min_pos_iou`: if an object's highest IoU is lower, its best anchors are not positive."""
     boxes, anchors, lowest = random_boxes(40, span=128), grid_of_anchors(), 0.45
     overlap = box_iou(boxes, anchors)
     best = overlap.amax(dim=1, keepdim=True)

@@ -73,3 +73,40 @@ def test_a_norm_whose_input_is_also_read_elsewhere_remains():
     assert isinstance(fast.body.norm2, nn.Identity)
     for found, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
         torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+
+
+class ConvNorm(chordate.Model):
+    """A classifier that consists of a convolution and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.norm.running_mean.normal_(), self.norm.running_var.uniform_(0.5, 2)
+
+    def predict(self, batch):
+        return [chordate.Classification(row) for row in self.norm(self.conv(batch.images / 255)).mean((2, 3))]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda model: None,
+        lambda model: model.norm.register_forward_hook(lambda layer, inputs, output: output * 2),
+        lambda model: model.norm.register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,)),
+        lambda model: model.conv.register_forward_hook(lambda layer, inputs, output: output.relu_()),
+        lambda model: model.conv.register_forward_pre_hook(lambda layer, inputs: (inputs[0] ** 2,)),
+        lambda model: nn.utils.weight_norm(model.conv),
+        lambda model: nn.utils.parametrizations.weight_norm(model.conv),
+    ],
+    ids=["no hook", "norm", "before norm", "conv", "before conv", "weight_norm", "parametrized"],
+)
+@torch.no_grad()
+def test_hooks_keep_their_effect(hook, request):
+    torch.manual_seed(0)
+    model, batch = ConvNorm().eval(), photos(padded=False)
+    hook(model)
+    fast = chordate.optimize(model, compile=False)
+    assert isinstance(fast.norm, nn.Identity) == ("no hook" in request.node.name)
+    for prediction, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
+        torch.testing.assert_close(prediction.scores, expected.scores)

@@ -59,7 +59,7 @@ def test_an_installed_wheel_builds_a_model_by_its_configs_name(installed, tmp_pa
     assert Path(package).is_relative_to(installed)
     assert Path(backbones).is_relative_to(installed)
     assert model == "TwoStageDetector 80"
-    assert timm == "False"  # imported only when it is needed, since that takes seconds
+    assert timm == "False"  # imported only when needed, since the import takes seconds
 
 
 def test_a_wheel_puts_one_name_into_site_packages_and_one_command_into_bin(installed):

@@ -20,9 +20,13 @@ from chordate.data.shapes_colors import BACKGROUNDS
 
 __all__ = ["folder"]  # an imported fixture; `__all__` keeps the linter from removing the import
 pytestmark = pytest.mark.usefixtures("without_curves")
+SMALL = """
+_small = [dict(type="Resize", size=[64, 64])]  # otherwise, images are predicted at 800 px
+"""
 FPN = """
 base = "panoptic-fpn_r18_fpn_shapes"
 schedule = dict(warmup_iters=2)
+val_data = dict(pipeline=_small)
 model = dict(backbone=dict(base_channels=8), merge=dict(score_threshold=0.3))
 """
 DEEPLAB = """
@@ -45,7 +49,7 @@ train = dict(epochs=1)
 RUN = """
 train_data["pipeline"] = [dict(type="RandomHorizontalFlip")]
 train_data |= dict(workers=0)
-val_data |= dict(workers=0)
+val_data |= dict(workers=0, pipeline=_small)
 """
 OPTIONS = (
     "train.iterations=15 train.epochs=None train.eval_every=15 train.save_every=15 train.save_best=PQ train.log_every=3"
@@ -66,7 +70,7 @@ def trained(request, small_shapes, tmp_path_factory) -> tuple[Path, Path, Path]:
     """The paths of the config, the data root, and the checkpoint of a trained model."""
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / f"{request.param}.py"
-    config.write_text(FPN if request.param == "fpn" else DEEPLAB + RUN)
+    config.write_text(SMALL + (FPN if request.param == "fpn" else DEEPLAB + RUN))
     command = ["train", str(config), "--data-root", str(small_shapes), "--work-dir", str(folder / "run")]
     assert main([*command, "--cfg-options", *OPTIONS.split()]) == 0
     return config, small_shapes, folder / "run/best_PQ.pt"
@@ -98,7 +102,7 @@ def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(traine
 def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
     config, root, checkpoint = trained
     command = ["predict", str(config), str(checkpoint), str(root / "val/000001.jpg"), "--out", str(tmp_path / "drawn")]
-    assert main([*command, "--score-threshold", "0.1", "--precision", "fp32"]) == 0
+    assert main([*command, "--score-threshold", "0.1"]) == 0
     (record,) = json.loads((tmp_path / "drawn/predictions.json").read_text())
     assert {segment["isthing"] for segment in record["segments_info"]} <= {0, 1} and record["file"].endswith("1.jpg")
     assert cv2.imread(str(tmp_path / "drawn/000001_prediction.png")) is not None
@@ -152,7 +156,7 @@ def test_the_shapes_open_as_a_semantic_folder(shapes):
 
 
 def test_the_command_lines_on_panoptic_segmentation_run(folder, capsys, caplog):
-    """One training step on the small shapes of the fixture."""
+    """Commands train for one step, on the small shapes of the fixture."""
 
     def shortened(words: list[str]) -> list[str]:
         short = "train.iterations=1 train.epochs=None train.eval_every=1 train.save_every=1 train_data.batch_size=2"

@@ -310,7 +310,7 @@ def samples(root: Path) -> list[dict]:
 def test_any_value_of_any_type_is_read_or_is_one_line(tmp_path):
     content = write_panoptic(tmp_path)
     refused = 0
-    # Only paths through the first item of each list.
+    # Only values in the first item of each list are replaced.
     for path in [place for place in places(content) if not {1, 2, 3, 4} & set(place)]:
         for value in HOSTILE:
             (tmp_path / "panoptic.json").write_text(json.dumps(replaced(content, path, value)))

@@ -54,7 +54,7 @@ def test_convolutions_have_the_shapes_of_detectron2s(name):
     # Only the output convolutions have a bias.
     assert sum(conv.bias is not None for conv in convs) == {"semantic": 1, "center": 2}[name]
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in head.modules())
-    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2 has no norm after the pooling
+    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2's pooling branch has no norm
 
 
 def test_the_stem_of_r52_has_128_channels():
@@ -78,7 +78,7 @@ def detectron2_layer(module: nn.Module, x: Tensor, dilation: int = 1) -> Tensor:
 
 
 def detectron2_features(decoder: nn.Module, maps: Mapping[str, Tensor]) -> Tensor:
-    """DeepLabV3PlusHead.layers with the weights of our decoder; pooling is global, and has a norm."""
+    """DeepLabV3PlusHead.layers with the weights of our decoder; as in ours, the pooling is global, and has a norm."""
     x = maps["c5"]
     branches = [detectron2_layer(decoder.aspp.branches[0], x)]
     for branch, dilation in zip(decoder.aspp.branches[1:], (6, 12, 18), strict=True):
@@ -106,7 +106,7 @@ def heads() -> dict[str, nn.Module]:
 
 
 def test_initial_weights_are_detectron2s(heads):
-    """Xavier's filler for plain convolutions, He's for separable ones, a standard deviation of 0.001 for outputs."""
+    """Xavier initialization for plain convolutions, He's for separable ones, and a std of 0.001 for outputs."""
     decoder = heads["semantic"].decoder
     plain = [decoder.aspp.branches[0], decoder.aspp.pooled, decoder.aspp.project, *decoder.reduce]
     for weight in (layer[0].weight.detach() for layer in plain):
@@ -155,7 +155,7 @@ def detectron2_hard_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Ten
 
 @pytest.mark.parametrize("unlabeled", [0, 300])
 def test_the_semantic_loss_is_detectron2s_for_labeled_pixels(heads, unlabeled):
-    """Detectron2 counts unlabeled pixels, whose loss is 0, in the number of the hardest pixels."""
+    """Detectron2 averages the hardest 20 % of all pixels, including unlabeled ones, whose loss is 0."""
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 19, 20, 30, generator=generator)
     labels = torch.randint(0, 19, (2, 20, 30), generator=generator).short()

@@ -148,7 +148,7 @@ def sample_images(real_data) -> CocoPanoptic:
     return CocoPanoptic("panoptic.json", "images", "panoptic", data_root=real_data / "panoptic-mini")
 
 
-# PQ, SQ and RQ that panopticapi (commit 7bb4655) computes for these predictions, written by `save_predictions`.
+# PQ, SQ and RQ that panopticapi (commit 7bb4655) computes from the files that `save_predictions` writes.
 PANOPTICAPI = {
     "": (0.27014335021975594, 0.3977268937282276, 0.3962719298245614),
     "_things": (0.12755813429029936, 0.2983841530230718, 0.21600877192982457),

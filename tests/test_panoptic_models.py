@@ -156,7 +156,8 @@ def test_the_content_of_the_padding_does_not_change_a_panoptic_prediction(batch,
     assert first.ids.shape == (32, 40)
 
 
-@pytest.mark.parametrize(  # test_training_steps.py always compiles a two-stage detector
+# Panoptic FPN is marked slow, since test_training_steps.py always compiles a two-stage detector.
+@pytest.mark.parametrize(
     "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
 )
 def test_the_panoptic_step_compiles_whole(batch, build):
@@ -187,8 +188,8 @@ def test_a_detector_without_semantic_head_has_no_panoptic_tensors():
 
 
 def test_outputs_of_shared_classes_are_kept_when_fine_tuned_on_other_panoptic_data():
-    """The things change from cat, dog to dog, cow; the classes of the semantic head from things, sky, grass to things,
-    sea, sky."""
+    """The things change from (cat, dog) to (dog, cow), the classes of the semantic head from (things, sky, grass) to
+    (things, sea, sky)."""
     old, new = panoptic_fpn(), panoptic_fpn(DatasetMeta(("sea", "dog", "cow", "sky"), stuff=("sea", "sky")))
     for model, value in ((old, 1.0), (new, 2.0)):
         for layer in (model.box.cls_score, model.mask.masks, model.semantic.logits):
@@ -254,17 +255,20 @@ def test_targets_of_detection_are_refused_by_a_panoptic_model(batch, build):
         build()(batch)
 
 
-@pytest.mark.parametrize(  # test_panoptic_commands.py always trains a panoptic FPN
-    "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
+# Panoptic FPN is marked slow, since test_panoptic_commands.py always trains one.
+@pytest.mark.parametrize(
+    ("build", "steps", "lr"),
+    [pytest.param(panoptic_fpn, 140, 3e-3, marks=pytest.mark.slow), (panoptic_deeplab, 65, 1e-2)],
+    ids=MODELS_HERE,
 )
-def test_a_panoptic_model_learns_two_images(tmp_path, build):
+def test_a_panoptic_model_learns_two_images(tmp_path, build, steps, lr):
     write_panoptic(tmp_path)
     pipeline = [{"type": "Resize", "size": [64, 80]}]
     dataset = reader(tmp_path, meta=META, pipeline=pipeline)
     batch = dataset.collate([dataset[0, 0], dataset[0, 1]], 32)
     model = build()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(65):
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    for _ in range(steps):
         optimizer.zero_grad()
         sum(model(batch).values()).backward()
         optimizer.step()

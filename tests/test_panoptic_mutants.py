@@ -41,7 +41,7 @@ def read(dataset: CocoPanoptic) -> Segments:
 
 
 def run(seeds: range, root: Path) -> tuple[int, int]:
-    """Read one mutant per seed. Returns how many were read, and how many were refused that the naive reader reads."""
+    """Read one mutant per seed; returns how many were read, and how many only the naive reader read."""
     opened = strict = 0
     for seed in seeds:
         rng = random.Random(seed)

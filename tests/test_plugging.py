@@ -215,7 +215,7 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
     crowd = torch.tensor([[True, False, False], [False, False, False]])
     targets = chordate.InstanceTargets(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64), valid, crowd)
     metric.update([detections, detections[:1]], chordate.Batch(torch.zeros(2, 3, 9, 9), torch.zeros(2, 2), [], targets))
-    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1, 1
+    assert metric.compute() == {"count_error": 1.0}  # image 0: 3 detections, 1 object; image 1: 1 detection, 1 object
 
 
 def test_the_callback_stops_training(folder, monkeypatch):

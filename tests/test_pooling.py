@@ -29,7 +29,7 @@ def level_by_level(pooler, features, boxes, image):
 
 
 def odd_boxes() -> torch.Tensor:
-    """Boxes `[10, 4]` at the edges of the image, empty, very thin, or partly or entirely outside the image."""
+    """Boxes `[10, 4]` that are at the image's edges, empty or very thin, or partly or entirely outside the image."""
     side = float(SIDE)
     return torch.tensor(
         [

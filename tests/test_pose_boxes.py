@@ -58,7 +58,7 @@ def corners(content: dict, image_id: int) -> np.ndarray:
 
 
 def same(found: Poses, expected: list[Poses]) -> bool:
-    """Whether `found` has the expected poses, which may be in any order, sorted by score."""
+    """Whether `found` is sorted by score and has the poses of `expected`, which may be in any order."""
     order = sorted(range(len(expected)), key=lambda i: -float(expected[i].scores))
     pairs = [
         (getattr(found, name), torch.cat([getattr(expected[i], name) for i in order]))
@@ -68,7 +68,7 @@ def same(found: Poses, expected: list[Poses]) -> bool:
 
 
 def test_each_box_gets_the_pose_that_an_evaluation_on_detected_boxes_predicts(root: Path, model) -> None:
-    """The reference is the dataset that reads a detector's results file, whose scores are 0.9."""
+    """The reference predicts on a dataset that reads these boxes, with scores of 0.9, from a detector's results."""
     dataset = CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=root, pipeline=[CROP])
     with torch.no_grad():
         expected = [model.predict(dataset.collate([dataset[0, index]]))[0] for index in range(len(dataset))]

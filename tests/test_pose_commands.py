@@ -66,7 +66,7 @@ def test_training_learns_the_keypoints(trained):
 
 @pytest.fixture(scope="module")
 def tested(trained, folder) -> Path:
-    """The folder that a test on detected boxes writes to."""
+    """The folder to which `chordate test` writes its outputs for detected boxes."""
     command = ["test", str(folder / "figures.py"), str(trained / "best_keypoints_AP.pt"), "--data-root", str(folder)]
     root = folder / "tested"
     outputs = ["--out", str(root / "n.json"), "--predictions", str(root / "p.json")]

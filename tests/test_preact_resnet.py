@@ -74,14 +74,14 @@ def test_a_dilated_preact_resnet_is_timms(output_stride):
 
 @pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), pytest.param(1001, 10.2, marks=pytest.mark.slow)])
 def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
-    """Identity Mappings (He et al. 2016), table 4: counts parameters of convolutions and the classifier, not norms."""
+    """Identity Mappings (He et al. 2016), table 4, whose counts include convolutions and the classifier, not norms."""
     weights = sum(p.numel() for p in on_meta(f"preact_resnet{depth}_cifar").parameters() if p.dim() == 4)
     assert (weights + 10 * 256 + 10) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 @pytest.mark.parametrize(("depth", "widen"), WIDE_SIZES)
 def test_parameter_counts_of_wide_resnets_are_the_formulas(depth, widen):
-    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks; the first of each has a projection."""
+    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks, each group's first with a projection."""
     expected, before = 9 * 3 * 16, 16
     for width in (16 * widen, 32 * widen, 64 * widen):
         expected += before * width  # the projection shortcut

@@ -91,7 +91,7 @@ def test_a_folder_is_predicted_past_broken_images_and_nothing_is_left_out_silent
 
 
 def test_images_of_equal_names_and_in_subfolders_all_have_their_pictures(tmp_path, rgb, capsys) -> None:
-    """The pictures of an earlier prediction, in a folder among the images, are not predicted."""
+    """The second prediction ignores the pictures that the first one wrote to a subfolder of the images."""
     folder = tmp_path / "photos"
     values = {"1.jpg": 0, "1.png": 60, "1_1.jpg": 120, "a/1.jpg": 180, "b/1.jpg": 240}
     for name, value in values.items():

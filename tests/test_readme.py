@@ -59,7 +59,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The code block with `predict` runs on a noise image with equal weights (torchvision's format and Chordate's)."""
+    """The code block with `predict` runs on a noise image; all weights are constant (torchvision's format and ours)."""
     import numpy as np
     import torch
     from loading import checkpoint_of
@@ -67,7 +67,7 @@ def test_the_python_example_runs(folder, monkeypatch):
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     def small(state):
-        """Equal weights with these names and shapes, which take less time than random ones."""
+        """Constant weights with these names and shapes, which take less time than random ones."""
         return {name: torch.full(value.shape, 0.01).to(value.dtype) for name, value in state.items()}
 
     monkeypatch.chdir(folder)

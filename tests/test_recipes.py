@@ -80,7 +80,7 @@ def test_fine_tuning_at_384_px_has_convnexts_settings(name):
 
 @pytest.mark.parametrize(("size", "rate"), {"tiny": 0.1, "small": 0.4, "base": 0.8, "large": 0.95}.items())
 def test_each_convnext_has_its_own_stochastic_depth_at_384_px(size, rate):
-    """Liu et al. 2022, table 6, from ImageNet-1k: base and large; the others keep the rate of table 5."""
+    """Liu et al. 2022, table 6 (ImageNet-1k) for base and large; tiny and small keep the rate of table 5."""
     backbone = load_config(f"convnext_{size}_i384_imagenet").model.backbone
     assert (backbone.type, backbone.drop_path) == (f"convnext_{size}", rate)
 

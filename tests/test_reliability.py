@@ -1,4 +1,4 @@
-"""Trials of a training that is killed, stopped, out of disk space or started twice.
+"""Trials of a training run that is killed, stopped, out of disk space or started twice.
 
 docs/reliability.md has the figures. The trials print their counts: `pytest tests/test_reliability.py -m slow -s`.
 CHORDATE_KILLS sets the number of kills.
@@ -54,7 +54,7 @@ def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def final_state(work_dir: Path) -> dict[str, Any]:
-    """The last checkpoint, without speeds."""
+    """The last checkpoint, without the measured speeds."""
     path = CheckpointFolder(work_dir).newest()
     assert path is not None and path.name == "iteration_30.pt"
     state = read_checkpoint(path)

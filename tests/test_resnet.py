@@ -34,7 +34,9 @@ DEPTHS = (18, 34, 50, 101, 152)
 TORCHVISION = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 TIMM = {"act1": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 MAPS = list(TIMM.values())
-VARIANTS = [pytest.param(name, marks=[pytest.mark.slow] * bool(re.search("101|152", name))) for name in sorted(RESNET)]
+VARIANTS = [
+    pytest.param(name, marks=[pytest.mark.slow] * bool(re.search("34|101|152", name))) for name in sorted(RESNET)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,7 @@ def test_one_training_step_has_torchvisions_gradients_and_statistics(depth):
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50d", "resnet50s", *slow("resnet50c")])
 def test_deep_stems_and_pooled_shortcuts_are_timms(name):
-    """Image sizes are no multiples of the stride, to compare how the pooling of shortcut D treats borders."""
+    """Image sizes are not multiples of the stride, to compare how the pooling of shortcut D treats borders."""
     theirs = referee(lambda: timm.create_model(name))
     ours = with_weights_of(theirs, name, out=MAPS)
     assert_same_maps(ours, extractor(theirs, TIMM), torch.randn(1, 3, 75, 97), tolerance=1e-5)
@@ -90,8 +92,10 @@ def test_dilation_in_place_of_stride_is_torchvisions(output_stride):
     assert ours.out_features["c5"] == FeatureSpec(2048, output_stride)
 
 
-@pytest.mark.parametrize("output_stride", [16, 8])
-@pytest.mark.parametrize("name", ["resnet50d", "seresnet18"])
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [("resnet50d", 16), ("seresnet18", 16), ("seresnet18", 8), pytest.param("resnet50d", 8, marks=pytest.mark.slow)],
+)
 def test_dilation_in_place_of_stride_is_timms_with_pooled_shortcuts_or_squeeze_and_excitation(name, output_stride):
     theirs = referee(lambda: timm.create_model(name, output_stride=output_stride))
     ours = with_weights_of(theirs, name, out=MAPS, output_stride=output_stride)
@@ -136,7 +140,7 @@ def test_the_depth_counts_convolutions_and_the_classifier(depth):
     assert len(convs) + 1 == depth  # + 1 for the classifier
 
 
-@pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6)])
+@pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), pytest.param(34, 3.6, marks=pytest.mark.slow)])
 def test_shortcuts_of_option_a_have_no_parameters_and_flops(depth, billions):
     """He et al. 2016, table 1 and figure 3: residual and plain networks have the same FLOPs."""
     parameters, multiply_adds = size(f"resnet{depth}", shortcut="A")
@@ -195,7 +199,7 @@ def test_option_c_projects_every_shortcut_and_b_only_where_the_shape_changes():
     assert projections == {"B": 0, "C": 3}
 
 
-@pytest.mark.parametrize("name", ["plain18", "plain34"])
+@pytest.mark.parametrize("name", ["plain18", *slow("plain34")])
 def test_a_plain_network_has_no_shortcuts(name):
     """A plain network has the same layers without shortcuts (He et al. 2016, figure 3, middle)."""
 

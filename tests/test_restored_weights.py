@@ -1,4 +1,4 @@
-"""Our models are written with torchvision's and timm's names: the libraries load them strictly, with equal outputs."""
+"""Our models, saved with torchvision's or timm's tensor names, load strictly in these libraries; outputs are equal."""
 
 import copy
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def assert_comes_back(model: nn.Module, contents: dict[str, torch.Tensor]) -> No
 @torch.no_grad()
 @pytest.mark.parametrize(
     "case",
-    # ResNeXt has the names of ResNet, by the same code.
+    # ResNeXt is marked slow, since the same code converts the names of ResNet.
     [*(case for case in CLASSIFIERS if case != "resnext50_32x4d"), *slow("resnext50_32x4d")],
 )
 def test_a_classifier_gives_the_same_scores_in_its_library(case):
@@ -76,7 +76,7 @@ DETECTORS = {
 }
 
 
-# Mask R-CNN and Keypoint R-CNN have all parts of Faster R-CNN and more, so Faster R-CNN is slow.
+# Mask R-CNN and Keypoint R-CNN have all parts of Faster R-CNN and more, so Faster R-CNN is marked slow.
 FASTER = [name for name in DETECTORS if name.startswith("faster")]
 
 

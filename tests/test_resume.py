@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# The point at which the process is killed, and its occurrence. Checkpoints are saved after iterations 2, 3, 4, 6
-# and 8; the best checkpoint is saved after evaluations.
+# The process is killed at this point, the n-th time that it is reached. Checkpoints are saved after iterations 2, 3,
+# 4, 6 and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -372,7 +372,7 @@ def test_a_new_run_overwrites_no_checkpoint_of_the_run_before(tmp_path: Path) ->
 
 
 def test_a_resume_with_more_iterations_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """The evaluation at the end of the first run is kept, although `eval_every` makes none due at that iteration."""
+    """The evaluation at the end of the first run is kept, although `eval_every=0` schedules none there."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

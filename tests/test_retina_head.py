@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Match anchors to objects at IoU 0.4 and 0.5, with low-quality matches: index, -1 (background) or -2 (ignored)."""
+    """Object index of each anchor, -1 (background) or -2 (ignored): IoU thresholds 0.4, 0.5; low-quality matches."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -129,7 +129,7 @@ def test_each_level_contributes_its_topk_scores():
 
 
 def test_boxes_can_be_clipped_after_nms_as_in_detectron2():
-    """NMS then sees the boxes beyond the image, and boxes outside it are dropped."""
+    """NMS sees unclipped boxes; afterwards, boxes entirely outside the image are dropped."""
     settings = {"topk": 200, "score_threshold": 0.0, "detections_per_image": 50}
     head = head_of(clip_before_nms=False, **settings).eval()
     outputs = head(feature_maps(SIDE))

@@ -112,7 +112,7 @@ def test_keys_contain_the_epoch_and_differ_for_repeated_images() -> None:
 
 
 def test_repeat_factors_follow_the_formula_of_lvis() -> None:
-    # Of 1,000 images, class 0 is in all, class 1 in 10, class 2 in 1, class 3 in none; threshold 0.04.
+    # 1,000 images: class 0 is in all of them, class 1 in 10, class 2 in 1, class 3 in none; threshold 0.04.
     class_images = [np.arange(1000), np.arange(10), np.array([5]), np.array([], int)]
     factors = repeat_factors(class_images, 1000, 0.04)
     assert factors[20] == 1.0

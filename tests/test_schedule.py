@@ -77,7 +77,7 @@ def test_a_constant_warmup_equals_torchs_constant_scheduler() -> None:
 
 @pytest.mark.parametrize("unit", [7, 1])
 def test_a_warmup_in_epochs_equals_one_in_iterations(unit: int) -> None:
-    """For schedules in epochs (`unit` is the iterations per epoch, 7) and in iterations (`unit` is 1)."""
+    """Covers schedules in epochs (`unit` is the iterations per epoch, 7) and in iterations (`unit` is 1)."""
     in_epochs = build_schedule({"type": "cosine", "warmup_epochs": 5}, 70, unit, 7)
     in_iterations = build_schedule({"type": "cosine", "warmup_iters": 35}, 70, unit, 7)
     assert [in_epochs.factor(i) for i in range(70)] == [in_iterations.factor(i) for i in range(70)]

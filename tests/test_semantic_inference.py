@@ -76,14 +76,14 @@ def test_one_scale_without_mirroring_changes_nothing():
 
 
 TTA = {"scales": [1.0, 1.5], "flip": True}
-# DeepLabV3Plus has the ASPP of DeepLabV3, and FCN pools nothing.
+# Marked slow with TTA, since DeepLabV3Plus has the ASPP of DeepLabV3, and FCN pools nothing.
 SIMPLER = ("FCNHead", "DeepLabV3Head")
 WITH_TTA = [pytest.param(head, TTA, marks=[pytest.mark.slow] * (head in SIMPLER)) for head in HEADS]
 
 
 @pytest.mark.parametrize(("head", "tta"), [*((head, None) for head in HEADS), *WITH_TTA])
 def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(head, tta):
-    """Also with global pooling (ASPP), pyramid pooling and GroupNorm (Semantic FPN), which average over all cells."""
+    """Global pooling (ASPP), pyramid pooling and GroupNorm (Semantic FPN) average over the image's own cells only."""
     model, both = segmenter(head, tta=tta, size_divisor=32), batch_of((60, 60), (96, 128), (90, 64), (60, 60))
     with torch.no_grad():  # centers the logits, so that all classes are predicted
         model.head.logits.bias -= model.logits(both.images, both.sizes).mean(dim=(0, 2, 3))

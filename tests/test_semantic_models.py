@@ -252,7 +252,7 @@ def test_a_rounded_number_of_used_cells_gives_the_exact_size():
 
 
 def test_padding_of_a_batch_does_not_reach_the_prediction():
-    """Of the 9×13 feature map, the image covers 6×8 cells. Away from the padding, resizing the whole map gives the same
+    """The image covers 6×8 cells of the 9×13 feature map. Away from the padding, resizing the whole map gives the same
     classes as resizing only these cells."""
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     expected = F.interpolate(logits[None, :, :6, :8], (60, 80), mode="bilinear", align_corners=False)[0].argmax(0)

@@ -76,8 +76,8 @@ def coco_stuff(root: Path) -> np.ndarray:
 
 
 def voc(root: Path) -> np.ndarray:
-    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). SBD labels images 2, 3 and 4, so also
-    the validation image."""
+    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). SBD labels images 2, 3 and 4, which
+    include the validation image."""
     for name in ("1", "2", "3", "4", "5"):
         photo(root / f"VOC2012/JPEGImages/2007_00000{name}.jpg")
     lists = root / "VOC2012/ImageSets/Segmentation"
@@ -137,7 +137,7 @@ def test_coco_stuff_leaves_out_the_ids_that_coco_never_annotated():
     assert {name: ids[name] + 1 for name in coco} == coco
 
 
-# The columns name, id and trainId of cityscapesscripts/helpers/labels.py, for rows whose trainId is not 255 or -1.
+# Columns name, id and trainId of cityscapesscripts/helpers/labels.py, for rows whose trainId is neither 255 nor -1.
 CITYSCAPES_LABELS = """
 road 7 0, sidewalk 8 1, building 11 2, wall 12 3, fence 13 4, pole 17 5, traffic light 19 6, traffic sign 20 7,
 vegetation 21 8, terrain 22 9, sky 23 10, person 24 11, rider 25 12, car 26 13, truck 27 14, bus 28 15, train 31 16,

@@ -35,7 +35,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def layouts(root: Path, split: str) -> set[tuple]:
-    """For each image that is not empty, the sorted (category, box) of its annotations."""
+    """For each image with objects, the sorted (category, box) of its annotations."""
     content = json.loads((root / f"annotations/{split}.json").read_text())
     by_image: dict[int, list] = {}
     for annotation in content["annotations"]:

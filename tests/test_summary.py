@@ -20,7 +20,7 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "resnet34": (None, "3.6"),
         "plain18": (None, "1.8"),
         "plain34": (None, "3.6"),
-        # The paper's bottlenecks have the stride in the first 1×1.
+        # The paper's bottlenecks have the stride in the first 1×1 convolution.
         "resnet50_caffe": (None, "3.8"),
         "resnet101_caffe": (None, "7.6"),
         "resnet152_caffe": (None, "11.3"),

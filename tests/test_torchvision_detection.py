@@ -12,7 +12,7 @@ from torchvision_referee import as_batch, ours, photos, scattered, train_without
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.torchvision import TorchvisionRCNN
+from chordate.weights.formats.torchvision_detectors import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 
 

@@ -30,7 +30,7 @@ from chordate.heads import mask as mask_head
 from chordate.model_contracts import Model
 from chordate.models import two_stage
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.torchvision import TorchvisionRCNN
+from chordate.weights.formats.torchvision_detectors import TorchvisionRCNN
 from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 

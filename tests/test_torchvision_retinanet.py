@@ -9,7 +9,7 @@ from torchvision_referee import as_batch, ours, photos, scatter, train_without_n
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.model_contracts import Model
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.torchvision import TorchvisionRetinaNet
+from chordate.weights.formats.torchvision_detectors import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
 
 SIDE = 96  # padded to 128×128, since torchvision infers strides (up to 128) from the sizes of feature maps

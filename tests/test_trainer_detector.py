@@ -38,7 +38,7 @@ def train(shapes: Path, work_dir: Path, **options: Any) -> Trainer:
     """Train as `chordate train` does, with 7 batches and 4 iterations per epoch."""
     cfg = load_config("faster-rcnn_r18_fpn_demo_shapes", {**SMALL, **options})
     trainer = chordate.train(cfg, data_root=shapes, work_dir=work_dir, resume=True)
-    assert not multiprocessing.active_children()  # workers must not outlive the training
+    assert not multiprocessing.active_children()  # workers must not outlive the training run
     return trainer
 
 

@@ -148,7 +148,7 @@ def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypa
 
 def import_anew(monkeypatch: pytest.MonkeyPatch, *names: str) -> Any:
     """Import modules of `chordate.data` as a new process would, until the end of the test; returns the last one."""
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # which the modules change
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the modules change it
     for name in names:
         monkeypatch.setattr(data, name, getattr(data, name))
         monkeypatch.delitem(sys.modules, f"chordate.data.{name}")
@@ -220,7 +220,7 @@ SIZES = [[10**9, 10**9], [2**31, 2**31], [61, 80], [80, 60], [0, 0], [-1, -1], [
 @pytest.mark.parametrize("box", [True, False])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_an_rle_of_another_size_than_its_image_is_an_error(tmp_path: Path, size: Any, box: bool) -> None:
-    """hotcoco would allocate memory for `size` before it reads the counts, which ends the process."""
+    """hotcoco would allocate memory for `size` before it reads the counts; this allocation would end the process."""
     record = {**annotation(1, 1, [1, 1, 5, 5]), "segmentation": {"size": size, "counts": [4800]}}
     if not box:
         del record["bbox"]

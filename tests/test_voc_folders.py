@@ -130,7 +130,7 @@ def test_an_image_list_may_be_written_in_many_ways(tmp_path: Path, lines: str) -
     for split in ("train", "lists/mine.txt"):
         dataset = VocDataset(root, split)
         assert samples(dataset) == {"a/2.png": [CAT]}
-        assert dataset.classes == ("cat", "dog")  # also of images that are not in the list
+        assert dataset.classes == ("cat", "dog")  # includes the class of an image outside the list
 
 
 def test_names_in_an_image_list_may_have_spaces(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_class_of_the_model_may_be_absent_in_the_evaluation_folder(tmp_path: P
 
 
 def test_a_report_names_the_files_and_the_numbers_of_the_objects(tmp_path: Path) -> None:
-    """The ids of the annotations exist only in memory."""
+    """Annotation ids, which exist only in memory, would not help the user."""
     inside, half, outside = (11, 6, 30, 25), (70, 6, 95, 25), (90, 6, 95, 25)
     one = {"1.xml": [inside, half], "b/2.xml": [outside, inside, half], "b/3.xml": [inside]}
     files = {}

@@ -18,7 +18,8 @@ from chordate.contracts import check_outputs
 MAPS = {"relu": "c1", "layer1": "c2", "layer2": "c3", "layer3": "c4", "layer4": "c5"}
 
 
-@pytest.mark.slow  # test_resnext.py always compares a similar ResNet, with a different width per group
+# Marked slow, since test_resnext.py always compares a ResNet that differs only in groups and width per group.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wide_resnet50_2", "wide_resnet101_2"])
 def test_feature_maps_and_a_training_step_of_wide_resnet_are_torchvisions(name):
     torch.manual_seed(0)

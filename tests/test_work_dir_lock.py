@@ -1,4 +1,4 @@
-"""Two trainings cannot write to one work dir."""
+"""Two training runs cannot write to one work dir."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_lock_file_that_was_removed_before_it_was_locked_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock on a removed file would not keep out a training that creates the file again."""
+    """A lock on a removed file would not keep out another run that creates the file again."""
 
     def lock(descriptor: int, operation: int) -> None:
         if not removed:

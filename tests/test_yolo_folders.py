@@ -156,7 +156,7 @@ def test_a_relative_data_root_is_joined_once(tmp_path: Path, monkeypatch, root: 
 
 
 def test_a_report_names_the_label_files_and_lines(tmp_path: Path) -> None:
-    """The ids of the annotations exist only in memory."""
+    """Annotation ids, which exist only in memory, would not help the user."""
     half, outside, thin = "0 1.0 0.5 0.4 0.4", "0 1.5 0.5 0.2 0.2", "0 0.1 0.1 0.5 0.5 0.1 0.1"
     polygon = "0 0.1 0.1 0.5 0.1 0.5 0.5"
     labels = {"1.txt": f"{LINE}\n\n{half}\n{polygon}\n", "b/2.txt": f"{outside}\n{LINE}\n{half}\n{thin}\n"}

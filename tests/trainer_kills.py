@@ -102,7 +102,7 @@ def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None,
         case "before renaming":
             kill_when(os, "replace", count, first=True, about=".pt")
         case "after renaming":
-            kill_when(os, "replace", count, first=False, about="_")  # of a checkpoint or last_checkpoint
+            kill_when(os, "replace", count, first=False, about="_")  # a checkpoint or last_checkpoint is renamed
         case "deleting":
             kill_when(Path, "unlink", count, first=True, about=".pt")
     toy_trainer(

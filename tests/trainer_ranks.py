@@ -1,4 +1,4 @@
-"""Trainings and evaluations that test_distributed.py runs on two ranks, and compares with runs in one process."""
+"""Training runs and evaluations on two ranks, which test_distributed.py compares with one process."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fresh_model(**options: Any) -> ToyModel:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    """Run all training runs and evaluations of this rank; returns their results."""
+    """Execute all training runs and evaluations of this rank; returns their results."""
     rank, world_size = start()
     rank_options = {"rank": rank, "world_size": world_size}
     results: dict[str, Any] = {"rank": rank, "world_size": world_size}
@@ -108,7 +108,7 @@ def main(folder: Path) -> dict[str, Any]:
     except ChordateError as error:
         results["resume"] = str(error)
 
-    # In every epoch, each rank reads one of the broken images, which is the same in both epochs.
+    # Each rank reads one of the two broken images, the same one in both epochs.
     batches = toy_loader(24, 2, training=False, **rank_options).batch_sampler
     broken = (2, 5)  # an even and an odd index
     results["reads"] = sum(index in broken for batch in batches for _, index in batch)

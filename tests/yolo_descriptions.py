@@ -66,7 +66,7 @@ def _name_lines(names: list[str], rng: random.Random) -> tuple[str, list[str] | 
             return "names:\n" + "".join(f"  {number}: {names[number]}\n" for number in order), names
         case "quoted":
             return f"nc: {len(names)}\nnames: ['cat', \"dog\", 'hot dog']\n", names
-        case "words":  # YAML 1.1 would read False, 1 and None
+        case "words":  # YAML 1.1 would read these names as False, 1 and None
             return "names: [no, 1, null]\n", ["no", "1", "null"]
         case "gap":
             return "names:\n  0: cat\n  1: dog\n  3: hot dog\n", None
@@ -87,7 +87,7 @@ def _entry(layout: str, images: list[str], folder: Folder, rng: random.Random) -
             return f"train: {where}\n", images
         case "slash":
             return f"train: ./{where}/\n", images
-        case "parent":  # Roboflow's data.yaml lies beside the folders that it refers to by ../
+        case "parent":  # Roboflow's data.yaml refers to its sibling folders as ../train, not ./train
             return f"train: ../{where}\n", images
         case "list":
             return f"train:\n- {where}\n- {layout.format('val')}\n", [p for p in sorted(folder) if p.endswith(".png")]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chordate.errors import ConfigError
 from chordate.literals import literal
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ def nonempty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty; leave the option out instead")
     return text
+
+
+def check_out(out: Path, source: str) -> None:
+    """Check that a command that reads the file `source` may write the file `out`: nothing is overwritten.
+
+    Raises:
+        ConfigError: `out` is a folder, or exists.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name the file to write")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ConfigError(f"{out} is the checkpoint to read; name another file to write")
+    if out.exists():
+        raise ConfigError(f"{out} exists; name another file to write, or delete it")
 
 
 class Options(argparse.Action):
@@ -84,7 +99,7 @@ def load_trained(cfg: Config, checkpoint: str, data_meta: Callable[[], DatasetMe
         CheckpointError: the checkpoint cannot be read or belongs to another model.
     """
     from chordate.distributed import is_main_process
-    from chordate.errors import CheckpointError, ConfigError
+    from chordate.errors import CheckpointError
     from chordate.launch import device
     from chordate.models.build import build_model, config_meta
     from chordate.weights.checkpoint_schema import checkpoint_meta

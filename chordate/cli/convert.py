@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from chordate.cli.common import add_options
+from chordate.cli.common import add_options, check_out
 
 EXAMPLE = "chordate convert model_final_280758.pkl faster-rcnn.pt"
 
@@ -26,21 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from chordate.composition import nested
     from chordate.config import load_config
+    from chordate.errors import ConfigError
+    from chordate.migration.checkpoint_config import CheckpointConfig, checkpoint_config
     from chordate.migration.config_writer import write_config
     from chordate.models.build import build_model
-    from chordate.weights.checkpoint_conversion import OWN, own_contents, recognized_config, restored, write_checkpoint
+    from chordate.weights.checkpoint_conversion import OWN, own_contents, restored, write_checkpoint
     from chordate.weights.checkpoint_sources import read_state
     from chordate.weights.find_weights import find_weights
 
     out = Path(arguments.out)
     check_out(out, arguments.source)
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     contents = read_state(arguments.source)
-    name, overrides = (arguments.config, {}) if arguments.config else recognized_config(find_weights(contents))
+    weights = find_weights(contents)
+    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
-    cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
-    text = write_config([], base_name(name), nested(overrides))
+    text = write_config(notes, base_name(name), nested(overrides))
     if arguments.to == OWN:
         write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:
@@ -48,24 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
 
 
-def check_out(out: Path, source: str) -> None:
-    """Check that the file to write is not a folder or the source, and that its folder exists.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    from chordate.errors import ConfigError
-
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; name the file to write")
-    if not out.parent.is_dir():
-        raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise ConfigError(f"{out} is the checkpoint to read; name another file to write")
-
-
 def base_name(config: str) -> str:
-    """The name of a packaged or composed config, or the full path of another file: it is valid in any folder."""
+    """Name a config so that it is found from any folder: by a packaged or composed name, or by the file's full path."""
     from chordate.config import find_config, packaged_configs
 
     found = find_config(config)

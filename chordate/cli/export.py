@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from chordate.cli.common import add_options, nonempty
+from chordate.cli.common import add_options, check_out, nonempty
 from chordate.text import pluralize
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ EXAMPLE = "chordate export faster-rcnn_r50_fpn_1x_coco best_bbox_AP.pt --format 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a packaged config's name, or a config file")
-    parser.add_argument("checkpoint", help="path or URL of a checkpoint of Chordate or another library")
+    parser.add_argument("checkpoint", type=nonempty, help="path or URL of a checkpoint of Chordate or another library")
     parser.add_argument("--format", choices=["onnx", "torch-export", "torchscript"], default="onnx")
     parser.add_argument(
         "--out", type=nonempty, metavar="FILE", help="the file to write (default: the checkpoint's name)"
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     from chordate.arguments import PositiveInt, validate_value
     from chordate.cli.common import load_trained
     from chordate.cli.predict import image_files
@@ -44,38 +46,44 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.data.image_io import read_image
     from chordate.deployment.exportable import Exportable
     from chordate.deployment.formats import FORMATS
-    from chordate.deployment.parity import compare, fit_images, worst
-    from chordate.errors import ConfigError
+    from chordate.deployment.parity import compare, fit_images
 
     for name, value in (("--batch", arguments.batch), *(("--size", side) for side in arguments.size or ())):
         validate_value(PositiveInt, value, name)
     kind = FORMATS[arguments.format]
-    out = Path(arguments.out or Path(arguments.checkpoint.rsplit("/", 1)[-1]).with_suffix(kind.suffix))
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name the file to write")
+    out = Path(arguments.out or Path(Path(arguments.checkpoint).name or "model").with_suffix(kind.suffix))
+    check_out(out, arguments.checkpoint)
     model: Any = load_trained(load_config(arguments.config, arguments.cfg_options), arguments.checkpoint).cpu()
     size = tuple(arguments.size or pipeline_size(model.pipeline, model.size_divisor) or model.example_size)
     channels = model.input_shape(*size)[0]
     files = [path for path, _ in image_files(arguments.images or [example_photo()], out)]
     images: list[Tensor] = [read_image(path, channels=channels) for path in files]
     exportable = Exportable(model, size, arguments.batch, arguments.dynamic)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    kind.save(exportable, out)
-    function, results = kind.open(out, exportable), []
-    checks = [(size, arguments.batch)]
-    if arguments.dynamic:  # also check a smaller size and a larger batch
+    sizes = [(size, arguments.batch)]
+    if arguments.dynamic:  # also compare a smaller size and a larger batch
         divisor = model.size_divisor
         smaller = [max(exportable.smallest, side * 3 // 4 // divisor * divisor) for side in size]
-        checks.append(((smaller[0], smaller[1]), arguments.batch + 1))
-    for sides, batch in checks:
-        for first in range(0, len(images), batch):
-            chosen = [images[(first + number) % len(images)] for number in range(batch)]
-            results.append(compare(exportable, function, fit_images(chosen, sides, model.exports_sizes)))
+        sizes.append(((smaller[0], smaller[1]), arguments.batch + 1))
+    batches = [
+        fit_images([images[(first + number) % len(images)] for number in range(batch)], sides, model.exports_sizes)
+        for sides, batch in sizes
+        for first in range(0, len(images), batch)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as folder:  # a failed export leaves no file
+        temporary = Path(folder) / out.name
+        kind.save(exportable, temporary)
+        parity = compare(model, kind.open(temporary, exportable), batches)
+        temporary.replace(out)
     shape = "any size" if arguments.dynamic else f"{arguments.batch} × {channels} × {size[0]} × {size[1]}"
     print(
         f"{out}: {arguments.format}, {shape}, {out.stat().st_size / 1e6:.1f} MB; largest differences from the model on "
-        f"{pluralize(len(images), 'image')}: {worst(results)}"
+        f"{pluralize(len(images), 'image')}: {parity}"
     )
+    if parity.agrees:
+        return 0
+    print(f"chordate export: {out} does not predict like the model: {parity}", file=sys.stderr)
+    return 1
 
 
 def example_photo() -> str:

@@ -80,8 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 1 if `check` finds that training would fail, 2 for an error that the user can fix
-        (reported in one line), 128 + n when ended by signal n (130 for Ctrl-C).
+        Exit status: 0 for success, 1 if the result of the command is not as it should be (`check` finds that training
+        would fail, an exported or converted file differs), 2 for an error that the user can fix (reported in one line),
+        128 + n when ended by signal n (130 for Ctrl-C).
     """
     top = parser()
     arguments = top.parse_args(argv)

@@ -37,6 +37,8 @@ class _Recorder(TorchDispatchMode):
         self._norm: nn.Module | None = None
         self._hooks: list[Any] = []
         for module in model.modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                continue  # its hooks read or change what folding would change; `weight_norm` is a hook, too
             if type(module) in CONVS:
                 self._hooks.append(module.register_forward_hook(self._after_conv))
             elif type(module) in NORMS and not module.training and module.running_mean is not None:
@@ -80,7 +82,7 @@ def fold_norms(model: Model) -> Model:
     """A copy of a model in evaluation mode, with BatchNorms folded into the convolutions before them.
 
     The norms are found by one prediction on a blank image, so they may be anywhere, including networks of other
-    libraries. Norms that do not directly follow a convolution remain.
+    libraries. Norms that do not directly follow a convolution remain, and so do layers with hooks.
     """
     model = copy.deepcopy(model).eval()
     height, width = (min(side, EXAMPLE_SIDE) for side in model.example_size)

@@ -1,36 +1,53 @@
-"""Compares the predictions of an exported model with those of the model itself."""
+"""Compares the predictions of an exported file with those of the model itself."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chordate.deployment.exportable import Exportable
 from chordate.deployment.formats import Function
-from chordate.structures import Batch, ImageInfo
+from chordate.model_contracts import Model
+from chordate.structures import Batch, Detections, ImageInfo
+
+TOLERANCE = 1e-3  # of numbers, and of the fraction of labels and mask pixels that differ
+RELATIVE_TOLERANCE = 1e-5  # added for each unit of a number: 0.01 pixels at x = 900
+DERIVED = ("areas",)  # of a PanopticMap: the numbers of pixels in `ids`, which are compared themselves
+NO_OBJECTS = "the model detects no objects there; name other images with --images"
 
 
 @dataclass
 class Parity:
-    """The differences between two lists of predictions.
+    """The differences between the predictions of a model and of a file, over images.
 
     Attributes:
-        differences: for each field that has the same shape in both predictions, the largest absolute difference; for
-            integer and bool fields, the fraction of elements that differ.
-        counts: total number of predicted objects of the model and of the file; None if predictions have no objects.
+        differences: the largest difference of each field of the predictions, see `difference`.
+        counts: for each image, the number of objects that the model and the file predict; empty if predictions have
+            no objects. Images with different numbers are left out of `differences`.
+        exceeding: the fields whose differences exceed the tolerance in an image.
     """
 
-    differences: dict[str, float]
-    counts: tuple[int, int] | None
+    differences: dict[str, float] = field(default_factory=dict)
+    counts: list[tuple[int, int]] = field(default_factory=list)
+    exceeding: set[str] = field(default_factory=set)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all differences are within the tolerance, and all images have the same number of objects."""
+        return not self.exceeding and all(ours == theirs for ours, theirs in self.counts)
 
     def __str__(self) -> str:
         parts = [f"{name} {value:.2g}" for name, value in self.differences.items()]
-        if self.counts is not None:
-            parts.append(f"{self.counts[1]} of {self.counts[0]} objects")
+        if self.counts:
+            ours, theirs = map(sum, zip(*self.counts))
+            unequal = sum(one != other for one, other in self.counts)
+            where = f" (different numbers in {unequal} of {len(self.counts)} images)" if unequal else ""
+            parts.append(f"{theirs} of {ours} objects{where}" if ours or theirs else NO_OBJECTS)
         return ", ".join(parts)
 
 
@@ -55,36 +72,47 @@ def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) ->
 
 
 @torch.no_grad()
-def compare(model: Exportable, run: Function, batch: Batch) -> Parity:
-    """Compare the predictions of `Model.predict` with the outputs of an exported file, for one batch on the CPU."""
-    expected = model.model.predict(batch)
-    outputs = run(batch.images, batch.sizes) if model.model.exports_sizes else run(batch.images)
-    predictions = model.model.from_tensors(outputs, batch)
-    differences: dict[str, float] = {}
-    has_objects = hasattr(expected[0], "__len__")
-    for one, other in zip(expected, predictions, strict=True):
-        for name, value in vars(one).items():
-            output = getattr(other, name)
-            if isinstance(value, Tensor) and value.shape == output.shape:
-                differences[name] = max(differences.get(name, 0.0), difference(value, output))
-    counts = (sum(map(len, expected)), sum(map(len, predictions))) if has_objects else None
-    return Parity(differences, counts)
+def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
+    """Compare the predictions of `Model.predict` with the outputs of an exported file, on the CPU."""
+    parity = Parity()
+    for batch in batches:
+        outputs = run(batch.images, batch.sizes) if model.exports_sizes else run(batch.images)
+        for ours, theirs in zip(model.predict(batch), model.from_tensors(outputs, batch), strict=True):
+            if hasattr(ours, "__len__"):
+                parity.counts.append((len(ours), len(theirs)))
+                if len(ours) != len(theirs):
+                    continue
+            theirs = paired(ours, theirs)
+            for name, value in vars(ours).items():
+                if isinstance(value, Tensor) and value.numel() and name not in DERIVED:
+                    amount, close = difference(value, getattr(theirs, name))
+                    so_far = parity.differences.get(name, 0.0)
+                    parity.differences[name] = max(so_far, amount, key=lambda one: (math.isnan(one), one))
+                    if not close:
+                        parity.exceeding.add(name)
+    return parity
 
 
-def difference(value: Tensor, other: Tensor) -> float:
-    """The largest absolute difference of two tensors; for integers and bools, the fraction of elements that differ."""
-    if not value.numel():
-        return 0.0
+def paired(ours: Any, theirs: Any) -> Any:
+    """Their detections in the order of ours: rounding may swap detections with almost equal scores."""
+    if not isinstance(ours, Detections) or not len(ours):
+        return theirs
+    distance = (ours.boxes[:, None] - theirs.boxes).abs().amax(-1)
+    order = distance.masked_fill(ours.labels[:, None] != theirs.labels, torch.inf).argmin(1)
+    return theirs[order] if len(order.unique()) == len(order) else theirs
+
+
+def difference(value: Tensor, other: Tensor | None) -> tuple[float, bool]:
+    """The difference of two tensors, and whether it is within the tolerance.
+
+    It is the largest absolute difference of floats (NaN if any of them is), the fraction of integers that differ, and
+    the fraction of bools that differ among those that are True in either tensor; infinite for different shapes.
+    """
+    if other is None or value.shape != other.shape:
+        return math.inf, False
     if value.is_floating_point():
-        return float((value - other).abs().max())
-    return float((value != other).double().mean())
-
-
-def worst(parities: Sequence[Parity]) -> Parity:
-    """The largest differences and the total counts of several comparisons."""
-    differences: dict[str, float] = {}
-    for name, value in (item for parity in parities for item in parity.differences.items()):
-        differences[name] = max(differences.get(name, 0.0), value)
-    counts = [parity.counts for parity in parities if parity.counts is not None]
-    total = sum(count[0] for count in counts), sum(count[1] for count in counts)
-    return Parity(differences, total if counts else None)
+        amount = (value - other).abs().masked_fill(value == other, 0)  # equal infinities differ by 0
+        return float(amount.amax()), bool((amount <= TOLERANCE + RELATIVE_TOLERANCE * value.abs()).all())
+    differing = int((value != other).sum())
+    total = int((value | other).sum()) if value.dtype == torch.bool else value.numel()
+    return differing / max(total, 1), differing <= TOLERANCE * total

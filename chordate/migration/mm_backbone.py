@@ -10,10 +10,10 @@ from typing import Any
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
 from chordate.migration.resnet_names import resnet_part
+from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES
 
 # Norms in Chordate, where `train.sync_bn` enables SyncBN.
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
-STRIDES = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that go with an output stride
 
 
@@ -108,10 +108,10 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
     contracts = contract and cfg.get("contract_dilation", False)
     cfg.ignore("contract_dilation")
     grid = cfg.get("multi_grid")
-    if strides not in STRIDES:
+    if strides not in OUTPUT_STRIDES:
         cfg.lose("strides", "the output stride is 32")
         return {}
-    stride = STRIDES[strides]
+    stride = OUTPUT_STRIDES[strides]
     part: dict[str, Any] = {"output_stride": stride} if stride != 32 else {}
     if grid:
         # OpenMMLab's multi_grid contains the dilations of c5's blocks; Chordate's has factors of c5's dilation, here 1.

@@ -61,6 +61,7 @@ def _box(model: Keys) -> dict[str, Any]:
     rois.ignore("num_stages")
     return {
         "type": "CascadeHead",
+        "averaged": "logits",
         "iou_thresholds": [stage["iou_threshold"] for stage in stages],
         "box_weights": [stage["box_weights"] for stage in stages],
         "stage": shared[0],

@@ -29,6 +29,7 @@ class AnchorGenerator(nn.Module):
             nominal stride. The two differ if the number of cells was rounded up, e.g. 13 cells of stride 64 for 800 px.
 
     Attributes:
+        sizes: the anchor sizes of each level.
         per_cell: number of anchors per cell.
 
     Raises:
@@ -58,7 +59,7 @@ class AnchorGenerator(nn.Module):
                 f"anchor sizes {list(sizes)} do not fit {len(strides)} feature maps (strides {list(strides)}): "
                 f"pass one entry per map, with the same number of sizes in each"
             )
-        self.strides = tuple(strides)
+        self.strides, self.sizes = tuple(strides), per_level
         self.rounded, self.stride_from_grid = rounded, stride_from_grid
         base = torch.tensor([[_centered(size, r) for size in level for r in ratios] for level in per_level])
         self.register_buffer("base", base.round() if rounded else base, persistent=False)

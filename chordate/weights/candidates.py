@@ -42,8 +42,8 @@ class Candidate:
         meta: classes and keypoints of the outputs, if known.
         has_names: whether the checkpoint contains the names of the classes, see `Format.has_names`.
         left_out: the checkpoint's names of tensors that are not in `state`.
-        conversion: the format that the state dict was converted from; None if it had the model's names.
         settings: settings that the weights were trained with, see `Format.settings`.
+        unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
 
     format: str
@@ -51,8 +51,8 @@ class Candidate:
     meta: DatasetMeta | None = None
     has_names: bool = False
     left_out: list[str] = field(default_factory=list)
-    conversion: Format | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    unsupported: list[str] = field(default_factory=list)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
@@ -98,8 +98,11 @@ def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
 def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
     try:
         meta = weights.meta or format.meta(state, model)
-        converted, settings = format.convert(state, model), format.settings(state)
-        return Candidate(format.library, converted, meta, format.has_names(state), conversion=format, settings=settings)
+        converted, has_names = format.convert(state, model), format.has_names(state)
+        settings, unsupported = format.settings(state), format.unsupported(state)
+        return Candidate(
+            format.library, converted, meta, has_names=has_names, settings=settings, unsupported=unsupported
+        )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(

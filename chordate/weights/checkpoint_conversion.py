@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 from chordate.errors import CheckpointError, unknown
 from chordate.failures import disk_error
 from chordate.model_contracts import Model
+from chordate.text import printable
 from chordate.weights.candidates import conversions, formats, without_prefixes
 from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
-from chordate.weights.find_weights import Weights
-from chordate.weights.formats.format import State
+from chordate.weights.find_weights import Weights, find_weights
+from chordate.weights.formats.format import Format, State
 
 OWN = "chordate"
 
@@ -27,21 +28,39 @@ def libraries() -> list[str]:
     return [OWN, *dict.fromkeys(format.library for format in formats())]
 
 
-def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
-    """The config of the network that has these weights, from the format that recognizes them.
+class Recognized(NamedTuple):
+    """The network of recognized weights.
 
-    Returns:
-        The name of a config, and overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+    Attributes:
+        name: name of a config.
+        overrides: overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+        format: the format that recognizes the weights.
+        state: the weights with the library's names, without the prefixes of wrappers.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    format: Format
+    state: State
+
+
+def recognize(weights: Weights) -> Recognized:
+    """Find the config of the network that has these weights, from the format that recognizes them.
 
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
     """
-    recognized: list[str] = []
+    empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
+    if empty is not None:  # its shape, of any size, would be part of the network
+        raise CheckpointError(
+            f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
+        )
+    libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):
         for format in formats(weights.contents):
             if not format.recognizes(state):
                 continue
-            recognized.append(format.library)
+            libraries.append(format.library)
             try:
                 named = format.config(state)
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -51,9 +70,16 @@ def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
                 ) from error
             if named:
                 name, overrides = named
-                return name, {**overrides, **{f"model.{key}": value for key, value in format.settings(state).items()}}
-    kind = OWN if weights.is_own else recognized[0] if recognized else "unnamed"
+                settings = {f"model.{key}": value for key, value in format.settings(state).items()}
+                return Recognized(name, {**overrides, **settings}, format, state)
+    kind = OWN if weights.is_own else libraries[0] if libraries else "unnamed"
     raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
+
+
+def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
+    """The name of the config of the network that has these weights, and overrides; see `recognize`."""
+    recognized = recognize(weights)
+    return recognized.name, recognized.overrides
 
 
 def restored(model: Model, library: str) -> dict[str, Any]:
@@ -75,8 +101,9 @@ def restored(model: Model, library: str) -> dict[str, Any]:
         except CheckpointError as error:
             reasons.append(str(error))
             continue
-        if format.recognizes(theirs) and any(_same(ours, state) for ours in conversions(format, theirs, model)):
-            return {format.wrapper: theirs} if format.wrapper else dict(theirs)
+        contents = format.checkpoint(theirs, model)
+        if _comes_back(contents, type(format), state, model):
+            return contents
         reasons.append(f"{type(format).__name__} would change its weights")
     raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")
 
@@ -111,6 +138,15 @@ def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
         if cause is None:
             raise
         raise CheckpointError(f"{path}: cannot be written ({cause.strerror or cause})") from error
+
+
+def _comes_back(contents: Mapping[str, Any], kind: type[Format], state: State, model: Model) -> bool:
+    """Whether a format recognizes the contents of a checkpoint, and converts them to `state`."""
+    weights = find_weights(contents)
+    reader = next(format for format in formats(weights.contents) if type(format) is kind)
+    return reader.recognizes(weights.state) and any(
+        _same(ours, state) for ours in conversions(reader, weights.state, model)
+    )
 
 
 def _same(ours: State, state: State) -> bool:

@@ -22,7 +22,8 @@ from chordate.errors import CheckpointError
 from chordate.failures import disk_error
 from chordate.text import file_stem, printable
 from chordate.weights.checkpoint_schema import checkpoint_meta
-from chordate.weights.checkpoint_sources import check_zip, read_state
+from chordate.weights.checkpoint_sources import read_state
+from chordate.weights.pickle_files import read_pickle_file
 
 logger = logging.getLogger("chordate")
 
@@ -217,12 +218,9 @@ def best_name(metric: str) -> str:
 
 
 def _iteration(path: Path) -> int | None:
-    """Read the number of completed iterations from a checkpoint, but not the weights; None if it is unreadable."""
+    """The number of completed iterations of a checkpoint; None if it is unreadable."""
     try:
-        if not path.is_file():
-            return None
-        check_zip(path)
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["train"]["iteration"])
+        return int(read_pickle_file(path)["train"]["iteration"]) if path.is_file() else None
     except Exception:  # the file is truncated, damaged, or from another library
         return None
 

@@ -1,17 +1,11 @@
 """Reads checkpoints from paths and URLs without running code from them."""
 
-import collections
 import hashlib
 import json
-import pickletools
 import re
-import struct
 import urllib.parse
 import urllib.request
-import warnings
-import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
@@ -22,12 +16,10 @@ from torch import Tensor
 from chordate.errors import NOT_REGULAR, CheckpointError, ConfigError, DownloadError, near_names, unknown
 from chordate.libraries import smp_encoders, timm_for
 from chordate.weights.checkpoint_schema import Contents
-from chordate.weights.plain_contents import PlainCopy
-from chordate.weights.restricted_pickle import TORCH_STARTS, read_pickle
+from chordate.weights.pickle_files import read_pickle_file
 
 _HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
 _MAX_HUB_CONFIG = 1_000_000  # bytes
-MAX_UNPACKED = 10  # limit on the unpacked bytes of a zip file per byte of the file
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
 
@@ -41,12 +33,12 @@ def read_state(source: str | Path) -> Contents:
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
             `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
-            `.safetensors`, written by `torch.save` (read with `weights_only=True`), or pickles of numpy arrays.
+            `.safetensors`, written by `torch.save`, or pickles of numpy arrays.
 
     Raises:
         DownloadError: a download failed.
-        CheckpointError: the file is missing, damaged or not a checkpoint, contains objects other than tensors and
-            plain Python values, or is a Chordate checkpoint that does not fit the schema.
+        CheckpointError: the file is missing, damaged or not a checkpoint, calls functions, or is a Chordate checkpoint
+            that does not fit the schema.
     """
     source = str(source)
     if source.startswith("timm://"):
@@ -64,7 +56,7 @@ def read_state(source: str | Path) -> Contents:
         raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
     if not path.is_file():
         raise CheckpointError(f"{path} {NOT_REGULAR}")
-    values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    values = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle_file(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} contains a {type(values).__name__}, not the dict of a checkpoint")
     return Contents(values, source)
@@ -185,89 +177,6 @@ def _read_hub_config(folder: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _read_torch(path: Path) -> Any:
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise CheckpointError(f"{path} is empty")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    is_zip = head.startswith(b"PK")
-    sizes = check_zip(path) if is_zip else []
-    if not is_zip and head[0] != 0x80:  # files of torch.save are zip files, or start with this byte of a pickle
-        raise CheckpointError(f"{path} is not a checkpoint: it starts with {head[:16]!r}")
-    if not is_zip and not head.startswith(TORCH_STARTS):
-        return read_pickle(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # every problem raises one of the errors below
-            # Storages of a mapped file cannot be larger than the file; torch.load trusts their sizes otherwise.
-            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except UnpicklingError as error:
-        if not is_zip and not _is_whole_pickle(path):
-            raise CheckpointError(f"{path} is truncated; copy or download it again") from error
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"contains more than tensors ({forbidden[1]})" if forbidden else "is a pickle of more than tensors"
-        raise CheckpointError(
-            f"{path} {what} and could run code, so it was not opened; save only its state_dict(), as .safetensors"
-        ) from error
-    except Exception as error:  # damaged files raise many types of errors
-        if isinstance(error, EOFError | IndexError | struct.error) or "unexpected EOF" in str(error):
-            raise CheckpointError(f"{path} is truncated; copy or download it again") from error
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
-    copy = PlainCopy(str(path), path.stat().st_size)
-    values = copy(contents)
-    if is_zip:
-        copy.check_storages(sizes)
-    return values
-
-
-def check_zip(path: Path) -> list[int]:
-    """Check the index, the sizes and the checksums of a checkpoint that is a zip file, since `torch.load` does not.
-
-    Returns:
-        The size in bytes of each nonempty member with a tensor, in the order of the file.
-
-    Raises:
-        CheckpointError: the file is truncated or damaged, or its members are larger than the file.
-    """
-    if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
-        raise CheckpointError(f"{path} is truncated; copy or download it again")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            packed = [member.filename for member in members if member.compress_type and "/data/" in member.filename]
-            size = sum(member.file_size for member in members)
-            if packed or len(set(names)) < len(names) or size > MAX_UNPACKED * path.stat().st_size:
-                raise CheckpointError(
-                    f"{path} is not a file of torch.save: its tensors are compressed, or it has two members of one "
-                    f"name, or members larger than the file"
-                )
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
-    except Exception as error:  # damaged files raise many types of errors
-        raise CheckpointError(f"{path} is damaged ({_first_line(error)}); copy or download it again") from error
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; copy or download it again")
-    members.sort(key=lambda member: member.header_offset)
-    return [member.file_size for member in members if "/data/" in member.filename and member.file_size]
-
-
-def _is_whole_pickle(path: Path) -> bool:
-    """Whether the pickles at the start of a file in torch's old format are complete; does not execute them."""
-    with path.open("rb") as file:
-        try:
-            for _ in range(4):  # torch's old format: magic number, protocol, system, and the state dict
-                collections.deque(pickletools.genops(file), maxlen=0)
-                if not file.peek(1):
-                    break
-        except ValueError:
-            return False
-    return True
 
 
 def _first_line(error: BaseException) -> str:

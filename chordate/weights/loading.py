@@ -27,7 +27,6 @@ from chordate.weights.numerics import (
     overrides,
     warn_about_normalization,
     warn_about_settings,
-    warn_about_stride,
 )
 from chordate.weights.state_dict_match import StateDictMatch, find_backbones, not_finite
 
@@ -68,9 +67,13 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and meta is not None:
         model.meta = meta
-    warn_about_stride(model, candidate.conversion)
     warn_about_settings(model, weights.source, candidate.settings)
     warn_about_normalization(model, weights.source)
+    is_backbone = isinstance(model, Backbone)
+    lost = [name for name in candidate.unsupported if name.startswith("backbone.") or not is_backbone]
+    if lost:
+        text = f"{weights.source}: Chordate has no counterpart of {', '.join(lost)}, so predictions are wrong"
+        warnings.warn(text, stacklevel=2)
     return LoadReport(
         source=weights.source,
         format=candidate.format,

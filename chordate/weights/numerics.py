@@ -13,27 +13,6 @@ from chordate.contracts import Backbone
 from chordate.libraries import timm_for
 from chordate.models.preprocess import Normalize
 from chordate.ops.norms import FOLDABLE
-from chordate.weights.formats.format import Format
-from chordate.weights.state_dict_match import find_backbones
-
-
-def warn_about_stride(model: nn.Module, format: Format | None) -> None:
-    """Warn if bottlenecks have the stride in the 1×1 convolution, but the weights need it in the 3×3 convolution."""
-    for _, backbone in find_backbones(model):
-        if format is not None and format.stride_in_3x3 and _has_stride_in_1x1(backbone):
-            warnings.warn(
-                f"{backbone.name}: {format.library} trained these weights with the stride in the 3×3 convolution; "
-                f'they are loaded, but features are wrong; set style="pytorch"',
-                stacklevel=3,
-            )
-
-
-def _has_stride_in_1x1(backbone: Backbone) -> bool:
-    """Whether a ResNet's bottlenecks have the stride in the first 1×1 convolution (He et al. 2016, style "caffe")."""
-    return any(
-        isinstance(part, nn.Conv2d) and name == "layer2.0.conv1" and (part.kernel_size, part.stride) == ((1, 1), (2, 2))
-        for name, part in backbone.named_modules()
-    )
 
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
@@ -55,20 +34,23 @@ def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
 def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `settings` that differ from the model, keyed by config key: `{"model.preprocess.bgr": True}`.
 
-    Settings that the model does not have are left out; a bare backbone has only the settings of the backbone.
+    Settings that the model does not have are left out: a bare backbone has only the settings of the backbone, and mean
+    and std of three channels do not apply to a model of other images.
     """
     is_backbone = isinstance(model, Backbone)
     differing = {}
     for name, value in settings.items():
         if is_backbone and not name.startswith("backbone."):
             continue
-        setting = _read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        setting = read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        if isinstance(setting, Tensor):
+            setting = setting.flatten().tolist() if setting.numel() == len(value) else None
         if setting is not None and not _equal(setting, value):
             differing[f"model.{name}"] = value
     return differing
 
 
-def _read_setting(model: nn.Module, name: str) -> Any:
+def read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
     RoIAlign's settings are read from a head's pooler, pooling settings from its ASPP, and the epsilon of the norms from
@@ -88,8 +70,6 @@ def _read_setting(model: nn.Module, name: str) -> Any:
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, Tensor):
-        ours = ours.flatten().tolist()
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
     return math.isclose(ours, theirs, rel_tol=1e-4) if isinstance(theirs, float) else bool(ours == theirs)

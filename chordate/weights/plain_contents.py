@@ -1,21 +1,22 @@
-"""Copies the result of `torch.load` to plain dicts, lists and tensors, within limits on depth, number and memory."""
+"""Copies the contents of a pickle to plain dicts, lists and tensors, within limits on depth, number and memory."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chordate.errors import CheckpointError
 from chordate.text import printable
+from chordate.weights.restricted_pickle import Unread
 
 MAX_CHECKPOINT_DEPTH = 32  # limit on the levels of nested dicts and lists; our own checkpoints have 7
 MAX_REPEATED = 100_000  # limit on values in repeated dicts and lists; nested repetitions multiply, even in a small file
 MAX_COPIES = 4  # limit on tensor bytes per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool}
     | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 )
@@ -25,45 +26,37 @@ def is_dense(tensor: Tensor) -> bool:
     """Whether a tensor is an array of numbers in memory: not sparse, nested, quantized or on the meta device, and not
     of a packed data type."""
     is_array = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
-    return is_array and tensor.dtype in _DTYPES
+    return is_array and tensor.dtype in DTYPES
 
 
 class PlainCopy:
-    """Copies the contents of one checkpoint.
-
-    A pickle can give objects attributes that hide their methods (`items` of an OrderedDict, `numel` of a Tensor); the
-    copies do not have them. Tensors that are not dense are not copied.
+    """Copies the contents of one checkpoint. Objects become their values: tensors, numbers or None.
 
     Args:
         source: path of the checkpoint, for messages.
         size: size of the file in bytes.
+
+    Attributes:
+        num_tensors: number of tensors that have been copied.
     """
 
     def __init__(self, source: str, size: int):
         self.source = source
         self._bytes, self._repeated = MAX_COPIES * size + SPARE_BYTES, 0
         self._seen: set[int] = set()
-        self._storages: dict[int, int] = {}
-
-    def check_storages(self, sizes: list[int]) -> None:
-        """Check the sizes of the storages that have been copied against the members of the zip file.
-
-        Args:
-            sizes: number of bytes of the members with tensors, in the order of the file.
-
-        Raises:
-            CheckpointError: a storage is larger or smaller than its member, or has no member.
-        """
-        claimed = [size for _, size in sorted(self._storages.items()) if size]
-        if len(claimed) > len(sizes) or (len(claimed) == len(sizes) and claimed != sizes):
-            raise CheckpointError(f"{self.source} is damaged: the sizes of its tensors and of its zip members differ")
+        self.num_tensors = 0
 
     def __call__(self, value: Any, path: tuple[Any, ...] = ()) -> Any:
         """Copy a value; `path` consists of the keys that lead to the value.
 
         Raises:
-            CheckpointError: the contents exceed a limit.
+            CheckpointError: the contents exceed a limit, or an object is damaged.
         """
+        if isinstance(value, Unread):
+            try:
+                value = value.value()
+            except ValueError as error:
+                raise CheckpointError(f"{self.source}: {_name(path)} cannot be read: {error}") from error
         if isinstance(value, dict | list | tuple):
             if id(value) in self._seen:
                 self._repeated += len(value)
@@ -74,23 +67,25 @@ class PlainCopy:
                     f"nested more than {MAX_CHECKPOINT_DEPTH} levels deep"
                 )
         if isinstance(value, dict):
-            return {key: self(item, (*path, key)) for key, item in dict.items(value)}
+            return {key: self(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
             items = [self(item, (*path, index)) for index, item in enumerate(value)]
             return tuple(items) if isinstance(value, tuple) else items
-        return self._tensor(value, path) if type(value) in (Tensor, nn.Parameter) else value
+        return self._tensor(value, path) if isinstance(value, Tensor) else value
 
-    def _tensor(self, value: Tensor, path: tuple[Any, ...]) -> Tensor:
-        tensor = Tensor.detach(value)
+    def _tensor(self, tensor: Tensor, path: tuple[Any, ...]) -> Tensor:
+        self.num_tensors += 1
         if not is_dense(tensor):
             return tensor
-        claimed, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
-        self._storages[storage.data_ptr()] = storage.nbytes()
+        claimed = tensor.numel() * tensor.element_size()
         self._bytes -= claimed
         if self._bytes < 0:
-            name, shape = printable(".".join(map(str, path)), 160), list(tensor.shape)
             raise CheckpointError(
-                f"{self.source}: {name} {shape} claims {claimed:,} bytes, far more than the file has; save a "
-                f"contiguous copy of the tensor"
+                f"{self.source}: {_name(path)} {list(tensor.shape)} claims {claimed:,} bytes, far more than the file "
+                f"has; save a contiguous copy of the tensor"
             )
         return tensor.clone()
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return printable(".".join(map(str, path)), 160)

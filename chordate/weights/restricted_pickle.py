@@ -1,157 +1,290 @@
-"""Reads pickles of numpy arrays, such as Detectron2's `.pkl` files, without importing or calling anything in them.
+"""Reads pickles without importing or calling anything in them.
 
-The names of numpy's functions in a pickle stand for classes of this module that only keep their arguments. Every other
-name is refused.
+A pickle is a program: its opcodes put values on a stack and combine them. `Unpickler` executes the opcodes for numbers,
+text, bytes, dicts, lists and tuples. Classes and functions are only names here: a few of them are replaced by functions
+of this package, other calls are refused, and objects of other classes have no value.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import pickle
 import pickletools
-import warnings
-from collections import OrderedDict
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from chordate.errors import CheckpointError
 from chordate.text import printable
-from chordate.weights.plain_contents import PlainCopy
 
-# Files in torch.save's old format start with one of these pickles of the magic number.
-TORCH_STARTS = tuple(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=protocol) for protocol in range(2, 6))
-MAX_BYTES = 8 << 30
-MAX_OPCODES = 2_000_000  # Detectron2's largest file has about 20,000
-_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # as in the pickles of numpy.dtype
+MAX_OPCODES = 5_000_000  # limit per pickle; a large model with the state of its optimizer has 100,000
+MAX_DIMENSIONS = 64  # limit on the dimensions of tensors and arrays, as in numpy and PyTorch
+_PAIR = 8  # bytes that an item of a dict has in a file, at least
+# Opcodes that put their argument on the stack. Integers of unlimited length are not among them.
+_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+_TEXTS = ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_ARGUMENTS = frozenset({*_NUMBERS, *_TEXTS, *_BYTES})
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+# Calls of the standard library whose results are not read.
+_WITHOUT_VALUE = frozenset(
+    {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex", "slice")}
+    | {f"pathlib.{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")}
+    | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
+    | {"collections.deque", "functools.partial", "torch.device"}
+)
 
-# The opcodes of pickles of protocols 2 … 5 for numbers, text, bytes, dicts, lists and tuples, and for objects, which
-# `find_class` restricts. Not among them: objects by other opcodes, persistent ids, and integers of unlimited length.
-_NAMES = """
-PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
-BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
-EMPTY_DICT DICT SETITEM SETITEMS EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
-BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
-"""
-_OPCODES = frozenset(_NAMES.split())
 
+class Unread:
+    """A class or function, which is not imported, or an object of such a class. It has no value.
 
-def read_pickle(path: Path) -> Any:
-    """Read a pickle of nested dicts, lists, text, numbers and numpy arrays, which become tensors.
-
-    Raises:
-        CheckpointError: the file is truncated or too large, or contains other objects.
+    Args:
+        name: module and name of the class or function.
     """
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise CheckpointError(f"{path} has {size:,} bytes, more than a checkpoint may have ({MAX_BYTES:,})")
-    data = path.read_bytes()
-    _check_opcodes(data, path)
-    try:
-        values = _Unpickler(io.BytesIO(data), path).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # damaged files raise many types of errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {printable(reason)}") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns that these tensors are not writable; they are copied
-        return _Copy(str(path), size)(values)
 
+    def __init__(self, name: str):
+        self.name = name
 
-def _check_opcodes(data: bytes, path: Path) -> None:
-    """Check that a pickle is complete, and has only opcodes for plain values and numpy arrays; executes nothing.
-
-    Raises:
-        CheckpointError: the pickle is incomplete, or has other opcodes.
-    """
-    memo = 0
-    try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if opcode.name not in _OPCODES:
-                raise _forbidden(path, f"opcode {opcode.name}")
-            memo += opcode.name == "MEMOIZE"
-            slot = argument if argument is not None and opcode.name in ("BINPUT", "LONG_BINPUT") else 0
-            if count > MAX_OPCODES or slot > count + memo:
-                raise CheckpointError(f"{path} is not a checkpoint: its pickle has too many values")
-    except ValueError as error:
-        raise CheckpointError(f"{path} is truncated; copy or download it again") from error
-
-
-def _forbidden(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} contains more than tensors ({printable(what, 100)}) and could run code, so it was not opened; save "
-        f"only its state_dict(), as .safetensors"
-    )
-
-
-class _Array:
-    """A numpy array: keeps the state that numpy's own `__setstate__` would receive."""
-
-    def __init__(self, *_: Any):
-        self.state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state if isinstance(state, tuple) else ()
-
-    def tensor(self) -> torch.Tensor:
-        """A tensor that shares memory with the pickle.
-
-        Raises:
-            ValueError: the state is invalid, or the elements are not numbers.
-        """
-        _, shape, dtype, fortran, data = self.state
-        sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-        data = _as_bytes(data)
-        if not sides or not isinstance(dtype, _DType) or math.prod(shape) * dtype.numpy().itemsize != len(data):
-            raise ValueError("an array's size differs from its bytes")
-        flat = np.frombuffer(data, dtype.numpy()) if data else np.zeros(0, dtype.numpy())
-        return torch.from_numpy(flat.reshape(shape, order="F" if fortran is True else "C"))
-
-
-class _DType:
-    """A numpy.dtype: keeps its name and byte order."""
-
-    def __init__(self, name: Any = "", *_: Any):
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1] if isinstance(state, tuple) and len(state) > 1 else ""
-
-    def numpy(self) -> np.dtype[Any]:
-        if self.name not in _DTYPES or self.order not in ("<", "|", "="):
-            raise ValueError(f"arrays of {f'{self.order}{self.name}'!r:.40} are not tensors of numbers")
-        return np.dtype(f"{self.order}{self.name}")
-
-
-class _Scalar:
-    """A numpy scalar."""
-
-    def __init__(self, dtype: Any = None, data: Any = b"", *_: Any):
-        self.dtype, self.data = dtype, data
+    def build(self, state: Any) -> None:
+        """Receive the state that `__setstate__` would receive."""
 
     def value(self) -> Any:
-        data = _as_bytes(self.data)
-        if not isinstance(self.dtype, _DType) or self.dtype.numpy().itemsize != len(data):
-            raise ValueError("a number's size differs from its bytes")
-        return np.frombuffer(data, self.dtype.numpy())[0].item()
+        """The plain value or tensor of the object; None if it is not read.
+
+        Raises:
+            ValueError: the pickle gave the object invalid arguments.
+        """
+        return None
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
-    array.state = (1, shape, dtype, order == "F", data)
-    return array
+class Unpickler:
+    """Reads one pickle.
+
+    Args:
+        file: file at the position where the pickle starts.
+        source: path, for messages.
+        size: size of the file in bytes. Calls may receive and create at most twice as much.
+        calls: functions that are called in place of those with these names.
+        load_storage: returns the object for a persistent id.
+
+    Attributes:
+        unread: name of the first class whose object has no value; None if all objects have values.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        source: str,
+        size: int,
+        calls: Mapping[str, Callable[..., Any]],
+        load_storage: Callable[[Any], Any] | None = None,
+    ):
+        self._file, self._source, self._budget, self._load_storage = file, source, 2 * size, load_storage
+        self._calls: dict[str, Callable[..., Any]] = {
+            "collections.OrderedDict": self._dict,
+            "collections.Counter": self._dict,
+            "collections.defaultdict": lambda factory=None, items=(): self._dict(items),
+            "builtins.getattr": _attribute,  # a method, as in MMEngine's HistoryBuffer
+            "__builtin__.getattr": _attribute,
+            "_codecs.encode": self._encode,  # bytes in pickles of protocol 2
+            **{
+                f"{module}.{name}": self._encode
+                for module in ("builtins", "__builtin__")
+                for name in ("bytes", "bytearray")
+            },
+            **calls,
+        }
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self.unread: str | None = None
+
+    def load(self) -> Any:
+        """Execute the opcodes up to the end of the pickle.
+
+        Raises:
+            CheckpointError: the pickle is truncated, too long, or calls a function that is not known.
+            Exception: the pickle is damaged; there are many types of errors.
+        """
+        for name, argument in self._opcodes():
+            if name in _ARGUMENTS:
+                self._stack.append(argument)
+            elif name in _CONSTANTS:
+                self._stack.append(_CONSTANTS[name])
+            elif name in _OPERATIONS:
+                _OPERATIONS[name](self, argument)
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                raise forbidden(self._source, f"opcode {name}")
+        return self._stack.pop()
+
+    def _opcodes(self) -> Iterator[tuple[str, Any]]:
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(self._file)):
+                if count > MAX_OPCODES:
+                    raise CheckpointError(f"{self._source} is not a checkpoint: its pickle has too many values")
+                yield opcode.name, argument
+        except ValueError as error:
+            raise CheckpointError(f"{self._source} is truncated; copy or download it again") from error
+
+    def _spend(self, amount: int) -> None:
+        self._budget -= amount
+        if self._budget < 0:
+            raise CheckpointError(f"{self._source} is not a checkpoint: its pickle creates more data than the file has")
+
+    # --- functions in place of those of the standard library -----------------------------------------------------
+
+    def _dict(self, items: Any = ()) -> dict[Any, Any]:
+        pairs = items.items() if isinstance(items, dict) else items
+        self._spend(_PAIR * len(pairs))
+        result: dict[Any, Any] = {}
+        for key, value in pairs:
+            _set(result, key, value)
+        return result
+
+    def _encode(self, text: str | bytes = "", *_: Any) -> bytes:
+        self._spend(len(text))
+        return as_bytes(text)
+
+    # --- opcodes -------------------------------------------------------------------------------------------------
+
+    def _mark(self, _: Any) -> None:
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def _marked(self) -> list[Any]:
+        """Remove the items since the last mark from the stack."""
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _pop(self, _: Any) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._marked()
+
+    def _list(self, _: Any) -> None:
+        items = self._marked()
+        self._stack.append(items)
+
+    def _tuple(self, _: Any) -> None:
+        items = self._marked()
+        self._stack.append(tuple(items))
+
+    def _short_tuple(self, length: int) -> None:
+        items = tuple(self._stack[-length:])
+        if len(items) < length:
+            raise IndexError("a tuple has too few items")
+        del self._stack[-length:]
+        self._stack.append(items)
+
+    def _frozenset(self, _: Any) -> None:
+        self._marked()
+        self._stack.append(Unread("builtins.frozenset"))
+
+    def _append(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], Unread):
+            list.extend(self._stack[-1], items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(self._stack[-1], key, value)
+
+    def _new_dict(self, _: Any) -> None:
+        items = self._marked()
+        self._stack.append({})
+        self._set_items(items)
+
+    def _setitem(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        _set(self._stack[-1], key, value)
+
+    def _put(self, slot: int | None) -> None:
+        self._memo[len(self._memo) if slot is None else slot] = self._stack[-1]
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(Unread(f"{module:.100}.{name:.100}"))
+
+    def _reduce(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        name = function.name if isinstance(function, Unread) else type(function).__name__
+        self._spend(len(arguments))
+        if name in self._calls:
+            self._stack.append(self._calls[name](*arguments))
+        elif name in _WITHOUT_VALUE:
+            self._stack.append(Unread(name))
+        else:
+            raise forbidden(self._source, name)
+
+    def _new_object(self, arguments: int) -> None:
+        """Put an object on the stack, in place of its class and of this number of arguments."""
+        del self._stack[-arguments:]
+        name = self._stack.pop().name
+        self.unread = self.unread or name
+        self._stack.append(Unread(name))
+
+    def _build(self, _: Any) -> None:
+        state = self._stack.pop()
+        if isinstance(self._stack[-1], Unread):
+            self._stack[-1].build(state)
+
+    def _persistent(self, _: Any) -> None:
+        if self._load_storage is None:
+            raise forbidden(self._source, "opcode BINPERSID")
+        self._stack.append(self._load_storage(self._stack.pop()))
 
 
-def _encode(text: Any = b"", *_: Any) -> bytes:
-    return _as_bytes(text)
+_OPERATIONS: dict[str, Callable[[Unpickler, Any], Any]] = {
+    "MARK": Unpickler._mark,
+    "POP": Unpickler._pop,
+    "POP_MARK": lambda machine, _: machine._marked(),
+    "DUP": lambda machine, _: machine._stack.append(machine._stack[-1]),
+    "EMPTY_DICT": lambda machine, _: machine._stack.append({}),
+    "EMPTY_LIST": lambda machine, _: machine._stack.append([]),
+    "EMPTY_SET": lambda machine, _: machine._stack.append(Unread("builtins.set")),
+    "FROZENSET": Unpickler._frozenset,
+    "ADDITEMS": lambda machine, _: machine._marked(),
+    "DICT": Unpickler._new_dict,
+    "LIST": Unpickler._list,
+    "TUPLE": Unpickler._tuple,
+    "TUPLE1": lambda machine, _: machine._short_tuple(1),
+    "TUPLE2": lambda machine, _: machine._short_tuple(2),
+    "TUPLE3": lambda machine, _: machine._short_tuple(3),
+    "APPEND": lambda machine, _: machine._append([machine._stack.pop()]),
+    "APPENDS": lambda machine, _: machine._append(machine._marked()),
+    "SETITEM": Unpickler._setitem,
+    "SETITEMS": lambda machine, _: machine._set_items(machine._marked()),
+    "BINPUT": Unpickler._put,
+    "LONG_BINPUT": Unpickler._put,
+    "MEMOIZE": Unpickler._put,
+    "BINGET": lambda machine, slot: machine._stack.append(machine._memo[slot]),
+    "LONG_BINGET": lambda machine, slot: machine._stack.append(machine._memo[slot]),
+    "GLOBAL": lambda machine, name: machine._stack.append(Unread(name.replace(" ", "."))),
+    "STACK_GLOBAL": Unpickler._stack_global,
+    "REDUCE": Unpickler._reduce,
+    "NEWOBJ": lambda machine, _: machine._new_object(1),
+    "NEWOBJ_EX": lambda machine, _: machine._new_object(2),
+    "BUILD": Unpickler._build,
+    "BINPERSID": Unpickler._persistent,
+}
 
 
-def _as_bytes(data: Any) -> bytes:
-    """Bytes as they are; text of Python 2 as bytes."""
+def _attribute(owner: Any, name: Any) -> Unread:
+    return Unread(f"{owner.name:.100}.{name:.100}")
+
+
+def _set(target: Any, key: Any, value: Any) -> None:
+    """Set an item of a dict. Objects without a value have no items, and are no keys."""
+    if isinstance(target, Unread) or isinstance(key, Unread | tuple):
+        return
+    if isinstance(key, int) and key.bit_length() > 63:  # such keys can all have the same hash, and take a long time
+        raise ValueError("a key of a dict is too large")
+    dict.__setitem__(target, key, value)
+
+
+def as_bytes(data: Any) -> bytes:
+    """Bytes as they are; text of Python 2 as bytes.
+
+    Raises:
+        ValueError: `data` is neither.
+    """
     if isinstance(data, str):
         return data.encode("latin1")
     if not isinstance(data, bytes | bytearray):
@@ -159,46 +292,9 @@ def _as_bytes(data: Any) -> bytes:
     return bytes(data)
 
 
-class _ArrayType:
-    """numpy.ndarray, an argument of `_reconstruct`; pickles do not call it."""
-
-    def __init__(self, *_: Any):
-        raise ValueError("numpy.ndarray cannot be called")
-
-
-_CLASSES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ArrayType,
-    ("numpy", "dtype"): _DType,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,  # bytes in pickles of protocol 2
-    ("__builtin__", "bytes"): _encode,  # empty bytes in pickles of protocol 2
-}
-for _core in ("numpy.core", "numpy._core"):  # the name before and since numpy 2
-    _CLASSES |= {(f"{_core}.multiarray", "_reconstruct"): _Array, (f"{_core}.multiarray", "scalar"): _Scalar}
-    _CLASSES[f"{_core}.numeric", "_frombuffer"] = _from_buffer
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, path: Path):
-        super().__init__(file, fix_imports=False, encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _CLASSES:
-            raise _forbidden(self._path, f"{module}.{name}")
-        return _CLASSES[module, name]
-
-
-class _Copy(PlainCopy):
-    """Copies the contents of a pickle, with arrays as tensors."""
-
-    def __call__(self, value: Any, path: tuple[Any, ...] = ()) -> Any:
-        try:
-            if isinstance(value, _Array):
-                return self._tensor(value.tensor(), path)
-            if isinstance(value, _Scalar):
-                return value.value()
-        except ValueError as error:
-            name = printable(".".join(map(str, path)), 160)
-            raise CheckpointError(f"{self.source}: {name} cannot be read: {error}") from error
-        return super().__call__(value, path)
+def forbidden(source: str, what: str) -> CheckpointError:
+    """The error for a pickle that calls a function, or has no tensors, only objects."""
+    return CheckpointError(
+        f"{source} contains more than tensors ({printable(what, 100)}) and could run code, so it was not opened; save "
+        f"only its state_dict(), as .safetensors"
+    )

@@ -1,4 +1,4 @@
-"""A tiny task, and datasets and metrics each of which violates its contract in one way."""
+"""A tiny task, and custom datasets and metrics that each violate their contract in one way."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any

@@ -1,7 +1,7 @@
 """Compares random models of Detectron2 with the models that `chordate convert` makes of their checkpoints.
 
 Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [FAMILY …]`. Prints a table in
-Markdown. Everything is computed in float64: in float32, even one library differs from itself in another memory format.
+Markdown. Everything is computed in float64: in float32, even one library's outputs differ between memory formats.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from differences import Difference, Level, compare_detections, compare_levels, merge, our_levels
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, read_image
+from torchvision.transforms.v2.functional import resize
 
 import chordate
 from chordate.cli.main import main as run_command
@@ -24,7 +27,7 @@ from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.transforms import ResizeShortestEdge
 from chordate.models.semantic_segmenter import SemanticSegmenter
 from chordate.models.two_stage import TwoStageDetector
-from chordate.structures import Batch, Detections, ImageInfo, PanopticMap
+from chordate.structures import Batch, ImageInfo, PanopticMap
 
 warnings.filterwarnings("ignore")
 IMAGES = 2
@@ -35,9 +38,8 @@ TORCHVISION = [
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of C4, whose heads are slow in float64
-CROP = (256, 256)  # height and width in pixels of the images for semantic segmentation
-POOLING = (8, 8)  # feature-map cells of the windows that ASPP averages: crops of 128×128 pixels, at stride 16
-CROPPED = ["INPUT.CROP.SIZE", [128, 128], "MODEL.RESNETS.DEPTH", 50]
+CROP = (512, 1024)  # height and width in pixels of the images for DeepLab: its training crops, which ASPP pools
+DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
 # Detectron2's config and options, keyed by the name in the table.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
@@ -52,28 +54,10 @@ FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "RetinaNet": ("COCO-Detection/retinanet_R_50_FPN_1x", []),
     "Mask R-CNN FPN, SyncBN": ("Misc/mask_rcnn_R_50_FPN_3x_syncbn", []),
     "Panoptic FPN": ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", []),
-    "DeepLab v3": ("deeplab_v3_R_103_os16_mg124_poly_90k_bs16", CROPPED),
-    "DeepLab v3+": ("deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16", CROPPED),
+    "DeepLab v3": ("deeplab_v3_R_103_os16_mg124_poly_90k_bs16", DEEPLAB),
+    "DeepLab v3+": ("deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16", DEEPLAB),
     "Faster R-CNN FPN, torchvision's ResNet": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", TORCHVISION),
 }
-
-
-class Difference(NamedTuple):
-    """Differences between the predictions of two libraries on several images.
-
-    Attributes:
-        count: number of Detectron2's detections, segments, or pixels of semantic maps.
-        matched: number of these that our predictions match: detections within 1e-2 pixels and 1e-4 in score, segments
-            with an IoU above 0.99, pixels of the same class; -1 if the numbers of detections or segments differ.
-        box, score: largest differences between matched detections, in pixels and in score.
-        other: description of the differences of masks and keypoints.
-    """
-
-    count: int
-    matched: int
-    box: float
-    score: float
-    other: str = ""
 
 
 def compare(name: str, images: list[Path]) -> Difference:
@@ -81,11 +65,12 @@ def compare(name: str, images: list[Path]) -> Difference:
     from detectron2_models import config, float64, predict, random_model
 
     pixels, sizes = [], []
-    for path in images:
+    for path in images[:1] if name.startswith("DeepLab") else images:
         image = read_image(str(path), ImageReadMode.RGB)
-        pixels.append(ResizeShortestEdge(SIZE)({"image": chordate_image(image)})["image"])
         if name.startswith("DeepLab"):
-            pixels[-1] = pixels[-1][:, : CROP[0], : CROP[1]]
+            pixels.append(resize(image, CROP))
+        else:
+            pixels.append(ResizeShortestEdge(SIZE)({"image": tv_tensors.Image(image)})["image"])
         if name.startswith(("DeepLab", "Panoptic")):
             image = pixels[-1]  # at the original size, Detectron2 would resize the logits twice
         sizes.append(tuple(image.shape[-2:]))
@@ -96,21 +81,38 @@ def compare(name: str, images: list[Path]) -> Difference:
         ours = converted(theirs, Path(folder))
     if isinstance(ours, TwoStageDetector):
         ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
-    elif isinstance(ours, SemanticSegmenter):
-        assert ours.head.aspp.pooling_size == (32, 64)  # for Detectron2's training crops of 512×1024, at stride 16
-        ours.head.aspp.pooling_size = POOLING
+    semantic = isinstance(ours, SemanticSegmenter)
     with float64():
         expected = predict(theirs.double(), cfg, pixels, sizes)
-    found = []
-    for image, size in zip(pixels, sizes):
-        found += ours.predict(as_batch(image, size, ours.size_divisor))
-    return merge([compare_image(mine, their) for mine, their in zip(found, expected)])
+        levels = [None if semantic else their_levels(theirs, cfg, image) for image in pixels]
+    parts = []
+    for image, size, prediction, own in zip(pixels, sizes, expected, levels):
+        batch = as_batch(image, size, ours.size_divisor)
+        part = compare_image(ours.predict(batch)[0], prediction)
+        parts.append(part if own is None else part._replace(levels=compare_levels(our_levels(ours, batch), own)))
+    return merge(parts)
 
 
-def chordate_image(image: Tensor) -> Any:
-    from torchvision.tv_tensors import Image
+@torch.no_grad()
+def their_levels(model: Any, cfg: Any, image: Tensor) -> list[Level]:
+    """The levels of a model of Detectron2 with an RPN or a RetinaNet head."""
+    from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 
-    return Image(image)
+    pixels = image.flip(0) if cfg.INPUT.FORMAT == "BGR" else image
+    maps = model.backbone(model.preprocess_image([{"image": pixels.double()}]).tensor)
+    if hasattr(model, "proposal_generator"):
+        part, classes = model.proposal_generator, 1
+        names, head = part.in_features, part.rpn_head
+    else:
+        part, classes = model, model.num_classes
+        names, head = part.head_in_features, part.head
+    features = [maps[name] for name in names]
+    levels = []
+    for x, anchors, logits, deltas in zip(features, part.anchor_generator(features), *head(features)):
+        own = permute_to_N_HWA_K(deltas, 4)[0]
+        boxes = part.box2box_transform.apply_deltas(own, anchors.tensor.to(own.dtype))
+        levels.append(Level(x, anchors.tensor, permute_to_N_HWA_K(logits, classes)[0], boxes))
+    return levels
 
 
 def converted(theirs: Any, folder: Path) -> Any:
@@ -141,8 +143,10 @@ def compare_image(ours: Any, theirs: Any) -> Difference:
         return compare_segments(ours, *theirs["panoptic_seg"])
     if "sem_seg" in theirs:
         same = int((ours.labels == theirs["sem_seg"].argmax(0)).sum())
-        return Difference(ours.labels.numel(), same, 0.0, 0.0, f"{ours.labels.unique().numel()} classes")
-    return compare_detections(ours, theirs["instances"])
+        return Difference(ours.labels.numel(), same)
+    found = theirs["instances"]
+    optional = [getattr(found, name) if found.has(name) else None for name in ("pred_masks", "pred_keypoints")]
+    return compare_detections(ours, found.pred_boxes.tensor, found.scores, found.pred_classes, *optional)
 
 
 def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, Any]]) -> Difference:
@@ -154,45 +158,17 @@ def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, An
         masks = [ours.ids == number + 1 for number in torch.nonzero(ours.labels == label).flatten().tolist()]
         matched += any(float((theirs & mask).sum() / (theirs | mask).sum()) > 0.99 for mask in masks)
     same = len(segments) == len(ours)
-    return Difference(len(segments), matched if same else -1, 0.0, 0.0, f"{len(segments)} segments")
-
-
-def compare_detections(ours: Detections, theirs: Any) -> Difference:
-    """Match each of their detections to ours with the same class and the nearest box."""
-    boxes, scores, labels = theirs.pred_boxes.tensor, theirs.scores, theirs.pred_classes
-    distance = (boxes[:, None] - ours.boxes[None]).abs().amax(-1)
-    distance = torch.where(labels[:, None] == ours.labels[None], distance, torch.inf)
-    box, index = distance.min(dim=1)
-    score = (ours.scores[index] - scores).abs()
-    same = (box < 1e-2) & (score < 1e-4)
-    other = []
-    if theirs.has("pred_masks"):
-        differing = (ours.masks[index].bool() != theirs.pred_masks)[same]
-        other.append(f"{int(differing.sum())} of {int(theirs.pred_masks[same].sum())} mask pixels differ")
-    if theirs.has("pred_keypoints"):
-        distance = (ours.keypoints[index] - theirs.pred_keypoints)[same, :, :2].abs().amax(-1)  # scores differ in kind
-        other.append(f"{int((distance > 1e-2).sum())} of {distance.numel()} keypoints differ")
-    matched = int(same.sum()) if len(ours) == len(theirs) else -1
-    return Difference(len(theirs), matched, float(box[same].max()), float(score[same].max()), ", ".join(other))
-
-
-def merge(parts: list[Difference]) -> Difference:
-    counts, matched, boxes, scores, others = zip(*parts)
-    return Difference(sum(counts), sum(matched), max(boxes), max(scores), "; ".join(filter(None, others)))
+    return Difference(len(segments), matched if same else -1)
 
 
 def main() -> None:
     root = Path(__file__).parents[2].parent / "shared/data/coco-mini/val2017"
     images = sorted(Path(sys.argv[1] if len(sys.argv) > 1 and Path(sys.argv[1]).is_dir() else root).glob("*.jpg"))
     names = [name for name in sys.argv[1:] if not Path(name).is_dir()] or list(FAMILIES)
-    print("| Detectron2's model | detections | the same | boxes / px | scores | masks, keypoints |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| Detectron2's model | compared | the same | boxes / px | scores | levels | masks, keypoints |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for name in names:
-        found = compare(name, images[:IMAGES])
-        print(
-            f"| {name} | {found.count} | {found.matched} | {found.box:.1e} | {found.score:.1e} | {found.other} |",
-            flush=True,
-        )
+        print(f"| {name} | {compare(name, images[:IMAGES]).row()} |", flush=True)
 
 
 if __name__ == "__main__":

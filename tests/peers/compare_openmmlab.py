@@ -16,13 +16,24 @@ from typing import Any
 
 import mmcv_ops_stub  # noqa: F401
 import torch
+from differences import (
+    DEVIATIONS,
+    Difference,
+    Level,
+    compare_detections,
+    compare_levels,
+    deviation,
+    our_levels,
+)
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 import chordate
+from chordate.config import load_config
+from chordate.migration.checkpoint_config import checkpoint_config
 from chordate.structures import Batch, ImageInfo
-from chordate.weights.checkpoint_conversion import recognized_config, restored
+from chordate.weights.checkpoint_conversion import restored
 from chordate.weights.find_weights import find_weights
 
 warnings.filterwarnings("ignore")
@@ -54,13 +65,7 @@ CONFIGS = {
         "pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024",
         "sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024",
     ],
-    "mmpretrain": ["resnet/resnet50_8xb32_in1k", "resnet/resnetv1c50_8xb32_in1k"],
-}
-FCN = {
-    "type": "SemanticSegmenter",
-    "backbone": {"type": "resnet50c", "out": ["c4", "c5"], "output_stride": 8},
-    "head": {"type": "FCNHead", "convs": 2, "concatenate": True},
-    "auxiliary": {"type": "FCNHead", "level": "c4"},
+    "mmpretrain": ["resnet/resnet50_8xb32_in1k", "resnet/resnetv1c50_8xb32_in1k", "resnet/resnetv1d50_8xb32_in1k"],
 }
 
 
@@ -116,7 +121,7 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
-    if hasattr(layer, "scaled"):  # called again for the next level, whose outputs must not be larger
+    if hasattr(layer, "scaled"):  # shared by several levels: later calls only scale down
         factor = factor.clamp(max=1)
     layer.scaled = True
     layer.weight.mul_(factor)
@@ -124,7 +129,13 @@ def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     return output * factor
 
 
-def compare(library: str, name: str) -> str:
+def compare(library: str, name: str) -> tuple[Difference, list[str]]:
+    """Make a random model of a config, load its checkpoint, and compare the predictions for one image.
+
+    Returns:
+        The differences (those of the logits as `levels`, if the model is not a detector), and the names of the tensors
+        that differ after conversion back to the library.
+    """
     cfg = read_config(library, name)
     model = build(library, cfg).eval()
     torch.manual_seed(1)
@@ -143,24 +154,34 @@ def compare(library: str, name: str) -> str:
     }
     contents = {"state_dict": state, "meta": {"cfg": cfg.pretty_text, "dataset_meta": {}}}
     weights = find_weights(contents)
-    if "fcn" in name and library == "mmseg":
-        config: Any = {"model": FCN | {"preprocess": {}}, "fallback_meta": {"classes": 19}}
-        overrides: dict[str, Any] = {}
-    else:
-        config, overrides = recognized_config(weights)
-    from chordate.config import load_config
-
+    config, overrides, _ = checkpoint_config(weights)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # a warning would report a different setting
+        warnings.simplefilter("error", UserWarning)  # fails if a setting differs from that of the weights
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
-    missing = {key for key in state if not key.endswith("num_batches_tracked")} - back.keys()
-    exact = not missing and all(torch.equal(back[key], state[key]) for key in back)
+    kept = [key for key in state if not key.endswith("num_batches_tracked")]
+    changed = [key for key in kept if key not in back or not torch.equal(back[key], state[key])]
     batch = Batch(image, torch.tensor([SIZE]), [ImageInfo(0, "image", *SIZE)])
     ours = ours.double()
     with torch.no_grad():
-        found = ours.predict(batch)[0] if library == "mmdet" else _logits(ours, batch)
-    return f"{describe(expected, found)} | {'bit-exact' if exact else f'differs: {sorted(missing)[:3]}'}"
+        if library != "mmdet":
+            found = deviation(_logits(ours, batch), expected)
+            return Difference(expected.numel(), expected.numel() if found <= DEVIATIONS else 0, levels=found), changed
+        names = ("bboxes", "scores", "labels", "masks")
+        difference = compare_detections(ours.predict(batch)[0], *(expected.get(key) for key in names))
+        return difference._replace(levels=compare_levels(our_levels(ours, batch), their_levels(model, x))), changed
+
+
+def their_levels(model: Any, x: Tensor) -> list[Level]:
+    """The levels of a model of MMDetection with an RPN or a RetinaNet head."""
+    maps = model.extract_feat(x)
+    head = model.rpn_head if hasattr(model, "rpn_head") else model.bbox_head
+    priors = head.prior_generator.grid_priors([part.shape[-2:] for part in maps], dtype=x.dtype, device=x.device)
+    levels = []
+    for part, anchors, logits, deltas in zip(maps, priors, *head(maps), strict=True):
+        rows = [own[0].permute(1, 2, 0).reshape(len(anchors), -1) for own in (logits, deltas)]
+        levels.append(Level(part, anchors, rows[0], head.bbox_coder.decode(anchors, rows[1])))
+    return levels
 
 
 def _logits(model: Any, batch: Batch) -> Tensor:
@@ -185,27 +206,6 @@ def _predict(library: str, model: Any, x: Tensor) -> Any:
     return model.predict(x, [sample], rescale=True)[0].pred_instances
 
 
-def describe(theirs: Any, ours: Any) -> str:
-    if isinstance(theirs, Tensor):
-        return (
-            f"{tuple(theirs.shape)} logits | {float((theirs - ours).abs().max() / theirs.std()):.1e} of their deviation"
-        )
-    distance = (theirs.bboxes[:, None] - ours.boxes[None]).abs().amax(-1)
-    distance = torch.where(theirs.labels[:, None] == ours.labels[None], distance, torch.inf)
-    box, index = distance.min(dim=1)
-    score = (ours.scores[index] - theirs.scores).abs()
-    same = (box < 1e-2) & (score < 1e-4)
-    masks = ""
-    if "masks" in theirs:
-        differing = (ours.masks[index].bool() != theirs.masks)[same]
-        masks = f", {int(differing.sum())} of {int(theirs.masks[same].sum())} mask pixels"
-    return (
-        f"{len(theirs)} detections, {len(ours)} ours, {int(same.sum())} the same | "
-        f"{float(box[same].amax()) if same.any() else float('nan'):.1e} px, "
-        f"{float(score[same].amax()) if same.any() else float('nan'):.1e}{masks}"
-    )
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--names"]:
         names = {
@@ -218,11 +218,13 @@ def main() -> None:
         }
         Path(sys.argv[2]).write_text(json.dumps(names))
         return
-    print("| model | compared | differences | back to theirs |\n|---|---|---|---|")
+    print("| model | compared | the same | boxes / px | scores | levels | masks | differing tensors of the way back |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for library, configs in CONFIGS.items():
         for name in configs:
             if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):
-                print(f"| {name} | {compare(library, name)} |", flush=True)
+                found, changed = compare(library, name)
+                print(f"| {name} | {found.row()} | {', '.join(changed[:3]) or 'none'} |", flush=True)
 
 
 if __name__ == "__main__":

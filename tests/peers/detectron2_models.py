@@ -77,7 +77,7 @@ def random_model(cfg: CfgNode, images: list[Tensor], seed: int = 0) -> nn.Module
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """Let Detectron2 keep float64, which it casts to float32 when it decodes boxes, in NMS and in `Boxes`."""
+    """Keep float64 where Detectron2 would cast to float32: in box decoding, NMS and `Boxes`."""
     own = Boxes.__init__
     Boxes.__init__ = lambda self, boxes: setattr(self, "tensor", boxes.reshape(-1, 4))
     try:

@@ -12,6 +12,7 @@ from chordate.weights.formats import (
     smp_segmentation,
     timm,
     torchvision,
+    torchvision_detectors,
     torchvision_segmentation,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "smp_segmentation",
     "timm",
     "torchvision",
+    "torchvision_detectors",
     "torchvision_segmentation",
 ]

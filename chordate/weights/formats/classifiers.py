@@ -1,6 +1,7 @@
-"""Splits the state dicts of classifiers from torchvision, timm and others into backbone and final layers."""
+"""Classifiers of torchvision, timm and others: their backbone, their final layers, and their config."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -8,7 +9,8 @@ from chordate.data.image_folder import imagenet_classes
 from chordate.errors import CheckpointError
 from chordate.head_contracts import HasFinalLayers
 from chordate.structures import DatasetMeta
-from chordate.weights.formats.format import State
+from chordate.weights.formats.backbone_variants import variant_of
+from chordate.weights.formats.format import Format, State
 
 # Possible names of the last linear layer, and of the normalization layer before it.
 _LAST = ("fc", "head.fc", "classifier.2", "classifier.1", "classifier", "head", "linear")
@@ -68,6 +70,36 @@ def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:
     classes = imagenet_classes()
     imagenet = last is not None and state[f"{last}.weight"].shape[:1] == (len(classes),)
     return DatasetMeta(classes) if imagenet else None
+
+
+def style_settings(state: Mapping[str, Tensor], resnet: str = "") -> dict[str, Any]:
+    """The stride of a ResNet's bottlenecks, which torchvision and timm have in the 3×3 convolution (ResNet v1.5).
+
+    Args:
+        state: tensors by name.
+        resnet: prefix of the names of the ResNet.
+    """
+    return {"backbone.style": "pytorch"} if f"{resnet}layer1.0.conv3.weight" in state else {}
+
+
+class ClassifierFormat(Format):
+    """Base class of formats of classifiers for ImageNet.
+
+    Attributes:
+        architecture: registered type of the backbone, for example "ResNet".
+    """
+
+    architecture: str
+
+    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
+        split = split_network(self.convert(state, None), "backbone.", {"linear": "head.linear", "norm": "head.norm"})
+        prefix = "backbone."
+        backbone = {name.removeprefix(prefix): x for name, x in split.items() if name.startswith(prefix)}
+        variant = variant_of(backbone, self.architecture)
+        if variant is None:
+            return None
+        outputs = len(split["head.linear.weight"])
+        return f"{variant}_imagenet", {} if outputs == len(imagenet_classes()) else {"fallback_meta.classes": outputs}
 
 
 def _last(state: Mapping[str, Tensor]) -> str | None:

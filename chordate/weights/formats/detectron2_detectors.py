@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from chordate.data.coco_classes import COCO_CLASSES, COCO_SKELETON, COCO_STUFF
-from chordate.errors import CheckpointError
+from chordate.data.coco_classes import COCO_SKELETON
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats import detectron2_names as names
-from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, heads_overrides
-from chordate.weights.formats.detectron2_settings import PIXELS, image_settings, region_settings
+from chordate.weights.formats.architecture import Overrides, coco_meta, detector, num_classes
+from chordate.weights.formats.detectron2_settings import PIXELS, image_guesses, image_settings, region_settings
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
@@ -51,6 +50,12 @@ class Detectron2Format(Format):
 
     def settings(self, state: State) -> dict[str, Any]:
         return image_settings(state, self.resnet(state))
+
+    def guesses(self, state: State) -> str:
+        return image_guesses(state)
+
+    def config(self, state: State) -> tuple[str, Overrides] | None:
+        return detector(self.convert(state, None), self.meta(state, nn.Identity()))
 
 
 @FORMATS.register_module()
@@ -93,34 +98,11 @@ class Detectron2RCNN(Detectron2Format):
         }
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
-        count, keypoints = _classes(state), state.get("roi_heads.keypoint_head.score_lowres.bias")
+        ours, keypoints = self.convert(state, None), state.get("roi_heads.keypoint_head.score_lowres.bias")
         if keypoints is not None:
-            is_person = count == 1 and len(keypoints) == len(COCO_SKELETON.names)
+            is_person = num_classes(ours) == 1 and len(keypoints) == len(COCO_SKELETON.names)
             return DatasetMeta(("person",), COCO_SKELETON) if is_person else None
-        stuff = state.get("sem_seg_head.predictor.bias")
-        if count != len(COCO_CLASSES) or (stuff is not None and len(stuff) != 1 + len(COCO_STUFF)):
-            return None
-        return DatasetMeta(COCO_CLASSES) if stuff is None else DatasetMeta(COCO_CLASSES + COCO_STUFF, stuff=COCO_STUFF)
-
-    def config(self, state: State) -> tuple[str, Overrides] | None:
-        if "roi_heads.res5.0.conv1.weight" in state:
-            neck = "c4"
-        else:
-            neck = "fpn" if "backbone.fpn_output2.weight" in state else "dc5"
-        family = "mask-rcnn" if "roi_heads.mask_head.predictor.weight" in state else "faster-rcnn"
-        if _is_cascade(state):
-            family = "cascade-mask-rcnn" if family == "mask-rcnn" else "cascade-rcnn"
-        if "roi_heads.keypoint_head.score_lowres.weight" in state:
-            family = "keypoint-rcnn"
-        if "sem_seg_head.predictor.weight" in state:
-            family = "panoptic-fpn"
-        backbone, overrides = backbone_overrides(state, self.resnet(state))
-        overrides |= heads_overrides(state)
-        if self.meta(state, nn.Identity()) is None:
-            if family in ("keypoint-rcnn", "panoptic-fpn"):
-                return None  # the names of keypoints and of stuff are not in the weights
-            overrides["fallback_meta.classes"] = _classes(state)
-        return f"{family}_{backbone}_{neck}_1x_coco", overrides
+        return coco_meta(ours)
 
 
 @FORMATS.register_module()
@@ -140,31 +122,12 @@ class Detectron2RetinaNet(Detectron2Format):
             "head.anchors.rounded": False,
             "head.anchors.stride_from_grid": False,
             "head.clip_before_nms": False,
+            "neck.extra_relu": True,
         }
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
-        return DatasetMeta(COCO_CLASSES) if self._classes(state) == len(COCO_CLASSES) else None
-
-    def config(self, state: State) -> tuple[str, Overrides] | None:
-        backbone, overrides = backbone_overrides(state, self.resnet(state))
-        overrides |= heads_overrides(state)
-        overrides["model.neck.extra"] = "c5" if state["backbone.top_block.p6.weight"].shape[1] == 2048 else "p5"
-        if self._classes(state) != len(COCO_CLASSES):
-            overrides["fallback_meta.classes"] = self._classes(state)
-        return f"retinanet_{backbone}_fpn_1x_coco", overrides
-
-    def _classes(self, state: State) -> int:
-        return 4 * len(state["head.cls_score.bias"]) // len(state["head.bbox_pred.bias"])
+        return coco_meta(self.convert(state, None))
 
 
 def _is_cascade(state: State) -> bool:
     return "roi_heads.box_predictor.0.cls_score.weight" in state
-
-
-def _classes(state: State) -> int:
-    """The number of classes of an R-CNN, without background."""
-    stage = "0." if _is_cascade(state) else ""
-    name = f"roi_heads.box_predictor.{stage}cls_score.bias"
-    if name not in state:
-        raise CheckpointError(f"Detectron2's model has no {name}")
-    return len(state[name]) - 1

@@ -7,8 +7,8 @@ from typing import Any
 from chordate.contracts import Backbone
 from chordate.registry import FORMATS
 from chordate.weights.formats import detectron2_names as names
+from chordate.weights.formats.architecture import Overrides, norm_of, resnet
 from chordate.weights.formats.caffe2_names import from_caffe2, is_caffe2
-from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, norm_of
 from chordate.weights.formats.detectron2_detectors import Detectron2Format
 from chordate.weights.formats.detectron2_settings import EPS
 from chordate.weights.formats.format import Names, State, rename_all
@@ -47,9 +47,9 @@ class Detectron2ResNet(Detectron2Format):
         theirs = self._theirs(state)
         if "linear.weight" not in theirs:
             return None
-        backbone, overrides = backbone_overrides(theirs, "")
-        is_frozen = norm_of(theirs, "stem.conv1.norm.") == "FrozenBN"  # in fact BatchNorm, saved without counters
-        if is_frozen:
+        ours = self._table(theirs, False, "backbone.", "head.fc.").convert(theirs)
+        backbone, overrides = resnet(ours)
+        if norm_of(ours, "backbone.bn1.") == "FrozenBN":  # in fact BatchNorm, saved without counters
             overrides["model.backbone.norm"] = {"_delete_": True, "type": "BN"}
         return f"{backbone}_imagenet", overrides
 

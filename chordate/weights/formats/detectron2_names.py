@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-Pairs = tuple[tuple[str, str], ...]
+from chordate.weights.formats.name_table import Pairs
 
 FPN: Pairs = (
     ("backbone.fpn_lateral#.norm.", "neck.lateral.c#.1."),

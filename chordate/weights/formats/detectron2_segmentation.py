@@ -12,7 +12,7 @@ from chordate.data.coco_classes import COCO_STUFF
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats import detectron2_names as names
-from chordate.weights.formats.detectron2_configs import Overrides, backbone_overrides, heads_overrides, norm_of
+from chordate.weights.formats.architecture import Overrides, neck, norm_of, resnet
 from chordate.weights.formats.detectron2_detectors import FPN_DIVISOR, Detectron2Format
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
@@ -76,14 +76,14 @@ class Detectron2Segmentation(Detectron2Format):
         return None if classes is None else DatasetMeta(classes)
 
     def config(self, state: State) -> tuple[str, Overrides] | None:
-        head = _head(state)
-        backbone, overrides = backbone_overrides(state, self.resnet(state))
+        head, ours = _head(state), self.convert(state, None)
+        backbone, overrides = resnet(ours)
         meta = self.meta(state, nn.Identity())
         classes = len(state["sem_seg_head.predictor.bias"])
         overrides["fallback_meta.classes"] = list(meta.classes) if meta else classes
         if head == "fpn":
-            norm = norm_of(state, "sem_seg_head.p2.0.norm.")
-            overrides |= {**heads_overrides(state), "model.head.norm": norm, "model.head.dropout": 0.0}
+            norm = norm_of(ours, "head.branches.p2.0.0.1.")
+            overrides |= {**neck(ours), "model.head.norm": norm, "model.head.dropout": 0.0}
             return f"semantic-fpn_{backbone}_fpn_80k_cityscapes", overrides
         overrides |= _DEEPLAB
         if head == "v3":

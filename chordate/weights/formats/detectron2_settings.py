@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from chordate.weights.formats.architecture import count
 from chordate.weights.formats.format import State
 
-RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # PIXEL_MEAN and PIXEL_STD of its RGB models
-BGR_MEAN, BGR_STD = RGB_MEAN[::-1], (57.375, 57.12, 58.395)  # PIXEL_STD of its X-101-32x8d; 1 for MSRA's ResNets
-EPS = 1e-5  # epsilon of Detectron2's BatchNorm and FrozenBatchNorm2d
+Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of the images
+
+RGB: Pixels = (IMAGENET_MEAN, IMAGENET_STD)
+BGR: Pixels = (IMAGENET_MEAN[::-1], (57.375, 57.12, 58.395))  # PIXEL_STD of X-101-32x8d and of training from scratch
+CAFFE: Pixels = (IMAGENET_MEAN[::-1], (1.0, 1.0, 1.0))  # in BGR order; Caffe2's weights include the std
+EPS = 1e-5  # epsilon of BatchNorm in OpenMMLab's libraries and Detectron2, also of its FrozenBatchNorm2d
 PIXELS = ("pixel_mean", "pixel_std")  # tensors in files from before 2021; later files lack them
 
 
 def image_settings(state: State, resnet: str) -> dict[str, Any]:
     """Color order, mean and std of the images, and where the bottlenecks have their stride.
 
-    Old files contain mean and std. Otherwise, they follow from the ImageNet weights that initialized the model:
+    Old files contain mean and std. Otherwise, they are guessed by the shipped configs and their ImageNet weights:
 
     - Three convolutions in the stem: DeepLab's R-52 and R-103, with RGB images and ImageNet's mean and std.
-    - Grouped convolutions: X-101-32x8d, with BGR images and the std BGR_STD.
-    - Frozen BatchNorms whose statistics are zero, since Caffe folded them into scale and shift, or GroupNorm: MSRA's
-      and FAIR's ResNets from Caffe2, with BGR images and std 1. MSRA's have the stride in the first 1×1 convolution.
+    - X-101-32x8d, or a stem whose BatchNorm was trained: BGR images and ImageNet's std.
+    - Other frozen BatchNorms whose statistics are zero, since Caffe folded them into scale and shift, or GroupNorm:
+      MSRA's and FAIR's networks from Caffe2, with BGR images and std 1. MSRA's, which have no groups, have the stride
+      in the first 1×1 convolution.
     - Other statistics: torchvision's weights, with RGB images and ImageNet's mean and std.
 
     Args:
@@ -29,7 +35,7 @@ def image_settings(state: State, resnet: str) -> dict[str, Any]:
     """
     mean, std = _pixels(state, resnet)
     has_group_norm = f"{resnet}stem.conv1.norm.running_mean" not in state
-    is_msra = set(std) == {1.0} and not has_group_norm
+    is_msra = set(std) == {1.0} and not has_group_norm and _groups(state, resnet)[0] == 1
     settings = {"preprocess.bgr": mean[0] < mean[-1], "preprocess.mean": mean, "preprocess.std": std}
     if f"{resnet}res2.0.conv3.weight" in state:  # BasicBlock is the same in both styles
         settings["backbone.style"] = "caffe" if is_msra else "pytorch"
@@ -38,19 +44,34 @@ def image_settings(state: State, resnet: str) -> dict[str, Any]:
     return settings
 
 
-def _pixels(state: State, resnet: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def image_guesses(state: State) -> str:
+    """What `image_settings` guesses, and the options of Detectron2's config to compare it with."""
+    if all(name in state for name in PIXELS):
+        return "style is guessed from pixel_std; compare it with MODEL.RESNETS.STRIDE_IN_1X1"
+    return (
+        "colors, mean, std and style are guessed from the first layers; compare them with INPUT.FORMAT, "
+        "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and MODEL.RESNETS.STRIDE_IN_1X1"
+    )
+
+
+def _pixels(state: State, resnet: str) -> Pixels:
     if all(name in state for name in PIXELS):
         mean, std = ([round(value, 3) for value in state[name].flatten().tolist()] for name in PIXELS)
         return tuple(mean), tuple(std)
-    statistics = state.get(f"{resnet}stem.conv1.norm.running_mean")
-    grouped = state.get(f"{resnet}res2.0.conv2.weight")
     if f"{resnet}stem.conv3.weight" in state:
-        return RGB_MEAN, RGB_STD
-    if grouped is not None and grouped.shape[1] < grouped.shape[0]:
-        return BGR_MEAN, BGR_STD
-    if statistics is None or not statistics.any():
-        return BGR_MEAN, (1.0, 1.0, 1.0)
-    return RGB_MEAN, RGB_STD
+        return RGB
+    stem = f"{resnet}stem.conv1.norm."
+    is_x101 = _groups(state, resnet) == (32, 8) and count(state, f"{resnet}res4.{{}}.conv1.weight") == 23
+    if is_x101 or f"{stem}num_batches_tracked" in state:
+        return BGR
+    statistics = state.get(f"{stem}running_mean")
+    return CAFFE if statistics is None or not statistics.any() else RGB
+
+
+def _groups(state: State, resnet: str) -> tuple[int, int]:
+    """Number of groups of the 3×3 convolutions in res2, and channels of each group."""
+    weight = state.get(f"{resnet}res2.0.conv2.weight")
+    return (1, 64) if weight is None else (weight.shape[0] // weight.shape[1], weight.shape[1])
 
 
 def region_settings(heads: list[str]) -> dict[str, Any]:

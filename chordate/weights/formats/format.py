@@ -41,13 +41,10 @@ class Format:
 
     Attributes:
         library: name of the library in reports and messages.
-        stride_in_3x3: whether the library's bottlenecks have their stride in the 3×3 convolution (ResNet v1.5). A model
-            with the stride in the 1×1 convolution computes different features from the same weights, so loading warns.
         wrapper: key of the state dict in the library's files; None if a file is a bare state dict.
     """
 
     library: str
-    stride_in_3x3: bool = False
     wrapper: str | None = None
 
     def __init__(self, contents: Mapping[Any, Any] = MappingProxyType({})):
@@ -80,6 +77,11 @@ class Format:
         """
         raise CheckpointError(f"{type(model).__name__} cannot be written as {self.library} ({type(self).__name__})")
 
+    def checkpoint(self, state: State, model: Any) -> dict[str, Any]:
+        """The contents of the library's checkpoint with the state dict that `restore` returned, and the facts about
+        `model` that the library saves beside it, such as class names."""
+        return {self.wrapper: state} if self.wrapper else dict(state)
+
     def checked(self, theirs: State, model: Any) -> State:
         """The result of `restore`; raises CheckpointError if the format does not recognize it."""
         return theirs if self.recognizes(theirs) else Format.restore(self, theirs, model)
@@ -90,6 +92,14 @@ class Format:
         Loading warns if the model has other values. Settings that the model does not have are skipped.
         """
         return {}
+
+    def guesses(self, state: State) -> str:
+        """Which of the `settings` neither the tensors nor the file tell for sure, and what to compare them with."""
+        return ""
+
+    def unsupported(self, state: State) -> list[str]:
+        """The library's settings that no model of Chordate has, `["decode_head.align_corners=True"]`; loading warns."""
+        return []
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         """The config of the network that has these weights: the config's name, and overrides with dotted keys.

@@ -6,6 +6,8 @@ import re
 
 from chordate.weights.formats.format import State
 
+Pairs = tuple[tuple[str, str], ...]  # see `NameTable`
+
 
 class NameTable:
     """Renames tensors between another library and ours by the prefixes of their names.

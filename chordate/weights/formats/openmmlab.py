@@ -1,27 +1,27 @@
-"""Common to the formats of OpenMMLab's libraries: tensor names, class names, and settings from a checkpoint's config.
-
-A checkpoint of MMDetection, MMSegmentation or MMPretrain has the text of its config in `meta`. It is parsed for a few
-literal values, and never executed.
-"""
+"""Common to the formats of OpenMMLab's libraries: tensor names, class names, and settings."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, TypeGuard
 
 from torch import nn
 
+from chordate.errors import CheckpointError
 from chordate.structures import DatasetMeta
 from chordate.text import printable
+from chordate.weights.formats.architecture import pools_in_shortcuts
+from chordate.weights.formats.detectron2_settings import CAFFE, EPS, RGB, Pixels
 from chordate.weights.formats.format import Format, State
-from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.name_table import NameTable, Pairs
+from chordate.weights.formats.openmmlab_config import at, config_of, not_supported, numbers, pixels
 
-Pairs = tuple[tuple[str, str], ...]
-EPS = 1e-5  # epsilon of the BatchNorms
-RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-CAFFE_MEAN, CAFFE_STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)  # of the "caffe" configs, in BGR order
-MAX_TEXT, MAX_CLASSES = 1_000_000, 100_000  # limits, since the file may be untrusted
+GUESSED = (
+    "the file has no config, so colors, mean, std and style are guessed from the first BatchNorm, and all settings "
+    "that the tensors do not show are those of the library's usual configs"
+)
+MAX_CLASSES = 100_000  # limit, since the file may be untrusted
 
 
 def backbone(state: State) -> Pairs:
@@ -36,7 +36,22 @@ def backbone(state: State) -> Pairs:
     )
     is_deep = "backbone.stem.0.weight" in state or "backbone.conv1.0.weight" in state
     group_norms: Pairs = (("backbone.gn1.", "backbone.bn1."), ("backbone.layer#.#.gn#.", "backbone.layer#.#.bn#."))
-    return (*(stem if is_deep else ()), *(group_norms if _has_group_norm(state) else ()), ("backbone.", "backbone."))
+    norms = group_norms if _has_group_norm(state) else ()
+    return (*(stem if is_deep else ()), *norms, *shortcuts(state), ("backbone.", "backbone."))
+
+
+def shortcuts(state: State) -> Pairs:
+    """Names of the shortcuts of "v1d" where the stride is 1: the library's have no pool, ours one that does nothing."""
+    if not pools_in_shortcuts(state):
+        return ()
+    stages = [number for number in range(1, 5) if number == 1 or _is_unpooled(state, number)]
+    names = [f"backbone.layer{number}.0.downsample." for number in stages]
+    return tuple((f"{name}{layer}.", f"{name}{layer + 1}.") for name in names for layer in (0, 1))
+
+
+def _is_unpooled(state: State, stage: int) -> bool:
+    """Whether the first block of a stage has a projection without a pool, in the library's names."""
+    return f"backbone.layer{stage}.0.downsample.0.weight" in state
 
 
 def _has_group_norm(state: State) -> bool:
@@ -76,14 +91,6 @@ def fpn(levels: int, outputs: int) -> Pairs:
     return tuple(pairs)
 
 
-def count(state: State, name: str) -> int:
-    """The number of consecutive layers in `state`, from number 0; for example, of `neck.fpn_convs.{}.conv.weight`."""
-    number = 0
-    while name.format(number) in state:
-        number += 1
-    return number
-
-
 class MMFormat(Format):
     """Base class of the formats of OpenMMLab's libraries."""
 
@@ -99,21 +106,35 @@ class MMFormat(Format):
         return self.names(state).convert(tensors)
 
     def restore(self, state: State, model: Any) -> State:
+        if any(name.endswith("downsample.0.0") for name, _ in model.named_modules()):
+            raise CheckpointError(f"{self.library}'s ResNet-D has no pool in the shortcuts of dilated stages")
         theirs = restore_norms(self.names(state).restore(state))
         if len(theirs) < len(state) or not self.recognizes(theirs):
             return super().restore(state, model)  # raises the error
         return theirs
 
+    @cached_property
+    def cfg(self) -> dict[str, Any]:
+        """The config in the checkpoint, see `config_of`."""
+        return config_of(self.contents)
+
     def settings(self, state: State) -> dict[str, Any]:
-        text = self._config_text()
-        mean, std, bgr = pixels(text) or _pixels_by_statistics(state)
+        mean, std, bgr = pixels(self.cfg) or _pixels_by_statistics(state)
         settings = {"preprocess.bgr": bgr, "preprocess.mean": mean, "preprocess.std": std}
         if "backbone.layer1.0.conv3.weight" in state:  # BasicBlock is the same in both styles
-            default = "caffe" if bgr and not _has_group_norm(state) else "pytorch"
-            settings["backbone.style"] = next(literals(text, "style", {"caffe", "pytorch"}), default)
+            guess = "caffe" if bgr and not _has_group_norm(state) else "pytorch"
+            style = at(self.cfg, "model.backbone.style", "pytorch") if at(self.cfg, "model.backbone") else guess
+            settings["backbone.style"] = "caffe" if style == "caffe" else "pytorch"
         if any(name.startswith("backbone.") and name.endswith("running_mean") for name in state):
-            settings["backbone.norm.eps"] = EPS
+            (settings["backbone.norm.eps"],) = numbers([at(self.cfg, "model.backbone.norm_cfg.eps")]) or (EPS,)
         return settings
+
+    def guesses(self, state: State) -> str:
+        return "" if self.cfg else GUESSED
+
+    def unsupported(self, state: State) -> list[str]:
+        dilated = pools_in_shortcuts(state) and any(_is_unpooled(state, stage) for stage in (3, 4))
+        return not_supported(self.cfg) + (["backbone.avg_down=True in dilated stages"] if dilated else [])
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return DatasetMeta(class_names(self.contents)) if self.has_names(state) else None
@@ -125,11 +146,6 @@ class MMFormat(Format):
     def outputs(self, state: State) -> int:
         """The number of classes, without background, of the network with the library's names."""
         raise NotImplementedError
-
-    def _config_text(self) -> str:
-        meta = self.contents.get("meta")
-        texts = (meta.get("cfg"), meta.get("config")) if isinstance(meta, Mapping) else ()
-        return next((text for text in texts if isinstance(text, str) and len(text) <= MAX_TEXT), "")
 
 
 def class_names(contents: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -151,56 +167,7 @@ def _are_strings(value: Any) -> TypeGuard[list[str]]:
     return is_list and all(isinstance(item, str) for item in value)
 
 
-def pixels(text: str) -> tuple[tuple[float, ...], tuple[float, ...], bool] | None:
-    """Mean, std, and whether images are BGR, in the first dict of a config's text that has a literal mean and std."""
-    for arguments in _dicts(text):
-        mean, std = arguments.get("mean"), arguments.get("std")
-        if _are_numbers(mean) and _are_numbers(std) and len(mean) == len(std):
-            rgb = next((arguments[key] for key in ("bgr_to_rgb", "to_rgb") if key in arguments), False)
-            return tuple(map(float, mean)), tuple(map(float, std)), rgb is not True
-    return None
-
-
-def literals(text: str, key: str, allowed: set[str]) -> Iterator[str]:
-    """Yield the values of a key in the dicts of a config's text, if they are among the allowed ones."""
-    for arguments in _dicts(text):
-        value = arguments.get(key)
-        if isinstance(value, str) and value in allowed:
-            yield value
-
-
-def _dicts(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the literal entries of all dicts in Python source, `dict(a=1)` and `{"a": 1}`, outer ones first."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
-        elif isinstance(node, ast.Dict):
-            pairs = [(getattr(key, "value", None), value) for key, value in zip(node.keys, node.values)]
-        else:
-            continue
-        entries = {}
-        for key, value in pairs:
-            try:
-                entries[str(key)] = ast.literal_eval(value)
-            except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                continue
-        if entries:
-            yield entries
-
-
-def _are_numbers(value: Any) -> TypeGuard[list[float]]:
-    return (
-        isinstance(value, list | tuple)
-        and 0 < len(value) <= 16
-        and all(type(number) in (int, float) for number in value)
-    )
-
-
-def _pixels_by_statistics(state: State) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+def _pixels_by_statistics(state: State) -> tuple[*Pixels, bool]:
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
     The statistics of Caffe's ResNets are zero, since Caffe folded them into scale and shift; the "caffe" configs keep
@@ -209,5 +176,5 @@ def _pixels_by_statistics(state: State) -> tuple[tuple[float, ...], tuple[float,
     """
     statistics = state.get("backbone.bn1.running_mean")
     if _has_group_norm(state) or (statistics is not None and not statistics.any()):
-        return CAFFE_MEAN, CAFFE_STD, True
-    return RGB_MEAN, RGB_STD, False
+        return *CAFFE, True
+    return *RGB, False

@@ -1,4 +1,4 @@
-"""Format of MMPretrain's (formerly MMClassification's) ResNet classifiers, with the deep stem or without."""
+"""Format of MMPretrain's (formerly MMClassification's) classifiers: ResNet, ResNet-C, ResNet-D and ResNeXt."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from torch import nn
 from chordate.data.image_folder import imagenet_classes
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
-from chordate.weights.formats import detectron2_names as names
-from chordate.weights.formats.detectron2_configs import backbone_overrides
+from chordate.weights.formats.architecture import Overrides, resnet
 from chordate.weights.formats.format import State
-from chordate.weights.formats.name_table import NameTable
-from chordate.weights.formats.openmmlab import MMFormat, Pairs
+from chordate.weights.formats.name_table import NameTable, Pairs
+from chordate.weights.formats.openmmlab import MMFormat, shortcuts
 
 _DEEP = "backbone.stem.0.conv.weight"
 # The deep stem of "v1c" and "v1d": three ConvModules. In MMDetection and MMSegmentation, it is an nn.Sequential.
@@ -38,7 +37,8 @@ class MMPretrainResNet(MMFormat):
 
     def names(self, state: State) -> NameTable:
         is_deep = _DEEP in state or "backbone.conv1.0.weight" in state
-        return NameTable(*(_STEM if is_deep else ()), ("backbone.", "backbone."), ("head.fc.", "head.fc."))
+        stem = _STEM if is_deep else ()
+        return NameTable(*stem, *shortcuts(state), ("backbone.", "backbone."), ("head.fc.", "head.fc."))
 
     def settings(self, state: State) -> dict[str, Any]:
         return super().settings(state) if self._is_theirs(state) else {}
@@ -54,11 +54,8 @@ class MMPretrainResNet(MMFormat):
     def _is_theirs(self, state: State) -> bool:
         return _DEEP in state or isinstance(self.contents.get("meta"), Mapping)
 
-    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
-        resnet = NameTable(*names.resnet("backbone.bottom_up.", "backbone.")).restore(
-            {name: x for name, x in self.convert(state, None).items() if not name.startswith("backbone.conv1.")}
-        )
-        name, overrides = backbone_overrides(resnet, "backbone.bottom_up.")
+    def config(self, state: State) -> tuple[str, Overrides] | None:
+        name, overrides = resnet(self.convert(state, None))
         if self.outputs(state) != len(imagenet_classes()):
             overrides["fallback_meta.classes"] = self.outputs(state)
-        return f"{name}{'c' if _DEEP in state else ''}_imagenet", overrides
+        return f"{name}_imagenet", overrides

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from chordate.registry import FORMATS
-from chordate.weights.formats.detectron2_detectors import Detectron2RCNN, Detectron2RetinaNet
+from chordate.structures import DatasetMeta
+from chordate.weights.formats.architecture import Overrides, coco_meta, count, detector, norm_of
 from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
-from chordate.weights.formats.name_table import NameTable
-from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, count, fpn
-from chordate.weights.formats.torchvision import by_ratio, by_size
+from chordate.weights.formats.name_table import NameTable, Pairs
+from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, fpn
+from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
+from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
-# 1 / target_stds of the box coders of its Cascade R-CNN; the paper's third stage has 30 and 15.
-CASCADE_WEIGHTS = tuple(
-    tuple(1 / std for std in (center, center, size, size)) for center, size in ((0.1, 0.2), (0.05, 0.1), (0.033, 0.067))
-)
+# target_stds of the box coders of its Cascade R-CNN, whose inverses are our box_weights.
+CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+_EXTRACTORS = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
 
 
 def box_head(theirs: str, ours: str) -> Pairs:
@@ -61,7 +64,21 @@ class MMDetection(MMFormat):
         return NameTable(*fpn(levels, outputs), *self.heads, *backbone(state))
 
     def settings(self, state: State) -> dict[str, Any]:
-        return {**super().settings(state), "size_divisor": SIZE_DIVISOR}
+        return {**super().settings(state), "size_divisor": size_divisor(self.cfg, SIZE_DIVISOR)}
+
+    def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        return super().meta(state, model) or coco_meta(self.convert(state, None))
+
+    def config(self, state: State) -> tuple[str, Overrides] | None:
+        """See `Format.config`. MMDetection trains the weights of BatchNorms, but not their statistics (`norm_eval`)."""
+        ours = self.convert(state, None)
+        named = detector(ours, self.meta(state, nn.Identity()))
+        is_eval = at(self.cfg, "model.backbone.norm_eval", True) is True
+        if named is not None and norm_of(ours, "backbone.bn1.") != "GN":
+            trainable = at(self.cfg, "model.backbone.norm_cfg.requires_grad", True) is True
+            frozen = {"type": "FrozenBN", "trainable": trainable}
+            named[1]["model.backbone.norm"] = {"_delete_": True, **(frozen if is_eval else {"type": "BN"})}
+        return named
 
 
 @FORMATS.register_module()
@@ -82,22 +99,28 @@ class MMDetectionRCNN(MMDetection):
         return table if several else NameTable(*(pair for pair in table.pairs if pair != RCNN[0]))
 
     def settings(self, state: State) -> dict[str, Any]:
-        heads = ["mask"] if "roi_head.mask_head.conv_logits.weight" in state else []
         settings = super().settings(state)
+        heads = ["mask"] if "roi_head.mask_head.conv_logits.weight" in state else []
         if "roi_head.bbox_head.0.fc_cls.weight" in state:
-            settings |= {"box.box_weights": CASCADE_WEIGHTS, "box.averaged": "logits"}
+            settings |= {"box.box_weights": self._cascade_weights(), "box.averaged": "logits"}
         else:
             heads.append("box")
-        return {**settings, **region_settings(heads)}
+        settings |= region_settings(heads)
+        for head in heads:
+            layer = at(self.cfg, f"model.roi_head.{_EXTRACTORS[head]}.roi_layer", {})
+            settings[f"{head}.aligned"] = at(layer, "aligned", True) is True
+            ratio = at(layer, "sampling_ratio")
+            settings[f"{head}.sampling_ratio"] = ratio if isinstance(ratio, int) else 0
+        return settings
+
+    def _cascade_weights(self) -> tuple[tuple[float, ...], ...]:
+        coders = [at(self.cfg, f"model.roi_head.bbox_head.{stage}.bbox_coder.target_stds") for stage in range(3)]
+        stds = [numbers(coder) or default for coder, default in zip(coders, CASCADE_STDS)]
+        return tuple(tuple(1 / std for std in stage) for stage in stds)
 
     def outputs(self, state: State) -> int:
         name = next(name for name in state if name.startswith("roi_head.bbox_head.") and name.endswith("fc_cls.bias"))
         return len(state[name]) - 1
-
-    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
-        theirs = Detectron2RCNN()
-        named = theirs.config(theirs.restore(self.convert(state, None), None))
-        return None if named is None else (named[0], named[1] | _classes(self, state))
 
 
 @FORMATS.register_module()
@@ -121,23 +144,15 @@ class MMDetectionRetinaNet(MMDetection):
         return super().restore(state | predictors, model)
 
     def settings(self, state: State) -> dict[str, Any]:
-        exact = {"head.anchors.rounded": False, "head.anchors.stride_from_grid": False}
-        return {**super().settings(state), **exact}
+        return {
+            **super().settings(state),
+            "head.anchors.rounded": False,
+            "head.anchors.stride_from_grid": False,
+            "neck.extra_relu": at(self.cfg, "model.neck.relu_before_extra_convs", False) is True,
+        }
 
     def outputs(self, state: State) -> int:
         return 4 * len(state["bbox_head.retina_cls.bias"]) // len(state["bbox_head.retina_reg.bias"])
 
-    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
-        theirs = Detectron2RetinaNet()
-        named = theirs.config(theirs.restore(self.convert(state, None), None))
-        return None if named is None else (named[0], named[1] | _classes(self, state))
-
 
 _PREDICTORS = ("head.cls_score.", "head.bbox_pred.")
-
-
-def _classes(format: MMDetection, state: State) -> dict[str, Any]:
-    """The override of the class names, unless they are COCO's."""
-    meta = format.meta(state, None)  # type: ignore[arg-type]
-    names = meta.classes if meta else ()
-    return {"fallback_meta.classes": list(names)} if names and len(names) != 80 else {}

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from chordate.registry import FORMATS
-from chordate.weights.formats import detectron2_names as names
-from chordate.weights.formats.detectron2_configs import backbone_overrides
+from chordate.weights.formats.architecture import Overrides, count, resnet
 from chordate.weights.formats.format import State
-from chordate.weights.formats.name_table import NameTable
-from chordate.weights.formats.openmmlab import MMFormat, Pairs, backbone, conv_module, fpn
+from chordate.weights.formats.name_table import NameTable, Pairs
+from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, fpn
+from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES, at, numbers
 
 
 def separable(theirs: str, ours: str) -> Pairs:
@@ -62,6 +62,7 @@ _FAMILIES = {
     "scale_heads.0.0.conv": "semantic-fpn",
 }
 _DATA = {19: "80k_cityscapes", 150: "80k_ade20k", 21: "40k_voc-aug"}  # number of classes -> suffix of config names
+_VOC_CLASSES = 21
 _PROJECT = "head.aspp.project.0.weight"
 
 
@@ -91,25 +92,30 @@ class MMSegmentation(MMFormat):
     def outputs(self, state: State) -> int:
         return len(state["decode_head.conv_seg.weight"])
 
-    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
-        family = next((family for part, family in _FAMILIES.items() if f"decode_head.{part}.weight" in state), None)
-        classes = self.outputs(state)
-        if family is None:
-            return None
-        resnet = NameTable(*names.resnet("backbone.bottom_up.", "backbone.")).restore(
-            {name: x for name, x in self.convert(state, None).items() if not name.startswith("backbone.conv1.")}
-        )
-        depth, overrides = backbone_overrides(resnet, "backbone.bottom_up.")
-        is_deep = "backbone.stem.0.weight" in state
+    def settings(self, state: State) -> dict[str, Any]:
+        settings = super().settings(state)
+        stride = OUTPUT_STRIDES.get(tuple(map(int, numbers(at(self.cfg, "model.backbone.strides")))))
+        grid = numbers(at(self.cfg, "model.backbone.multi_grid"))
+        if stride:
+            settings["backbone.output_stride"] = stride
+        if grid:
+            settings["backbone.multi_grid"] = tuple(map(int, grid))
+        return settings
+
+    def config(self, state: State) -> tuple[str, Overrides] | None:
+        family = next((name for part, name in _FAMILIES.items() if f"decode_head.{part}.weight" in state), "fcn")
+        classes, ours = self.outputs(state), self.convert(state, None)
+        backbone, overrides = resnet(ours)
         data = _DATA.get(classes, "80k_cityscapes")
         if family == "semantic-fpn" and classes == 150:
             data = "160k_ade20k"
-        if classes not in _DATA:
+        if family == "fcn":
+            data = "torchvision"  # the packaged FCN, on Pascal VOC
+            overrides["model.head.convs"] = count(ours, "head.convs.{}.0.weight")
+            overrides["model.head.concatenate"] = "head.concatenated.0.weight" in ours
+        if classes not in _DATA or (family == "fcn" and classes != _VOC_CLASSES):
             overrides["fallback_meta.classes"] = classes
-        return (
-            f"{family}_{depth}{'c' if is_deep else ''}_{'fpn' if family == 'semantic-fpn' else 'd8'}_{data}",
-            overrides,
-        )
+        return f"{family}_{backbone}_{'fpn' if family == 'semantic-fpn' else 'd8'}_{data}", overrides
 
 
 def _decode_head(state: State) -> Pairs:

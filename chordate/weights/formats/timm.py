@@ -3,16 +3,16 @@
 from typing import Any
 
 from chordate.registry import FORMATS
-from chordate.weights.formats.classifiers import join_network
-from chordate.weights.formats.format import Format, Names, State, rename_all
+from chordate.weights.formats.classifiers import ClassifierFormat, join_network, style_settings
+from chordate.weights.formats.format import Names, State, rename_all
 
 
 @FORMATS.register_module()
-class TimmResNet(Format):
+class TimmResNet(ClassifierFormat):
     """A ResNet that torchvision does not have: with a deep stem, or with squeeze-and-excitation."""
 
     library = "timm"
-    stride_in_3x3 = True
+    architecture = "ResNet"
 
     def recognizes(self, state: State) -> bool:
         return {"layer1.0.conv1.weight", "fc.weight"} <= state.keys() and (
@@ -21,6 +21,9 @@ class TimmResNet(Format):
 
     def convert(self, state: State, model: Any) -> State:
         return state  # our ResNet has timm's names for these layers
+
+    def settings(self, state: State) -> dict[str, Any]:
+        return style_settings(state)
 
     def restore(self, state: State, model: Any) -> State:
         return self.checked(join_network(state, model, {"linear": "fc"}), model)
@@ -41,10 +44,11 @@ _PREACT_RESTORED: Names = (
 
 
 @FORMATS.register_module()
-class TimmPreActResNet(Format):
+class TimmPreActResNet(ClassifierFormat):
     """A pre-activation ResNet, named `resnetv2_*` in timm."""
 
     library = "timm"
+    architecture = "PreActResNet"
 
     def recognizes(self, state: State) -> bool:
         return {"stem.conv.weight", "stages.0.blocks.0.norm1.weight"} <= state.keys()
@@ -74,10 +78,11 @@ _CONVNEXT_RESTORED: Names = (
 
 
 @FORMATS.register_module()
-class TimmConvNeXt(Format):
+class TimmConvNeXt(ClassifierFormat):
     """A ConvNeXt classifier for ImageNet, whose last layers are named `head`."""
 
     library = "timm"
+    architecture = "ConvNeXt"
 
     def recognizes(self, state: State) -> bool:
         return {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma"} <= state.keys()

@@ -5,8 +5,11 @@ from typing import Any
 from torch import nn
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
+from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
+from chordate.weights.formats.backbone_variants import variant_of
+from chordate.weights.formats.classifiers import style_settings
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
@@ -40,7 +43,6 @@ class TorchvisionSegmentation(Format):
     """DeepLabV3 or FCN on a ResNet; the auxiliary head is left out if the model has none."""
 
     library = "torchvision"
-    stride_in_3x3 = True
 
     def recognizes(self, state: State) -> bool:
         return {"backbone.layer1.0.conv1.weight", "classifier.4.weight"} <= state.keys()
@@ -57,3 +59,24 @@ class TorchvisionSegmentation(Format):
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return DatasetMeta(_VOC) if len(state["classifier.4.weight"]) == len(_VOC) else None
+
+    def settings(self, state: State) -> dict[str, Any]:
+        return {
+            "preprocess.bgr": False,
+            "preprocess.mean": IMAGENET_MEAN,
+            "preprocess.std": IMAGENET_STD,
+            **style_settings(state, "backbone."),
+        }
+
+    def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
+        body = {name.removeprefix("backbone."): x for name, x in state.items() if name.startswith("backbone.")}
+        backbone = variant_of(body, "ResNet")
+        if backbone is None:
+            return None
+        family = "deeplabv3" if "classifier.0.project.0.weight" in state else "fcn"
+        overrides: dict[str, Any] = {"model.backbone.pretrained": None}
+        if "aux_classifier.4.weight" not in state:
+            overrides["model.auxiliary"] = None
+        if len(state["classifier.4.weight"]) != len(_VOC):
+            overrides["fallback_meta.classes"] = len(state["classifier.4.weight"])
+        return f"{family}_{backbone}_d8_torchvision", overrides

@@ -1,0 +1,123 @@
+"""The config of a checkpoint of another library, from its tensors and, in OpenMMLab's files, from the config in it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from chordate.config import load_config
+from chordate.errors import ConfigError
+from chordate.migration.config_conversion import Conversion, Keys
+from chordate.migration.config_defaults import section_defaults, without_defaults
+from chordate.migration.mm_detector import detector
+from chordate.migration.mm_segmenter import segmenter
+from chordate.migration.nearest_config import differences
+from chordate.text import one_line
+from chordate.weights.checkpoint_conversion import recognize
+from chordate.weights.find_weights import Weights
+from chordate.weights.formats.openmmlab_config import config_of, pixels, size_divisor
+
+_CONVERTERS = {"mmdetection": detector, "mmsegmentation": segmenter}
+_NUMBERS = int | float | list | tuple
+_ERRORS = (ConfigError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
+
+
+class CheckpointConfig(NamedTuple):
+    """The config of a checkpoint.
+
+    Attributes:
+        name: name of the config that it derives from.
+        overrides: its other settings; keys are dotted, values may be dicts.
+        notes: lines about guessed settings, and settings that are not carried over.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    notes: list[str]
+
+
+def checkpoint_config(weights: Weights) -> CheckpointConfig:
+    """The config of a checkpoint of another library.
+
+    The tensors tell the architecture. OpenMMLab's files have the text of a config, whose section `model` is converted
+    as `chordate convert-config` does; what the tensors show overrides it.
+
+    Raises:
+        CheckpointError: no format recognizes the weights and knows their config.
+    """
+    name, overrides, format, state = recognize(weights)
+    notes = []
+    if guesses := format.guesses(state):
+        notes += textwrap.wrap(f"{format.library}: {guesses}.", 116)
+    values = config_of(weights.contents)
+    converter = _CONVERTERS.get(format.library)
+    if converter is not None and isinstance(values.get("model"), dict):
+        conversion = Conversion(weights.source)
+        try:
+            keys = _keys(values, conversion)
+            model = converter(keys)
+            keys.report_unread()
+            difference = _difference(model, name)
+        except _ERRORS as error:
+            reason = f"{type(error).__name__}: {one_line(error, 160)}"
+            notes.append(f"The config in the file cannot be converted; its other settings are guessed: {reason}")
+        else:
+            overrides = {"model": difference, **overrides}
+            if conversion.not_carried:
+                notes += ["Not carried over:", "", *(f"    {row}" for row in conversion.table().splitlines())]
+    return CheckpointConfig(name, overrides, notes)
+
+
+def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
+    """The section `model` of a config, in the form of MMDetection 3 and MMSegmentation 1.
+
+    In older versions, the pipelines have the mean, the std and the padding, and `train_cfg` and `test_cfg` may be
+    beside `model`.
+    """
+    model = _short_types(deepcopy(values["model"]))
+    if "data_preprocessor" not in model:
+        preprocessor = values.get("data_preprocessor")
+        found = pixels(dict(values))
+        if not isinstance(preprocessor, dict) and found:
+            mean, std, bgr = found
+            preprocessor = {"mean": list(mean), "std": list(std), "bgr_to_rgb": not bgr}
+            preprocessor["pad_size_divisor"] = size_divisor(dict(values), 1)
+        model["data_preprocessor"] = preprocessor
+    for key in ("train_cfg", "test_cfg"):
+        if isinstance(values.get(key), dict) and "type" not in values[key]:
+            model.setdefault(key, values[key])
+    return Keys({"model": model}, conversion)
+
+
+def _short_types(value: Any) -> Any:
+    """Copy settings with the last part of dotted types: `mmdet.models.FasterRCNN` becomes `FasterRCNN`."""
+    if isinstance(value, dict):
+        items = {key: _short_types(item) for key, item in value.items()}
+        return {**items, "type": items["type"].rpartition(".")[2]} if isinstance(items.get("type"), str) else items
+    return list(map(_short_types, value)) if isinstance(value, list) else value
+
+
+def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a section `model` that differ from those of the config `name`."""
+    base = without_defaults(load_config(name).to_dict()["model"], "model")
+    target = _with_numbers(without_defaults(model, "model"), base)
+    if target["type"] != base["type"]:
+        raise ConfigError(f"it has a {target['type']}, the tensors are those of a {base['type']}")
+    return differences(target, base, ("model",))
+
+
+def _with_numbers(target: Mapping[str, Any], base: Mapping[str, Any], key: str = "model") -> dict[str, Any]:
+    """Copy settings with the numbers of `base`, or else the defaults, where the text of the config has none."""
+    defaults = section_defaults(target, key)
+    filled: dict[str, Any] = {}
+    for name, value in target.items():
+        reference = base.get(name, defaults.get(name))
+        if isinstance(value, Mapping):
+            filled[name] = _with_numbers(value, reference if isinstance(reference, Mapping) else {}, name)
+        elif isinstance(value, list) and isinstance(reference, list | tuple) and len(value) == len(reference):
+            filled[name] = [other if item is None else item for item, other in zip(value, reference)]
+        else:
+            filled[name] = reference if value is None and isinstance(reference, _NUMBERS) else value
+    return filled

@@ -1,0 +1,34 @@
+"""Recognizes a backbone by its tensors."""
+
+from collections.abc import Mapping
+from functools import cache
+
+import torch
+from torch import Size, Tensor
+
+from chordate.registry import BACKBONES
+
+
+def variant_of(state: Mapping[str, Tensor], architecture: str) -> str | None:
+    """The registered variant of an architecture that has exactly these tensors; None if no variant has.
+
+    If several have, as "resnet50" and "resnet50_caffe", it is the one with the shortest name.
+
+    Args:
+        state: tensors, keyed by the names of our backbone; counters of BatchNorm are ignored.
+        architecture: registered type of the backbone, for example "ResNet".
+    """
+    shapes = _shapes(state)
+    names = sorted(BACKBONES.names(), key=len)
+    names = [name for name in names if BACKBONES.variants.get(name, {}).get("type") == architecture]
+    return next((name for name in names if _variant_shapes(name) == shapes), None)
+
+
+@cache
+def _variant_shapes(name: str) -> dict[str, Size]:
+    with torch.device("meta"):
+        return _shapes(BACKBONES.build(name).state_dict())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    return {name: tensor.shape for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
