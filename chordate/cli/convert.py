@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
-    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    known = CheckpointConfig(arguments.config, {}, [])
+    name, overrides, notes = known if arguments.config else checkpoint_config(weights)
     cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
     model = build_model(cfg, checkpoint=contents)

@@ -98,10 +98,10 @@ def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
 def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -> Candidate:
     try:
         meta = weights.meta or format.meta(state, model)
-        converted, has_names = format.convert(state, model), format.has_names(state)
+        converted = format.convert(state, model)
         settings, unsupported = format.settings(state), format.unsupported(state)
         return Candidate(
-            format.library, converted, meta, has_names=has_names, settings=settings, unsupported=unsupported
+            format.library, converted, meta, format.has_names(state), settings=settings, unsupported=unsupported
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
