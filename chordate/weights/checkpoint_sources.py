@@ -43,6 +43,8 @@ def read_state(source: str | Path) -> Contents:
             that does not fit the schema.
     """
     source = str(source)
+    if not source:
+        raise CheckpointError("the path of the checkpoint is empty; pass a path or a URL")
     if source.startswith("timm://"):
         return Contents(_read_timm(source.removeprefix("timm://")), source)
     if source.startswith("smp://"):
