@@ -126,7 +126,8 @@ def find_config(name: str | Path) -> Path | Composition:
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
         close = [str(path.parent / other) for other in near_names(path.name, beside)] or near_names(path.stem, known)
         guess = f"; did you mean {either(close)}?" if close else ""
-        raise ConfigError(f"{printable(str(path), 200)}: no such config file{guess}")
+        convert = "; `chordate convert-config` converts files of Detectron2" if path.suffix in (".yaml", ".yml") else ""
+        raise ConfigError(f"{printable(str(path), 200)}: no such config file{convert}{guess}")
     try:
         return _compose(stem)
     except ConfigError:

@@ -21,7 +21,7 @@ _SETTINGS_HERE = {
     "seg_map_suffix": ("label_suffix",),
     "ignore_index": ("ignored_ids",),
     "reduce_zero_label": ("background",),
-    "roi_head": ("box", "mask", "keypoint"),
+    **dict.fromkeys(("roi_head", "roi_heads"), ("box", "mask", "keypoint")),
     "bbox_head": ("head", "box"),
     "decode_head": ("head",),
     "rpn_head": ("rpn",),
@@ -29,7 +29,10 @@ _SETTINGS_HERE = {
     "keypoint_head": ("keypoint",),
     "auxiliary_head": ("auxiliary",),
     "data_preprocessor": ("preprocess",),
+    **dict.fromkeys(("learning_rate", "base_lr", "lr0"), ("lr",)),
+    "num_classes": ("classes",),
 }
+_CLASS_COUNT = "the number of classes comes from the dataset; train_data.dataset.classes selects a subset"
 # Libraries whose networks are not looked up by name: the adapter of each, and the prefix of its argument `model`.
 _ADAPTERS = {
     "smp": ("SmpBackbone", ""),
@@ -66,6 +69,10 @@ class DataError(ChordateError):
 
 class BrokenFile(DataError):
     """A file of a sample is missing, truncated or cannot be decoded; `skip_broken=True` skips the sample."""
+
+
+class MissingFile(DataError):
+    """A file or folder that a dataset reads when it is opened does not exist."""
 
 
 class UnknownClass(DataError):
@@ -116,8 +123,10 @@ def unknown(kind: str, name: str, known: Iterable[str], *, listed: bool = True, 
     """
     if kind == "backbone" and (library := _library_hint(name)):
         return f"unknown backbone {repr_name(name)}; {library}"
-    known = sorted(known)
-    ours = [other for other in _SETTINGS_HERE.get(name, ()) if kind.startswith("setting of") and other in known]
+    known, is_setting = sorted(known), kind.startswith("setting of")
+    ours = [other for other in _SETTINGS_HERE.get(name, ()) if is_setting and other in known]
+    if is_setting and name == "num_classes" and not ours:
+        return f"unknown {kind} {repr_name(name)}; {_CLASS_COUNT}"
     close = ours or near_names(name, known)
     guess = f"; did you mean {' or '.join(repr_name(c) for c in close)}?" if close else remedy and f"; {remedy}"
     if not listed or (close and len(known) > 40):  # a suggestion helps more than a truncated list

@@ -17,11 +17,15 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 import chordate
-from chordate.cli import summary
+from chordate.cli import other_frameworks, summary
 from chordate.cli.main import COMMANDS, main, parser
 from chordate.config import load_config
+from chordate.data.loader import TrainingData
 from chordate.model_contracts import Metric
 from chordate.registry import METRICS
+from chordate.signatures import parameters_of
+from chordate.training.schedule import Step
+from chordate.training.settings import TrainSettings
 from chordate.weights.checkpoint_folder import CheckpointFolder
 
 CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
@@ -147,6 +151,15 @@ MISTAKES = [
         ["train", CONFIG, "--cfg-options", "model.roi_head.bbox_head.num_classes=3"],
         '"roi_head"; did you mean "box" or "mask" or "keypoint"?',
     ),
+    (
+        ["train", CONFIG, "--cfg-options", "model.num_classes=3"],
+        '"num_classes"; the number of classes comes from the da',
+    ),
+    (["train", CONFIG, "--cfg-options", "model.roi_heads.num_classes=3"], '"roi_heads"; did you mean "box" or "mask"'),
+    (["train", CONFIG, "--cfg-options", "optimizer.learning_rate=1"], '"learning_rate"; did you mean "lr"?'),
+    (["train", CONFIG, "--cfg-options", "data.samples_per_gpu=2"], "`data.samples_per_gpu` is called `train_data.bat"),
+    (["train", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"], "no such config file; `chordate convert-config` conv"),
+    (["train", CONFIG, "--data-root", "."], "(data root: ., set by --data-root or CHORDATE_DATA)"),
     (["train", CONFIG, "--cfg-options", "train_data.dataset.ann_file=a"], '"ann_file"; did you mean "annotations"?'),
     (["train", CONFIG, "--cfg-options", "train_data.dataset.img_prefix=a"], '"img_prefix"; did you mean "images"?'),
     (["train", CONFIG, "--cfg-options", "train=x"], "section `train` is 'x'"),
@@ -212,7 +225,10 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
             "chordate: name a command: browse, check, train, test, predict, features, convert, export, summary, ",
         ),
         (["train"], "chordate train: the following arguments are required: config"),
-        (["trian", "x"], "chordate: argument COMMAND: invalid choice: 'trian'"),
+        (["trian", "x"], 'chordate: unknown command "trian"; did you mean "train"'),
+        (["val", "x"], "chordate: no command val; write chordate test CONFIG CHECKPOINT"),
+        (["detect", "train"], "chordate: no command detect; write chordate train CONFIG, chordate test CONFIG CHECK"),
+        (["version"], "chordate: no command version; write chordate --version"),
         (
             ["predict", "x"],
             "chordate predict: the following arguments are required: checkpoint, IMAGE; type chordate predict CONFIG "
@@ -226,6 +242,12 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         (["train", "x", "--num-gpus", "8"], "chordate train: no option --num-gpus; start one process per GPU: to"),
         (["train", "x", "--launcher=pytorch"], "chordate train: no option --launcher; start one process per GPU: tor"),
         (["train", "x", "--eval-only"], "chordate train: no option --eval-only; write chordate test CONFIG CHECKPOINT"),
+        (["train", "x", "--epochs", "3"], "chordate train: no option --epochs; write --cfg-options train.epochs=VALUE"),
+        (["train", "x", "-b", "4"], "chordate train: no option -b; write --cfg-options train_data.batch_size=VALUE"),
+        (["train", "x", "--lr_steps=8"], "chordate train: no option --lr_steps; write --cfg-options schedule.milesto"),
+        (["predict", "x", "y", "z", "--device", "cpu"], "chordate predict: no option --device; set CUDA_VISIBLE_DEV"),
+        (["train", "x", "--auto-scale-lr"], "chordate train: no option --auto-scale-lr; the learning rate is scaled"),
+        (["train", "x", "--wrok-dir", "y"], 'chordate train: unknown option "--wrok-dir"; did you mean "--work-dir"'),
         (["train", "x", "--work_dir", "y"], "chordate train: --work_dir is written --work-dir here"),
         (["train", "x", "--cfg_options", "a=1"], "chordate train: --cfg_options is written --cfg-options here"),
         (
@@ -238,17 +260,37 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         ),
         (
             ["train", "data=coco.yaml", "epochs=3"],
-            "chordate train: `data` is called `train_data.dataset` here; `epochs` is called `train.epochs` here; ",
+            'chordate train: no argument data=; name data.yaml in a config: train_data.dataset of type="YoloDataset", '
+            "see docs/own_data.md#yolo; `epochs` is called `train.epochs` here; settings follow",
+        ),
+        (
+            ["predict", "source=a.jpg", "model=yolov8n.pt"],
+            "chordate predict: no argument source=, model=; type chordate predict CONFIG CHECKPOINT IMAGE\n",
+        ),
+        (
+            ["export", "format=onnx", "model=x.pt"],
+            "chordate export: no argument format=, model=; type chordate export C",
         ),
         (["train", "x", "optimizer.lr=1"], "chordate train: `optimizer.lr` is a setting; settings follow --cfg"),
-        (["train", "x", "y"], "chordate: unrecognized arguments: y"),
+        (["train", "x", "y"], "chordate train: unrecognized arguments: y; type chordate train CONFIG, for example: "),
     ],
 )
 def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines(keepends=True)
     assert stopped.value.code == 2 and line.startswith(message)
+
+
+def test_the_advice_for_another_frameworks_option_names_a_setting_that_exists():
+    """Our own options and commands are not in the tables, whose advice would hide them."""
+    (commands,) = (action.choices for action in parser()._actions if action.dest == "command")
+    settings = other_frameworks.TRAINING_SETTINGS
+    assert not {*other_frameworks.COMMANDS} & {*COMMANDS}
+    assert not {*other_frameworks.OPTIONS, *settings} & {*commands["train"]._option_string_actions}
+    owners = {"train": TrainSettings, "train_data": TrainingData, "schedule": Step, "optimizer": torch.optim.SGD}
+    for section, _, name in (setting.partition(".") for setting in {*settings.values()} - {"optimizer.type"}):
+        assert section == "model" or name in parameters_of(owners[section]).annotations, f"{section}.{name}"
 
 
 def test_a_file_named_like_a_setting_is_a_file(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import chordate
 from chordate.cli import browse, check, convert, convert_config, export, features, predict, summary, test, train
 from chordate.cli import list as list_command
-from chordate.cli.other_frameworks import explain
-from chordate.errors import ChordateError
+from chordate.cli.other_frameworks import explain, unknown_command
+from chordate.errors import ChordateError, unknown
 from chordate.failures import explain_failures
 from chordate.signals import ended_by_signals
 from chordate.text import PrintableFormatter, one_line, printable
@@ -41,6 +41,16 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 
+class TopParser(OneLineParser):
+    """The parser of `chordate`, whose first argument is the command."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            self.error(unknown_command(args[0], COMMANDS))
+        return super().parse_known_args(args, namespace)
+
+
 class CommandParser(OneLineParser):
     """The parser of a command.
 
@@ -49,21 +59,30 @@ class CommandParser(OneLineParser):
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        message = explain(args, self.prog.split()[-1], self._option_string_actions)
+        message = explain(args, self.prog.split()[-1], self._option_string_actions, self.command_line())
         if message:
             self.error(message)
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest and rest[0].startswith("-"):
+            self.error(unknown("option", rest[0].partition("=")[0], self._option_string_actions))
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}; type {self.command_line()}, {self.epilog}")
+        return parsed, rest
+
+    def command_line(self) -> str:
+        """The command with its required arguments: `chordate test CONFIG CHECKPOINT`."""
+        required = [action for action in self._get_positional_actions() if action.required]
+        names = [str(action.metavar or action.dest) for action in required]
+        return f"{self.prog} {' '.join(names).upper()}".rstrip()
 
     def error(self, message: str) -> NoReturn:
         if "arguments are required" in message:
-            required = [action for action in self._get_positional_actions() if action.required]
-            names = [str(action.metavar or action.dest) for action in required]
-            message += f"; type {self.prog} {' '.join(names).upper()}, {self.epilog}"
+            message += f"; type {self.command_line()}, {self.epilog}"
         super().error(message)
 
 
 def parser() -> argparse.ArgumentParser:
-    top = OneLineParser(prog="chordate", description="Train, test and use models built from a config.")
+    top = TopParser(prog="chordate", description="Train, test and use models built from a config.")
     top.add_argument("--version", action="version", version=f"chordate {chordate.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, module in COMMANDS.items():

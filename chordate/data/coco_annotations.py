@@ -22,7 +22,7 @@ from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.file_ids import MAX_ID, id_in_file
 from chordate.data.findings import Findings, Health, name_annotation, with_ids
 from chordate.data.paths import missing_file
-from chordate.errors import ConfigError, DataError, UnknownClass, unknown
+from chordate.errors import ConfigError, DataError, MissingFile, UnknownClass, unknown
 from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
@@ -59,7 +59,7 @@ def open_index(path: Path) -> hotcoco.COCO | None:
         DataError: the file does not exist.
     """
     if not path.is_file():
-        raise DataError(missing_file(path, "annotation"))
+        raise MissingFile(missing_file(path, "annotation"))
     with open(path, "rb") as file:
         if not file.read(100).lstrip().startswith(b"{"):  # hotcoco would accept a list, too
             return None

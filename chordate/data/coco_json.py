@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chordate.data.paths import missing_file
-from chordate.errors import DataError
+from chordate.errors import DataError, MissingFile
 from chordate.text import printable
 
 MAX_DIGITS = 400  # an integer with more digits exceeds every float
@@ -24,7 +24,7 @@ def read_json(path: Path, what: str = "COCO annotations") -> Any:
         DataError: the file is missing, truncated, too deeply nested, not Unicode or not JSON.
     """
     if not path.is_file():
-        raise DataError(missing_file(path, "annotation"))
+        raise MissingFile(missing_file(path, "annotation"))
     data = path.read_bytes()
     try:
         text = data.decode(json.detect_encoding(data))

@@ -21,7 +21,7 @@ from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import find_missing, report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
 from chordate.data.paths import missing_folder, resolve_path
-from chordate.errors import BrokenFile, DataError, UnknownClass
+from chordate.errors import BrokenFile, DataError, MissingFile, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
 from chordate.structures.panoptic import segment_boxes
@@ -84,7 +84,7 @@ class CocoPanoptic(Dataset):
         self.index = self.read_index()
         for folder in (self.images, self.segments):
             if not folder.is_dir():
-                raise DataError(missing_folder(folder))
+                raise MissingFile(missing_folder(folder))
         self._leave_out_missing(data_root)
         own = self.index.meta()
         if meta is None:

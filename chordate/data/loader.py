@@ -32,7 +32,7 @@ from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatc
 from chordate.data.transforms.pipeline import build_pipeline
 from chordate.data.white_level import describe_white_level, find_white_level
 from chordate.distributed import all_gather_object, is_main_process, world_size
-from chordate.errors import ChordateError, ConfigError, DataError, UnknownClass
+from chordate.errors import ChordateError, ConfigError, DataError, MissingFile, UnknownClass
 from chordate.registry import DATASETS
 from chordate.signals import terminations
 from chordate.structures import Batch, DatasetMeta
@@ -217,6 +217,9 @@ def build_dataset(
     try:
         spec = placed_part(section, settings.dataset, "dataset")
         dataset: Dataset = DATASETS.build(spec, facts={"check_whole": not training}, **wiring)
+    except MissingFile as error:
+        where = f"data root: {data_root}, set by --data-root or CHORDATE_DATA"
+        raise DataError(f"{error} ({where})", located=error.located) from error
     except UnknownClass as error:
         if meta is None:
             raise

@@ -12,7 +12,7 @@ from chordate.data.image_io import SUFFIXES
 from chordate.data.paths import missing_file, missing_folder, resolve_path
 from chordate.data.semantic_dataset import SemanticDataset
 from chordate.data.text_lists import read_lines
-from chordate.errors import DataError, near_names
+from chordate.errors import DataError, MissingFile, near_names
 from chordate.registry import DATASETS
 
 
@@ -66,7 +66,7 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         DataError: the folder does not exist, has no images, or has two images that differ only in their suffix.
     """
     if not folder.is_dir():
-        raise DataError(missing_folder(folder))
+        raise MissingFile(missing_folder(folder))
     images: dict[str, Path] = {}
     for path in list_images(folder):
         ending = next((end for end in suffixes if path.lower().endswith(end.lower())), None)
@@ -98,7 +98,7 @@ def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[s
 def check_label_files(pairs: Sequence[tuple[Path, Path]], folder: Path) -> None:
     """Raise DataError if a label file or the folder of the label files does not exist."""
     if not folder.is_dir():
-        raise DataError(missing_folder(folder))
+        raise MissingFile(missing_folder(folder))
     without = [label for _, label in pairs if not label.is_file()]
     if without:
         raise DataError(f"{missing_file(without[0], 'label')} ({len(without)} of {len(pairs)} images have none)")

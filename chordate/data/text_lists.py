@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chordate.data.paths import missing_file
-from chordate.errors import DataError
+from chordate.errors import DataError, MissingFile
 
 
 def read_text(file: Path, kind: str) -> str:
@@ -13,7 +13,7 @@ def read_text(file: Path, kind: str) -> str:
         DataError: the file is missing, cannot be read, or is not UTF-8.
     """
     if not file.is_file():
-        raise DataError(missing_file(file, kind))
+        raise MissingFile(missing_file(file, kind))
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:

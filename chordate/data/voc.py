@@ -19,7 +19,7 @@ from chordate.data.paths import missing_file, resolve_path
 from chordate.data.text_lists import read_lines
 from chordate.data.voc_matching import ImageMatcher, last_part, read_image_list
 from chordate.data.voc_xml import VocImage, read_voc_xml
-from chordate.errors import BrokenFile, ConfigError, DataError
+from chordate.errors import BrokenFile, ConfigError, DataError, MissingFile
 from chordate.registry import DATASETS
 from chordate.text import first_names, pluralize
 
@@ -129,7 +129,7 @@ class VocDataset(CocoDataset):
         listed = self.folder / self.split
         file = listed if self.split.endswith(".txt") else self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
         if not file.is_file():
-            raise DataError(f"{missing_file(file, 'image list')}; held_out=0.2 splits without lists")
+            raise MissingFile(f"{missing_file(file, 'image list')}; held_out=0.2 splits without lists")
         return read_image_list(file, stems, self.annotations)
 
     def _match(

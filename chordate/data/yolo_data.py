@@ -12,7 +12,7 @@ import yaml
 from chordate.data.image_files import list_images
 from chordate.data.paths import missing_folder
 from chordate.data.text_lists import read_lines, read_text
-from chordate.errors import DataError, unknown
+from chordate.errors import DataError, MissingFile, unknown
 from chordate.text import one_line
 
 SPLITS = ("train", "val", "test")
@@ -112,7 +112,7 @@ def _locate(entry: str, path: str, file: Path) -> Path:
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]
     existing = next((candidate for candidate in candidates if candidate.exists()), None)
     if existing is None:
-        raise DataError(missing_folder(candidates[0], "image"))
+        raise MissingFile(missing_folder(candidates[0], "image"))
     return Path(os.path.normpath(existing))
 
 
