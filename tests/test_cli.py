@@ -159,6 +159,7 @@ MISTAKES = [
     (["train", CONFIG, "--cfg-options", "optimizer.learning_rate=1"], '"learning_rate"; did you mean "lr"?'),
     (["train", CONFIG, "--cfg-options", "data.samples_per_gpu=2"], "`data.samples_per_gpu` is called `train_data.bat"),
     (["train", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"], "no such config file; `chordate convert-config` conv"),
+    (["train", CONFIG, "--data-root", ".", "--load-from", "nothing.pth"], "load_from: no checkpoint nothing.pth"),
     (["train", CONFIG, "--data-root", "."], "(data root: ., set by --data-root or CHORDATE_DATA)"),
     (["train", CONFIG, "--cfg-options", "train_data.dataset.ann_file=a"], '"ann_file"; did you mean "annotations"?'),
     (["train", CONFIG, "--cfg-options", "train_data.dataset.img_prefix=a"], '"img_prefix"; did you mean "images"?'),

@@ -75,7 +75,9 @@ def test_the_python_example_runs(folder, monkeypatch):
     with torch.device("meta"):
         theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
         cells = chordate.build_model("cells.py", classes=["red", "white"], pretrained=False)
-    torch.save(small(theirs.state_dict()), "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: folder)
+    (folder / "checkpoints").mkdir()
+    torch.save(small(theirs.state_dict()), "checkpoints/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
     noise = np.random.default_rng(0).integers(0, 256, (16, 480, 3), dtype=np.uint8)
     Image.fromarray(noise).save("street.jpg")  # resized to 44×1333 pixels; a square would become 800×800
     (trained,) = re.findall(r'"(work_dirs/cells/.*?)"', block)

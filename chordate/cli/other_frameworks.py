@@ -11,11 +11,12 @@ from chordate.section_names import SECTIONS, renamed
 
 TORCHRUN = "start one process per GPU: torchrun --nproc_per_node N -m chordate {command} CONFIG"
 TEST = "write chordate test CONFIG CHECKPOINT"
+DEVICE = "set CUDA_VISIBLE_DEVICES=0 for the first GPU, CUDA_VISIBLE_DEVICES= for the CPU"
 OPTIONS = {
     "--config-file": "the config is the first argument: chordate {command} CONFIG",
     "--model": "the config is the first argument: chordate {command} CONFIG",
     **dict.fromkeys(("--num-gpus", "--gpus", "--launcher"), TORCHRUN),
-    "--device": "set CUDA_VISIBLE_DEVICES=0 for the first GPU, CUDA_VISIBLE_DEVICES= for the CPU",
+    "--device": DEVICE,
     **dict.fromkeys(("--eval-only", "--test-only"), TEST),
     "--output-dir": "write --work-dir DIR",
     "--data-path": "write --data-root DIR",
@@ -45,6 +46,7 @@ TRAINING_SETTINGS = {
 # Arguments of Ultralytics that are no settings here.
 ARGUMENTS = {
     **dict.fromkeys(("task", "mode", "model", "source", "format"), "type {usage}"),
+    "device": DEVICE,
     "data": 'name data.yaml in a config: train_data.dataset of type="YoloDataset", see docs/own_data.md#yolo',
 }
 COMMANDS = {

@@ -27,6 +27,7 @@ from chordate.training.schedule import schedule_settings
 from chordate.training.settings import TrainSettings
 from chordate.training.trainer import Trainer
 from chordate.weights.checkpoint_folder import CheckpointFolder
+from chordate.weights.checkpoint_sources import check_exists
 from chordate.work_dir_lock import locked
 
 
@@ -73,13 +74,15 @@ def train(
         check_settings(cfg, settings)
         callbacks = [CALLBACKS.build(callback) for callback in (*list_section(cfg, "callbacks"), *callbacks)]
         channels = image_channels(cfg)
-        dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed, channels=channels)
         # The first start of a run with resume=True has no checkpoint yet, so it needs the pretrained weights.
         newest = CheckpointFolder(work_dir).newest() if resume is True else None
         resumes = bool(newest or (resume and resume is not True))
-        weights = load_from or settings.load_from
+        weights, weights_key = load_from or settings.load_from, "load_from" if load_from else "train.load_from"
+        if weights and not resumes:
+            check_exists(weights, weights_key)
         if resumes and weights:
             logger.info(f"{weights} is not loaded: the resumed checkpoint has the weights")
+        dataset = build_dataset(data, data_root=data_root, training=True, seed=settings.seed, channels=channels)
         model = build_model(cfg, meta=dataset.meta, pretrained=not (resumes or weights))
         padding: dict[str, Any] = {"size_divisor": model.size_divisor}
         single = {"drop_single": any(isinstance(module, _BatchNorm) for module in model.modules())}
@@ -103,7 +106,7 @@ def train(
         counts = f"{pluralize(len(dataset), 'image')} to train on, {len(val_set)} to evaluate on, annotations checked"
         logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
-            start_from(model, weights, "load_from" if load_from else "train.load_from")
+            start_from(model, weights, weights_key)
         trainer = Trainer(
             model,
             train_loader,

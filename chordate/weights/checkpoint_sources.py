@@ -66,6 +66,17 @@ def read_state(source: str | Path) -> Contents:
     return Contents(values, source)
 
 
+def check_exists(source: str | Path, setting: str) -> None:
+    """Check that a checkpoint on this machine exists, before data are opened, which may take minutes.
+
+    Raises:
+        CheckpointError: there is no such file or folder; the message starts with `setting`.
+    """
+    path = Path(source).expanduser()
+    if "://" not in str(source) and not path.exists():
+        raise CheckpointError(f"{setting}: {_missing_message(path)}")
+
+
 def torchvision_url(spec: str) -> str:
     """The URL of torchvision's weights for `resnet50` (the default weights) or `resnet50/IMAGENET1K_V1`."""
     name, _, which = spec.partition("/")
