@@ -261,16 +261,24 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         ),
         (
             ["train", "data=coco.yaml", "epochs=3"],
-            'chordate train: no argument data=; name data.yaml in a config: train_data.dataset of type="YoloDataset", '
+            'chordate train: no argument data; name data.yaml in a config: train_data.dataset of type="YoloDataset", '
             "see docs/own_data.md#yolo; `epochs` is called `train.epochs` here; settings follow",
         ),
         (
             ["predict", "source=a.jpg", "model=yolov8n.pt"],
-            "chordate predict: no argument source=, model=; type chordate predict CONFIG CHECKPOINT IMAGE\n",
+            "chordate predict: no argument source, model; type chordate predict CONFIG CHECKPOINT IMAGE\n",
         ),
         (
             ["export", "format=onnx", "model=x.pt"],
-            "chordate export: no argument format=, model=; type chordate export C",
+            "chordate export: no argument format, model; type chordate export C",
+        ),
+        (
+            ["train", "x", "device=cpu"],
+            "chordate train: no argument device; set CUDA_VISIBLE_DEVICES=0 for the first G",
+        ),
+        (
+            ["test", "x", "y", "MODEL.DEVICE", "cpu"],
+            "chordate test: no argument MODEL.DEVICE; set CUDA_VISIBLE_DEVICES",
         ),
         (["train", "x", "optimizer.lr=1"], "chordate train: `optimizer.lr` is a setting; settings follow --cfg"),
         (["train", "x", "y"], "chordate train: unrecognized arguments: y; type chordate train CONFIG, for example: "),

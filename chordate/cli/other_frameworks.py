@@ -21,7 +21,7 @@ OPTIONS = {
     "--output-dir": "write --work-dir DIR",
     "--data-path": "write --data-root DIR",
     "--weights": "write chordate train CONFIG --load-from CHECKPOINT, or chordate predict CONFIG CHECKPOINT IMAGE",
-    "--imgsz": "set the sizes of ResizeShortestEdge in train_data.pipeline and val_data.pipeline of a config file",
+    "--imgsz": "export and summary have --size; otherwise set the sizes in the pipelines of a config file",
     "--data-augmentation": "write the pipeline in a config file, see docs/augmentation.md",
     "--auto-scale-lr": "the learning rate is scaled to the batch size, see optimizer.base_batch_size",
     "--trainable-backbone-layers": "write --cfg-options model.backbone.frozen_stages=N, the number of frozen stages",
@@ -43,10 +43,10 @@ TRAINING_SETTINGS = {
     "--sync-bn": "train.sync_bn",
     "--print-freq": "train.log_every",
 }
-# Arguments of Ultralytics that are no settings here.
+# Arguments of Ultralytics and Detectron2 that are no settings here.
 ARGUMENTS = {
     **dict.fromkeys(("task", "mode", "model", "source", "format"), "type {usage}"),
-    "device": DEVICE,
+    **dict.fromkeys(("device", "MODEL.DEVICE"), DEVICE),
     "data": 'name data.yaml in a config: train_data.dataset of type="YoloDataset", see docs/own_data.md#yolo',
 }
 COMMANDS = {
@@ -99,7 +99,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str], usage:
             if command == "train" and hyphenated in TRAINING_SETTINGS:
                 return f"no option {option}; write --cfg-options {TRAINING_SETTINGS[hyphenated]}=VALUE"
         elif not in_cfg_options and (key := _argument(word)):
-            arguments.setdefault(ARGUMENTS[key].format(usage=usage), []).append(f"{key}=")
+            arguments.setdefault(ARGUMENTS[key].format(usage=usage), []).append(key)
         elif not in_cfg_options and (message := _setting(word)):
             settings.append(message)
     messages = [f"no argument {', '.join(keys)}; {advice}" for advice, keys in arguments.items()] + settings
@@ -109,9 +109,10 @@ def explain(words: Sequence[str], command: str, options: Collection[str], usage:
 
 
 def _argument(word: str) -> str | None:
-    """The key of a word such as `model=yolov8n.pt` if it is in ARGUMENTS; None for any other word, or a file."""
+    """The key of a word such as `model=yolov8n.pt` or `MODEL.DEVICE` if it is in ARGUMENTS; None for other words."""
     key, equals, _ = word.partition("=")
-    return key if equals and key in ARGUMENTS and not os.path.exists(word.partition("/")[0]) else None
+    is_setting = (equals or key.isupper()) and not os.path.exists(word.partition("/")[0])
+    return key if is_setting and key in ARGUMENTS else None
 
 
 def _setting(word: str) -> str | None:
