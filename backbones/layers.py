@@ -98,9 +98,8 @@ def make_shortcut(
         in_channels, out_channels, stride: channels and stride of the block.
         norm: norm after the projection, see `make_norm`.
         dilation: dilation of the block. If dilation replaces a stride, option D still averages 2×2 adjacent positions,
-            with zero padding at the right and the bottom, as in timm. The strided network averages the same positions,
-            except for odd sizes, and except in the second stage whose stride is removed (c5 at output stride 8), where
-            these positions are further apart.
+            with zero padding at the right and the bottom, as in timm. For even sizes, the strided network averages the
+            same positions, except in c5 at output stride 8: there, the positions that it averages are two cells apart.
     """
     if option == "none":
         return None

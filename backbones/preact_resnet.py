@@ -234,8 +234,8 @@ class CifarPreActResNet(StagedBackbone):
             **options,
         )
         # As in the appendix of Identity Mappings, the identity shortcut of the first block starts after the block's
-        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection; projections always
-        # start there.
+        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection, which starts there
+        # like all projections.
         if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True

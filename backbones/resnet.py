@@ -105,7 +105,7 @@ class ResNet(StagedBackbone):
             options = {}
             if (groups, group_width) != (1, 64):
                 raise ConfigError(
-                    f"{name}: groups must be 1 and group_width 64 without bottlenecks (depth 50 and more), "
+                    f"{name}: groups must be 1 and group_width 64 in networks without bottlenecks (depths below 50), "
                     f"got {groups} and {group_width}"
                 )
         if multi_grid is not None and len(multi_grid) != counts[-1]:

@@ -150,8 +150,8 @@ def merge(
 ) -> None:
     """Merge a layer into the settings of the earlier layers, in place.
 
-    Dicts are merged. Other values, and dicts with `_delete_=True`, replace the earlier ones. A string that a dict is
-    merged into is the name of a type, and treated as `dict(type=name)`.
+    Dicts are merged. Other values, and dicts with `_delete_=True`, replace the earlier ones. If a dict is
+    merged into a string, the string is a type name: it is treated as `dict(type=name)`.
 
     Args:
         tree: the merged settings of the earlier layers; modified in place.

@@ -64,14 +64,14 @@ def packaged_configs() -> dict[str, Path]:
 def list_configs(pattern: str = "*") -> list[str]:
     """The names of the packaged and the published configs that match a shell pattern, sorted.
 
-    Each listed name with another backbone is valid too, but is not listed.
+    Composed names, which replace the backbone of a listed name, are valid too, but are not listed.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
 
 def match_configs(pattern: str) -> list[str]:
     """The listed names that match a shell pattern in one of their spellings (`r101`, `resnet101`). If no listed name
-    matches, the composed names that match, each in a matching spelling. Ignores case.
+    matches, returns the composed names that match, each in a matching spelling. Ignores case.
     """
     matches = re.compile(fnmatch.translate(pattern.lower())).match
     templates, backbones = read_templates(package_root()), BACKBONES.names()

@@ -59,8 +59,8 @@ class Templates(NamedTuple):
 
     Attributes:
         parts: the parts of each packaged name.
-        recipes: for each (prefix, suffix), a dict from `NameParts.stem` to the packaged config whose settings that
-            backbone uses.
+        recipes: for each (prefix, suffix), a dict from `NameParts.stem` to the packaged config with the settings
+            for this backbone.
     """
 
     parts: dict[str, NameParts]

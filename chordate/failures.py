@@ -33,7 +33,7 @@ def explain_failures(remedy: Callable[[], str] = str) -> Iterator[None]:
         yield
     except ChordateError:
         raise
-    except Exception as error:  # of any type: torch raises the end of a worker in whatever code runs at that moment
+    except Exception as error:  # torch reports a worker's end by an error in whatever code runs at that moment
         reason = describe_failure(error)
         if reason is None:
             raise

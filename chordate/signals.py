@@ -41,8 +41,9 @@ def ended_by_signals() -> Iterator[None]:
 class StopSignals:
     """Context manager that records SIGINT, SIGTERM or SIGHUP in `received`.
 
-    The signal does not end the process, so that the run can be saved. A later Ctrl-C does; a later SIGTERM or SIGHUP
-    does not, since srun and torchrun may both deliver the same signal. SIGHUP stays ignored under `nohup`.
+    The first signal does not end the process, so that the run can be saved. After it, Ctrl-C ends the process; further
+    SIGTERMs and SIGHUPs do not, since srun and torchrun may both deliver the same signal. SIGHUP stays ignored under
+    `nohup`.
     """
 
     received: signal.Signals | None = None

@@ -194,8 +194,8 @@ class BoxHead(nn.Module):
     def padded_detections(self, scores: Tensor, deltas: Tensor, proposals: Proposals) -> PaddedDetections:
         """Convert the predictions for `P` padded proposals per image to detections.
 
-        NMS processes the `MAX_CANDIDATES` highest scores of each image. Further candidates could be detections only if
-        NMS kept fewer than `detections_per_image` of these.
+        NMS processes the `MAX_CANDIDATES` highest scores of each image. Lower scores would matter only if NMS kept
+        fewer than `detections_per_image` of these candidates.
 
         Args:
             scores: `[N * P, num_classes + 1]`, class probabilities.

@@ -106,8 +106,8 @@ class PanopticDeepLabHead(SemanticHead):
         num_classes: number of classes.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
         aspp_dropout: dropout probability of ASPP's output.
-        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels, to
-            which the model passes weights of small instances.
+        dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels;
+            the model passes it larger weights for the pixels of small instances.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class CenterOffsetHead(nn.Module):
     def loss(self, outputs: tuple[Tensor, Tensor], targets: PanopticTargets) -> dict[str, Tensor]:
         """Compute the losses `center` and `offset`.
 
-        Neither loss counts crowds and pixels without a class, as in Detectron2's project.
+        Crowds and pixels without a class do not contribute to the losses, as in Detectron2's project.
         """
         things = targets.instances
         truth = center_targets(targets.slots, things.valid & ~things.crowd, self.sigma)

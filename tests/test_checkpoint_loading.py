@@ -198,6 +198,26 @@ def test_weights_of_a_network_with_another_norm_are_refused():
     assert "not in the model: bn1.running_mean" in error
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_not_real_numbers_are_refused(dtype):
+    """Quantized weights without their scales would load as any numbers."""
+    state = {name: tensor.to(dtype) for name, tensor in filled(TinyDetector(), 3).state_dict().items()}
+    kind = str(dtype).removeprefix("torch.")
+    assert f"backbone.conv1.weight {kind} [4, 3, 3, 3] for the model's float32 [4, 3, 3, 3]" in message(
+        TinyDetector(), state
+    )
+    del state["backbone.bn1.num_batches_tracked"]
+    assert f"0 of 10 tensors fit; mismatched: backbone.conv1.weight {kind} [4, 3, 3, 3]" in message(
+        TinyDetector(), state
+    )
+
+
+def test_an_averaged_counter_loads():
+    """EMA averages BatchNorm's counter as well, as a floating-point number."""
+    counter = {"backbone.bn1.num_batches_tracked": torch.tensor(2.5)}
+    assert not load_checkpoint(TinyDetector(), {**TinyDetector().state_dict(), **counter}).missing
+
+
 def test_a_detector_checkpoint_with_other_classes_names_both_counts():
     error = message(TinyDetector(classes=("a", "b", "c")), own(TinyDetector()))
     assert "trained on 2 classes, the model has 3" in error
@@ -225,6 +245,8 @@ def test_a_bare_classifiers_weights_fill_the_whole_model(name):
     assert not report.missing and not report.skipped
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in fresh.state_dict().items())
     theirs[f"module.{name}.weight"] = torch.zeros(7, 64)
+    assert "head.fc.weight [7, 64] for the model's [10, 64]" in message(fresh, theirs)
+    theirs[f"module.{name}.bias"] = torch.zeros(7)
     assert "head.fc.weight [7, 64] for the model's [10, 64]" in message(fresh, theirs)
 
 

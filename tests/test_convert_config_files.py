@@ -2,6 +2,7 @@
 
 import os
 import time
+import tracemalloc
 
 import pytest
 from converted_configs import write
@@ -10,6 +11,8 @@ from test_convert_mm_config import DATA, RETINANET
 
 from chordate.cli.main import main
 from chordate.config import load_config
+from chordate.errors import ConfigError
+from chordate.migration.mm_files import read_mm
 
 ALIASES = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
@@ -50,6 +53,11 @@ PYTHON = {
     "squares": "a = 10\n" + "a = a * a\n" * 40,
     "doubles": "a = [1]\n" + "a = a + a\n" * 40,
     "nests": "a = [1]\n" + "a = [a, a]\n" * 40,
+    "slices a text": "s = 'x' * 99000\nt = [s[1:] for i in range(25000)]",
+    "slices a list": "s = [1] * 9000\nt = [s[1:] for i in range(25000)]",
+    "formats long texts": "s = 'x' * 99000\nt = [s for i in range(5000)]\nu = f'{t}'",
+    "inherits from long texts": "s = 'x' * 99000\n_base_ = [[s for i in range(5000)]]",
+    "copies its names": "".join(f"a{n} = 1\n" for n in range(20000)) + "b = [0 for i in range(90000)]",
     "loops in comprehensions": "r = range(1000)\na = [0 for x in r for y in r for z in r]",
     "is nested too deeply": "a = " + "(" * 1000 + ")" * 1000,
     "has a long sum": "a = " + "1 + " * 30000 + "1",
@@ -82,6 +90,19 @@ def test_a_hostile_file_is_one_line_of_error(tmp_path, monkeypatch, capsys, suff
     error = capsys.readouterr().err
     assert error.startswith("chordate convert-config: ") and error.count("\n") == 1 and len(error) < 600
     assert sorted(os.listdir(tmp_path)) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["slices a text", "slices a list", "formats long texts", "inherits from long texts"])
+def test_a_hostile_python_file_needs_little_memory(tmp_path, name):
+    path = tmp_path / "hostile.py"
+    path.write_text(PYTHON[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError):
+            read_mm(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_pipe_is_refused(tmp_path, capsys):

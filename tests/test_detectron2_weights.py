@@ -23,7 +23,7 @@ from chordate.weights.formats.architecture import detector
 from chordate.weights.formats.detectron2_imagenet import Detectron2ResNet
 from chordate.weights.formats.detectron2_settings import image_settings
 from chordate.weights.formats.format import Format
-from chordate.weights.numerics import differing_settings
+from chordate.weights.numerics import differing_settings, read_setting
 
 TABLE = json.loads((Path(__file__).parent / "data/detectron2_names.json").read_text())
 CONFIGS = {
@@ -119,7 +119,9 @@ def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
 def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
     """The model of the recognized config has the settings that are inferred from the weights."""
     state, (_, model) = weights(family), built(family)
-    assert differing_settings(model, format_of(state).settings(state)) == {}
+    settings = format_of(state).settings(state)
+    assert differing_settings(model, settings) == {}
+    assert [name for name in settings if read_setting(model, name) is None] == []
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_log_file_on_a_full_disk_is_reported_once_without_a_traceback(capfd: p
         log.removeHandler(collect)
         log.removeHandler(handler)
     assert sorted(warnings) == [
-        f"/dev/full: cannot be written ({FULL}); the log goes on without it",
+        f"/dev/full: cannot be written ({FULL}); logging goes on without this file",
         *map("line {}".format, range(3)),
     ]
     assert "Traceback" not in capfd.readouterr().err

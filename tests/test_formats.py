@@ -1,5 +1,7 @@
 """Checkpoint formats can be registered; a user's format is recognized like the package's own formats."""
 
+import warnings
+
 import pytest
 import torch
 from checkpoint_toys import TinyDetector, filled, is_filled, message
@@ -45,6 +47,48 @@ def test_a_users_registered_format_is_recognized(paddle):
     assert report.format == "paddle" and not report.missing and not report.skipped
     assert report.meta.classes == ("cat", "dog")
     assert is_filled(model)
+
+
+def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
+    """The model's name of the class with this row of weights."""
+    (label,) = (model.box.weight[:2] == row).all(dim=1).nonzero().flatten().tolist()
+    return model.classes[label]
+
+
+@pytest.mark.parametrize(
+    ("ours", "is_written", "expected"),
+    [
+        (("dog", "cat"), False, "cat"),  # the same names, so their order is that of the weights
+        (("dog", "cat"), True, "cat"),
+        (("nut", "bolt"), True, "cat"),
+        (("nut", "bolt"), False, "nut"),  # another dataset with as many classes
+    ],
+)
+def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkeypatch, ours, is_written, expected):
+    """The first output is the cat's. Names that a file contains are known, others are guesses by their number."""
+    monkeypatch.setattr(FORMATS.get("PaddleDetector"), "has_names", lambda self, state: is_written)
+    model, state = TinyDetector(classes=ours), in_paddles_names(TinyDetector())
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        load_checkpoint(model, state)
+    assert name_of_row(model, state["net.head.weight"][:, 0]) == expected
+    replaced = f"was trained on classes 2 [cat, dog] instead of 2 [{', '.join(ours)}]; they replace the model's"
+    assert [replaced in str(warning.message) for warning in warned] == [True] * (expected not in ours[:1])
+
+
+def test_class_names_of_weights_do_not_replace_those_of_a_model_that_is_built_for_their_order(paddle):
+    """A panoptic model has tables of the labels of things and stuff."""
+    model = TinyDetector(classes=("dog", "cat"))
+    model.meta = DatasetMeta(("dog", "cat"), stuff=("cat",))
+    assert "was trained on classes 2 [cat, dog] instead of 2 [dog, cat]; load" in message(
+        model, in_paddles_names(TinyDetector())
+    )
+
+
+def test_fine_tuning_keeps_the_class_names_of_the_model(paddle):
+    model = TinyDetector(classes=("dog", "cat"))
+    load_checkpoint(model, in_paddles_names(TinyDetector()), strict=False)
+    assert model.classes == ("dog", "cat")
 
 
 def test_error_messages_list_a_users_registered_format(paddle):

@@ -9,6 +9,7 @@ import torchvision
 
 import chordate
 from chordate.config import load_config
+from chordate.errors import CheckpointError
 from chordate.weights.candidates import formats
 from chordate.weights.checkpoint_conversion import recognized_config
 from chordate.weights.find_weights import Weights
@@ -80,3 +81,26 @@ def test_torchvisions_detectors_differ_from_our_recipe_in_each_setting():
     differing = {key.removeprefix("model.") for key in differing_settings(ours, settings_of("maskrcnn_resnet50_fpn"))}
     heads = {f"{head}.{setting}" for head in ("box", "mask") for setting in ("aligned", "sampling_ratio")}
     assert differing == heads | {"rpn.anchors.rounded", "rpn.anchors.stride_from_grid", "backbone.norm.eps"}
+
+
+def test_sizes_without_elements_are_no_network():
+    """Otherwise, a file of no bytes could ask for a network of any size."""
+    state = weights("fasterrcnn_resnet50_fpn").state
+    state["roi_heads.box_predictor.cls_score.bias"] = torch.empty(10**9, 0)
+    with pytest.raises(CheckpointError, match=r"x: roi_heads.box_predictor.cls_score.bias has no elements"):
+        recognized_config(Weights(state, None, "x"))
+
+
+def test_the_head_of_fcos_is_no_retinanet():
+    with torch.device("meta"):
+        fcos = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(CheckpointError, match=r"x \(unnamed\) does not name its config"):
+        recognized_config(Weights(fcos.state_dict(), None, "x"))
+
+
+def test_three_means_are_not_recommended_for_images_of_one_channel():
+    model = {"type": "ImageClassifier", "backbone": {"type": "resnet18", "in_channels": 1}}
+    model["preprocess"] = {"mean": [127.5], "std": [127.5]}
+    gray = chordate.build_model({"model": model}, num_classes=2, pretrained=False)
+    differing = differing_settings(gray, settings_of("maskrcnn_resnet50_fpn"))
+    assert "model.backbone.norm.eps" in differing and not any("preprocess" in name for name in differing)

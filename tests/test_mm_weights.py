@@ -27,9 +27,10 @@ from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.find_weights import find_weights
 from chordate.weights.formats.format import Format
 from chordate.weights.formats.openmmlab import class_names
+from chordate.weights.formats.openmmlab_classifiers import MMPretrainResNet
 from chordate.weights.formats.openmmlab_config import pixels, read_text
 from chordate.weights.loading import load_checkpoint
-from chordate.weights.numerics import differing_settings
+from chordate.weights.numerics import differing_settings, read_setting
 
 TABLE = json.loads((Path(__file__).parent / "data/openmmlab_names.json").read_text())
 OURS = {
@@ -80,7 +81,8 @@ def random_numbers() -> torch.Tensor:
 def state_of(name: str) -> dict[str, torch.Tensor]:
     """Random tensors with the names and shapes of a library's model; variances are positive.
 
-    The table has no counters, but every BatchNorm of the libraries has one, also if its statistics are constant."""
+    The table has no counters, but every BatchNorm of the libraries has one, also if its statistics are constant.
+    """
     entry, start = TABLE["models"][name], itertools.count(step=101)
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
     state = {
@@ -105,6 +107,7 @@ def test_every_tensor_loads_and_is_written_back_bit_for_bit(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the recognized config has all settings of the weights
         model = build(name, {"state_dict": state, "meta": {}})
+    assert [key for key in model.load_report.settings if read_setting(model, key) is None] == []
     report, library = model.load_report, LIBRARIES[name.partition("/")[0]]
     assert report.format == library
     assert not report.skipped and not report.missing
@@ -313,6 +316,12 @@ def test_class_names_are_read_from_meta(meta):
 )
 def test_class_names_of_another_type_are_ignored(meta):
     assert class_names({"meta": meta}) == ()
+
+
+@pytest.mark.parametrize(("names", "are_known"), [(["cat", "dog"], True), (["cat"], False), (None, False)])
+def test_class_names_of_every_output_are_known(names, are_known):
+    state = {"head.fc.weight": torch.zeros(2, 8)}
+    assert MMPretrainResNet({"meta": {"CLASSES": names}}).has_names(state) == are_known
 
 
 def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():

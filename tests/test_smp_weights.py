@@ -1,6 +1,7 @@
 """Checkpoints of segmentation_models.pytorch, and folders of `save_pretrained`, load, and logits equal smp's."""
 
 import copy
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -10,7 +11,7 @@ from test_semantic_smp import randomize_norms
 
 import chordate
 from chordate.config import load_config
-from chordate.errors import ConfigError
+from chordate.errors import CheckpointError, ConfigError
 from chordate.weights.checkpoint_conversion import recognized_config, restored
 from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.find_weights import find_weights
@@ -45,6 +46,48 @@ def test_a_folder_of_save_pretrained_gives_smps_logits_and_is_written_back(name,
         assert expected.std() > 1e-4
         torch.testing.assert_close(ours.logits(images, sizes).double(), expected, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(again.double()(normalized), expected, atol=0, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> dict[str, Any]:
+    """The contents of a folder of `save_pretrained`."""
+    folder = tmp_path_factory.mktemp("unet")
+    their_model("Unet").save_pretrained(folder)
+    return dict(read_state(folder))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"decoder_channels": "abc"}, "config.json: "),
+        ({"decoder_channels": [3, 3]}, "config.json: "),
+        ({"decoder_channels": [10**6] * 5}, "config.json describes another network"),
+        ({"decoder_channels": [10**18] * 5}, "config.json: "),
+        ({"decoder_attention_type": "nonsense"}, "config.json: "),
+        ({"decoder_use_norm": {"type": "nonsense"}}, "config.json: "),
+        ({"decoder_use_batchnorm": False}, "config.json describes another network"),
+        ({"encoder_depth": 3}, "config.json: "),
+        ({"encoder_depth": None}, "config.json: "),
+        ({"activation": "nonsense"}, "config.json: "),
+        ({"encoder_name": "resnet18/../x"}, 'the encoder "resnet18/../x" has no counterpart'),
+        ({"encoder_name": "resnet34"}, "config.json describes another network"),
+        ({"_model_class": "Unet" * 3}, "config.json: unknown architecture"),
+        ({"_model_class": ["Unet"]}, "config.json: unknown architecture"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The usage of decoder_use_batchnorm")
+def test_a_config_that_does_not_fit_the_weights_is_one_line(pretrained, changed, message):
+    contents = {**pretrained, "config": pretrained["config"] | changed}
+    with pytest.raises(CheckpointError) as caught:
+        recognized_config(find_weights(contents))
+    error = str(caught.value)
+    assert f"has the names of smp's weights, but their network is unknown ({message}" in error and "\n" not in error
+
+
+def test_only_the_arguments_of_the_network_are_in_the_config(pretrained):
+    code = "a=__import__('pathlib').Path('executed').touch(), b"
+    contents = {**pretrained, "config": pretrained["config"] | {"foo": 1, code: 1, "self": 2, "kwargs": {}}}
+    assert recognized_config(find_weights(contents)) == recognized_config(find_weights(pretrained))
 
 
 def test_a_bare_state_dict_loads_into_the_same_model(tmp_path):

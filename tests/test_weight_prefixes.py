@@ -15,18 +15,8 @@ from chordate.weights.candidates import without_prefixes
 from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.loading import load_checkpoint
 
-WRAPPERS = [
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "net.",
-    "network.",
-    "student.",
-    "teacher.",
-    "ema.",
-    "model_ema.",
-    "ema_model.",
-]
+WRAPPERS = ["module.", "_orig_mod.", "model.", "net.", "network.", "student.", "teacher."]
+WRAPPERS += ["ema.", "model_ema.", "ema_model."]
 WEIGHTS, OTHERS = 0.5, 0.25
 
 

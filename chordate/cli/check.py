@@ -75,7 +75,7 @@ def is_data(arguments: argparse.Namespace) -> bool:
     """Whether the argument is data instead of a config.
 
     Raises:
-        ConfigError: it is data, and options for configs are given.
+        ConfigError: the argument is data, but options for configs are given.
     """
     from chordate.config import packaged_configs
     from chordate.data.recognize_annotations import is_annotation_file

@@ -40,9 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
-    name, overrides, notes = CheckpointConfig(arguments.config) if arguments.config else checkpoint_config(weights)
+    known = CheckpointConfig(arguments.config, {}, [])
+    name, overrides, notes = known if arguments.config else checkpoint_config(weights)
+    cfg = load_config(load_config(name, overrides, source=arguments.source), arguments.cfg_options)
     overrides = {**overrides, **arguments.cfg_options}
-    cfg = load_config(name, overrides)
     model = build_model(cfg, checkpoint=contents)
     print(model.load_report)
     text = write_config(notes, base_name(name), nested(overrides))
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def base_name(config: str) -> str:
-    """The name of a packaged or composed config, or the full path of another file: it is valid in any folder."""
+    """Name a config so that it is found from any folder: by a packaged or composed name, or by the file's full path."""
     from chordate.config import find_config, packaged_configs
 
     found = find_config(config)

@@ -72,8 +72,8 @@ class CocoDataset(Dataset):
         images: the folder that contains the image files, relative to `data_root` or absolute.
         classes: names of the categories to use, in the order of the labels; None uses all, sorted by id.
             Annotations of other categories are ignored.
-        filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, only
-            instances with a labeled keypoint count.
+        filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, an
+            instance counts only if it has a labeled keypoint.
         health: "error" raises DataError for contradictions in the file, "warn" leaves the contradictory records out and
             reports their number (`check_annotations`).
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.

@@ -32,7 +32,7 @@ _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
 ALL = 2**63 - 1  # the largest possible image id: all images were checked
-WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # neither 0 nor 1, but hotcoco reads 1
+WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads these values as 1
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
     if there are none.
 
     In a very large file, only the objects of the checked images are counted. If none of them has a usable mask, the
-    other objects are read until one has.
+    other objects are read until one with a mask is found.
 
     Raises:
         DataError: no object has a usable mask.

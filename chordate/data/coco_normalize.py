@@ -91,7 +91,7 @@ def parse_ids(records: Sequence[Record]) -> set[Id | None]:
 
 
 def _unique(records: Sequence[Record], what: str, findings: Findings) -> dict[Id, Record]:
-    """The first record of each id."""
+    """Map each id to its first record; records without an id, or with the id of an earlier record, are errors."""
     unique: dict[Id, Record] = {}
     for place, record in enumerate(records, start=1):
         key = parse_id(record.get("id"))

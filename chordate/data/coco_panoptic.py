@@ -160,7 +160,7 @@ class CocoPanoptic(Dataset):
         }
 
     def index_of(self, image_id: int) -> int:
-        """The index of the image with an id."""
+        """The index of the image with the id `image_id`."""
         return int(np.searchsorted(self.image_ids, image_id))
 
     def id_in_file(self, image_id: int) -> int | str:

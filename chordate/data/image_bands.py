@@ -64,7 +64,7 @@ def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> N
         return many
     bands = None if BY_PILLOW.match(head) else decode_unchanged(data, path)
     if bands is not None and bands.ndim == 3 and bands.shape[2] in (3, 4):
-        bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's order
+        bands = bands[..., [2, 1, 0, 3][: bands.shape[2]]]  # from OpenCV's BGR to RGB
     try:
         with PIL.Image.open(io.BytesIO(data.tobytes())) as image:
             frames = getattr(image, "n_frames", 1)
@@ -238,4 +238,4 @@ def _report(kind: str, message: str) -> None:
     """Log a warning about the first file of a kind."""
     if kind not in reported:
         reported.add(kind)
-        log.warning(f"{message} (and so are other files of this kind)")
+        log.warning(f"{message} (logged only for the first file of this kind)")

@@ -111,7 +111,7 @@ class Loader(DataLoader[Any]):
         batches = super().__iter__()
         if self.num_workers:
             _running.add(batches)
-            # atexit runs the function that was registered last first. `_stop_all` is registered again to run before
+            # atexit calls functions in reverse order of registration. `_stop_all` is registered again to run before
             # torch's cleanup, which waits five seconds per worker.
             atexit.unregister(_stop_all)
             atexit.register(_stop_all)
@@ -127,7 +127,7 @@ class Loader(DataLoader[Any]):
                 time.sleep(0.05)
             raise
         finally:  # also if the consumer stops after the last batch without asking for another
-            if world_size() == 1:  # with more ranks, all must call it, but after an error some may not
+            if world_size() == 1:  # all ranks must call report_problems, but after an error some may not get here
                 self.report_problems()
 
     def report_problems(self) -> None:

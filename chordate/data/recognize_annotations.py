@@ -113,7 +113,7 @@ def is_annotation_file(path: Path) -> bool:
 
 
 def recognize_voc(path: Path) -> Recognition | None:
-    """Pascal VOC: XML files in any folder, whose images are in the folder that has images of the same names; and
+    """Pascal VOC: folders of XML files, each with the folder that has the most images of the same names; and
     `SegmentationClass/` with `ImageSets/Segmentation/`."""
     if not path.is_dir():
         return None

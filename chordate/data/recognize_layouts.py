@@ -36,7 +36,7 @@ def recognize_cityscapes(path: Path) -> Recognition | None:
 
 
 def recognize_paired(path: Path) -> Recognition | None:
-    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, whose PNGs have the dataset's names."""
+    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, with PNGs named as in the dataset."""
     for root in _folders_with(path, "images", "annotations"):
         for name, (kind, pattern, splits) in PAIRED.items():
             labeled = [s for s in splits if next((root / "annotations" / s).glob(pattern), None) is not None]

@@ -1,6 +1,6 @@
-"""Finds the largest value that the pixels of a dataset's images can have, if they have more than 8 bits.
+"""Finds the white level of a dataset with more than 8 bits per channel: the largest value that its pixels can have.
 
-With a separate level for each image, a dark image would become brighter than the others of its dataset.
+It is one value per dataset, since a white level per image would brighten dark images relative to the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def find_white_level(dataset: Dataset) -> int | None:
 
 
 def describe_white_level(level: int) -> str:
-    """How the images of a dataset are read, for the log."""
+    """A log line that explains how the white level scales the pixels of a dataset."""
     return f"pixels of 0 … {level} become 0 … 255, since no value in {SAMPLED} images of the dataset is larger"
 
 

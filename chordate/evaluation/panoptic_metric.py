@@ -73,7 +73,7 @@ class WithSegments(Protocol):
     category_ids: Sequence[int]
 
     def index_of(self, image_id: int) -> int:
-        """The index of the image with an id."""
+        """The index of the image with the id `image_id`."""
 
     def id_in_file(self, image_id: int) -> int | str:
         """The id that an image has in the annotation file; saved predictions have this id."""

@@ -34,8 +34,8 @@ class CheckpointConfig(NamedTuple):
     """
 
     name: str
-    overrides: dict[str, Any] = {}
-    notes: list[str] = []
+    overrides: dict[str, Any]
+    notes: list[str]
 
 
 def checkpoint_config(weights: Weights) -> CheckpointConfig:

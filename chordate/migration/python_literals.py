@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from chordate.errors import ConfigError
 
 MAX_WORK = 200_000  # evaluated nodes and copied items per file; the largest shipped configs need 5,000
 MAX_LENGTH = 100_000  # limit on the characters of a string and the items of a list
+SHORT_TEXT = 64  # characters; references to longer texts are limited, since messages and f-strings repeat the text
 MAX_NUMBER = 2**64
 NUMERIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
@@ -68,7 +70,7 @@ class Evaluator:
         if self.work > MAX_WORK or amount > MAX_LENGTH:
             raise self._error(node, "the file computes or copies more data than any config needs")
 
-    def _value(self, node: ast.AST, names: Mapping[str, Any]) -> Any:
+    def _value(self, node: ast.AST, names: MutableMapping[str, Any]) -> Any:
         self._spend(1, node)
         evaluator = getattr(self, f"_{type(node).__name__.lower()}", None)
         if evaluator is None:
@@ -76,31 +78,31 @@ class Evaluator:
             raise self._error(node, f"cannot be read without running it: {text[:80]}")
         return evaluator(node, names)
 
-    def _constant(self, node: ast.Constant, names: Mapping[str, Any]) -> Any:
+    def _constant(self, node: ast.Constant, names: MutableMapping[str, Any]) -> Any:
         if isinstance(node.value, bytes | complex) or node.value is ...:
             raise self._error(node, f"{ast.unparse(node)[:80]} is not supported in a config")
         return self._bounded(node.value, node)
 
-    def _name(self, node: ast.Name, names: Mapping[str, Any]) -> Any:
+    def _name(self, node: ast.Name, names: MutableMapping[str, Any]) -> Any:
         if node.id not in names:
             raise self._error(node, f"the name {node.id} is used before it is assigned")
         return self._copy(names[node.id], node)
 
-    def _attribute(self, node: ast.Attribute, names: Mapping[str, Any]) -> Any:
+    def _attribute(self, node: ast.Attribute, names: MutableMapping[str, Any]) -> Any:
         owner = self._value(node.value, names)
         if not isinstance(owner, dict) or node.attr not in owner:
             raise self._error(node, f"{ast.unparse(node)[:80]} does not exist")
         return owner[node.attr]
 
-    def _subscript(self, node: ast.Subscript, names: Mapping[str, Any]) -> Any:
-        return self._value(node.value, names)[self._value(node.slice, names)]
+    def _subscript(self, node: ast.Subscript, names: MutableMapping[str, Any]) -> Any:
+        return self._bounded(self._value(node.value, names)[self._value(node.slice, names)], node)
 
-    def _slice(self, node: ast.Slice, names: Mapping[str, Any]) -> slice:
+    def _slice(self, node: ast.Slice, names: MutableMapping[str, Any]) -> slice:
         return slice(
             *(None if part is None else self._value(part, names) for part in (node.lower, node.upper, node.step))
         )
 
-    def _list(self, node: ast.List | ast.Tuple, names: Mapping[str, Any]) -> list[Any]:
+    def _list(self, node: ast.List | ast.Tuple, names: MutableMapping[str, Any]) -> list[Any]:
         items: list[Any] = []
         for item in node.elts:
             if isinstance(item, ast.Starred):
@@ -109,16 +111,16 @@ class Evaluator:
                 items.append(self._value(item, names))
         return items
 
-    def _tuple(self, node: ast.Tuple, names: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _tuple(self, node: ast.Tuple, names: MutableMapping[str, Any]) -> tuple[Any, ...]:
         return tuple(self._list(node, names))
 
-    def _set(self, node: ast.Set, names: Mapping[str, Any]) -> Any:
+    def _set(self, node: ast.Set, names: MutableMapping[str, Any]) -> Any:
         inner = node.elts[0]
         if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
             raise self._error(node, "a set is not supported in a config")
         return self._value(inner.elts[0], names)  # MMEngine's template `{{_base_.name}}`
 
-    def _dict(self, node: ast.Dict, names: Mapping[str, Any]) -> dict[Any, Any]:
+    def _dict(self, node: ast.Dict, names: MutableMapping[str, Any]) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
         for key, value in zip(node.keys, node.values):
             if key is None:
@@ -127,7 +129,7 @@ class Evaluator:
                 values[self._value(key, names)] = self._value(value, names)
         return values
 
-    def _call(self, node: ast.Call, names: Mapping[str, Any]) -> Any:
+    def _call(self, node: ast.Call, names: MutableMapping[str, Any]) -> Any:
         function = node.func.id if isinstance(node.func, ast.Name) else None
         arguments = [self._value(argument, names) for argument in node.args] if function else []
         if function == "dict":
@@ -144,7 +146,7 @@ class Evaluator:
             return self._bounded(FUNCTIONS[function](*arguments), node)
         raise self._error(node, f"calls a function, which is not run: {ast.unparse(node.func)[:80]}(…)")
 
-    def _binop(self, node: ast.BinOp, names: Mapping[str, Any]) -> Any:
+    def _binop(self, node: ast.BinOp, names: MutableMapping[str, Any]) -> Any:
         left, right = self._value(node.left, names), self._value(node.right, names)
         if isinstance(left, int | float) and isinstance(right, int | float) and type(node.op) in NUMERIC:
             if isinstance(node.op, ast.Pow) and abs(right) > 64:
@@ -159,13 +161,13 @@ class Evaluator:
             return left * right
         raise self._error(node, f"cannot be computed: {ast.unparse(node)[:80]}")
 
-    def _unaryop(self, node: ast.UnaryOp, names: Mapping[str, Any]) -> Any:
+    def _unaryop(self, node: ast.UnaryOp, names: MutableMapping[str, Any]) -> Any:
         value = self._value(node.operand, names)
         if isinstance(node.op, ast.Not):
             return not value
         return -value if isinstance(node.op, ast.USub) else +value
 
-    def _boolop(self, node: ast.BoolOp, names: Mapping[str, Any]) -> Any:
+    def _boolop(self, node: ast.BoolOp, names: MutableMapping[str, Any]) -> Any:
         value: Any = None
         for operand in node.values:
             value = self._value(operand, names)
@@ -173,7 +175,7 @@ class Evaluator:
                 break
         return value
 
-    def _compare(self, node: ast.Compare, names: Mapping[str, Any]) -> bool:
+    def _compare(self, node: ast.Compare, names: MutableMapping[str, Any]) -> bool:
         left = self._value(node.left, names)
         for kind, operand in zip(node.ops, node.comparators):
             right = self._value(operand, names)
@@ -186,19 +188,21 @@ class Evaluator:
             left = right
         return True
 
-    def _ifexp(self, node: ast.IfExp, names: Mapping[str, Any]) -> Any:
+    def _ifexp(self, node: ast.IfExp, names: MutableMapping[str, Any]) -> Any:
         return self._value(node.body if self._value(node.test, names) else node.orelse, names)
 
-    def _listcomp(self, node: ast.ListComp | ast.GeneratorExp, names: Mapping[str, Any]) -> list[Any]:
+    def _listcomp(self, node: ast.ListComp | ast.GeneratorExp, names: MutableMapping[str, Any]) -> list[Any]:
         return [self._value(node.elt, inner) for inner in self._loop(node.generators, names)]
 
     _generatorexp = _listcomp
 
-    def _dictcomp(self, node: ast.DictComp, names: Mapping[str, Any]) -> dict[Any, Any]:
+    def _dictcomp(self, node: ast.DictComp, names: MutableMapping[str, Any]) -> dict[Any, Any]:
         loop = self._loop(node.generators, names)
         return {self._value(node.key, inner): self._value(node.value, inner) for inner in loop}
 
-    def _loop(self, loops: list[ast.comprehension], names: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def _loop(
+        self, loops: list[ast.comprehension], names: MutableMapping[str, Any]
+    ) -> Iterator[MutableMapping[str, Any]]:
         """The names inside of a comprehension, for each of its iterations."""
         if not loops:
             yield names
@@ -207,14 +211,15 @@ class Evaluator:
         for item in self._value(first.iter, names):
             targets = [first.target] if isinstance(first.target, ast.Name) else getattr(first.target, "elts", [])
             items = [item] if isinstance(first.target, ast.Name) else list(item)
-            inner = {**names, **{ast.unparse(target): value for target, value in zip(targets, items, strict=True)}}
+            self._spend(len(targets), first.iter)
+            inner = ChainMap({ast.unparse(target): value for target, value in zip(targets, items, strict=True)}, names)
             if all(self._value(condition, inner) for condition in first.ifs):
                 yield from self._loop(rest, inner)
 
-    def _joinedstr(self, node: ast.JoinedStr, names: Mapping[str, Any]) -> str:
+    def _joinedstr(self, node: ast.JoinedStr, names: MutableMapping[str, Any]) -> str:
         return self._bounded("".join(str(self._value(part, names)) for part in node.values), node)
 
-    def _formattedvalue(self, node: ast.FormattedValue, names: Mapping[str, Any]) -> str:
+    def _formattedvalue(self, node: ast.FormattedValue, names: MutableMapping[str, Any]) -> str:
         if node.format_spec is not None:
             raise self._error(node, "a format in an f-string is not supported")
         return str(self._value(node.value, names))
@@ -233,6 +238,8 @@ class Evaluator:
             return {key: self._copy(item, node) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self._copy(item, node) for item in value)
+        if isinstance(value, str):
+            self._spend(len(value) // SHORT_TEXT, node)
         return value
 
     def _size(self, value: Any, node: ast.AST) -> int:

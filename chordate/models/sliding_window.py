@@ -75,7 +75,7 @@ class Window:
     cell: tuple[float, float]
 
     def below(self, row: int) -> Window:
-        """The window with only the rows of logits needed from pixel row `row` on; a copy, so the rest is freed."""
+        """The window with only the rows of logits needed from pixel row `row` on, copied to free the other rows."""
         skipped = max(0, int((row - self.top) / self.cell[0] - 0.5))
         if not skipped:
             return self

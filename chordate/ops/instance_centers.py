@@ -21,7 +21,7 @@ class CenterTargets(NamedTuple):
     Attributes:
         heatmap: `[N, H, W]`, 0 … 1: a Gaussian around each center; where Gaussians overlap, their maximum.
         offsets: `[N, 2, H, W]` (y, x), from each pixel to the center of its instance; 0 for pixels without an instance.
-        inside: `[N, H, W]` bool, whether a pixel belongs to an instance that is used.
+        inside: `[N, H, W]` bool, whether a pixel belongs to an instance that has a center.
     """
 
     heatmap: Tensor

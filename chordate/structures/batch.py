@@ -86,8 +86,9 @@ class Targets(TensorStruct):
         return None if labels is None else torch.bincount(labels[labels >= 0], minlength=classes)
 
     def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
-        """Further statistics of the targets of one image, by title, for `chordate check`, which merges the statistics
-        of all images by `merge_statistics`.
+        """Additional statistics of the targets of one image for `chordate check`, keyed by title.
+
+        `merge_statistics` merges the statistics of all images.
 
         Args:
             meta: metadata of the dataset.

@@ -17,7 +17,7 @@ from chordate.structures.statistics import Statistic, box_statistics, keypoint_s
 
 Row = tuple[float, float, float]
 Matrix = tuple[Row, Row]
-OUTSIDE = 0.5  # keypoints that are farther outside, as a fraction of the box's side, may be annotation errors
+OUTSIDE = 0.5  # fraction of the box's side; keypoints farther outside the box may be annotation errors
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
@@ -116,7 +116,7 @@ class Poses(Detections):
     """Predicted objects of one image with their keypoints, highest score first.
 
     Attributes:
-        boxes, scores, labels: see `Detections`; `boxes` are the boxes of which the crops were taken.
+        boxes, scores, labels: see `Detections`; `boxes` are the boxes from which the crops were made.
         keypoints: `[D, K, 3]`, x and y in pixels of the original image, and confidence 0 … 1.
     """
 

@@ -53,7 +53,7 @@ class SemanticTargets(Targets):
         return torch.bincount(self.labels[self.labels != IGNORED].long(), minlength=classes)
 
     def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
-        """The pixels with a class, and the classes per image."""
+        """The number of pixels with a class, and of classes in the image."""
         return label_statistics(self.labels)
 
     def suspicions(self, index: int) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class SemanticTargets(Targets):
 
 
 def label_statistics(labels: Tensor) -> dict[str, Statistic]:
-    """The pixels with a class, and the classes per image, of the label map of one image."""
+    """Count the pixels with a class, and the classes, in the labels of one image."""
     present, ignored = labels.unique(), int((labels == IGNORED).sum())
     return {
         "labeled pixels": Counts(("pixels",), {"with a class": (labels.numel() - ignored,), "ignored": (ignored,)}),
@@ -74,7 +74,7 @@ def label_statistics(labels: Tensor) -> dict[str, Statistic]:
 
 
 def label_suspicions(labels: Tensor) -> tuple[str, ...]:
-    """Possible annotation errors in a label map `[H, W]`, as phrases, see `Targets.suspicions`."""
+    """Possible annotation errors in the labels `[H, W]` of one image, as phrases, see `Targets.suspicions`."""
     ignored = float((labels == IGNORED).float().mean())
     if ignored == 1:
         return ("no labeled pixels",)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PERCENTILES = (0, 5, 50, 95, 100)
-VISIBILITY = ("visible", "hidden", "not labeled")  # by COCO's flag: 2, 1, 0
+VISIBILITY = ("visible", "hidden", "not labeled")  # names of COCO's visibilities 2, 1 and 0
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
             return
         self.is_full = True
-        logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); the log goes on without it")
+        logger.warning(f"{self.baseFilename}: cannot be written ({error.strerror}); logging goes on without this file")
 
     def close(self) -> None:
         with suppress(OSError):  # closing tries again to write the lines that could not be written

@@ -166,7 +166,7 @@ class Trainer:
         Raises:
             TrainingError: a loss is non-finite.
             CheckpointError: the checkpoint to resume does not fit, or a checkpoint cannot be written.
-            ConfigError: another training holds the lock.
+            ConfigError: another training run holds the lock.
             MachineError: a disk is full, a loader process was killed, or the connection to another rank is lost.
             SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
         """
@@ -182,7 +182,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_train_start(self)
                 with self.progress.task("training", self.max_iterations, self.iteration) as self.update_bar:
-                    # The resumed checkpoint was saved before its evaluation, or at the end of a shorter training.
+                    # The resumed checkpoint was saved before its evaluation, or at the end of a shorter run.
                     if self.iteration > self.evaluated and self.evaluation_is_due():
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:

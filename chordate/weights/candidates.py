@@ -40,6 +40,7 @@ class Candidate:
         format: name of the checkpoint's format in reports.
         state: tensors, keyed by the model's names.
         meta: classes and keypoints of the outputs, if known.
+        has_names: whether the checkpoint contains the names of the classes, see `Format.has_names`.
         left_out: the checkpoint's names of tensors that are not in `state`.
         settings: settings that the weights were trained with, see `Format.settings`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
@@ -48,6 +49,7 @@ class Candidate:
     format: str
     state: State
     meta: DatasetMeta | None = None
+    has_names: bool = False
     left_out: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     unsupported: list[str] = field(default_factory=list)
@@ -66,7 +68,7 @@ def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) ->
     for candidate in _candidates(weights, model):
         rows = RowMatcher(model, candidate.meta) if by_name else None
         matches.append((candidate, match(model, candidate.state, rows)))
-    return max(matches, key=lambda pair: pair[1].count)
+    return max(matches, key=lambda pair: (pair[1].count, pair[1].count == 0 and len(pair[1].mismatched)))
 
 
 def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
@@ -89,7 +91,7 @@ def _candidates(weights: Weights, model: nn.Module) -> Iterator[Candidate]:
             if format.recognizes(state):
                 candidate = _convert(format, state, weights, model)
                 yield from _variants(replace(candidate, left_out=left_out), model)
-        plain = Candidate("chordate" if weights.is_own else "state dict", state, weights.meta, left_out)
+        plain = Candidate("chordate" if weights.is_own else "state dict", state, weights.meta, weights.is_own, left_out)
         yield from _variants(plain, model)
 
 
@@ -98,7 +100,9 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
         settings, unsupported = format.settings(state), format.unsupported(state)
-        return Candidate(format.library, converted, meta, settings=settings, unsupported=unsupported)
+        return Candidate(
+            format.library, converted, meta, format.has_names(state), settings=settings, unsupported=unsupported
+        )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(

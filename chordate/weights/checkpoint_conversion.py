@@ -13,6 +13,7 @@ from torch import Tensor
 from chordate.errors import CheckpointError, unknown
 from chordate.failures import disk_error
 from chordate.model_contracts import Model
+from chordate.text import printable
 from chordate.weights.candidates import conversions, formats, without_prefixes
 from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
@@ -49,6 +50,11 @@ def recognize(weights: Weights) -> Recognized:
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
     """
+    empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
+    if empty is not None:  # its shape, of any size, would be part of the network
+        raise CheckpointError(
+            f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
+        )
     libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):
         for format in formats(weights.contents):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
-            (parts that the model does not have are skipped); our own checkpoints set `model.meta`. If False, for
-            fine-tuning, the tensors that fit are loaded; in layers with outputs per class (`class_rows` of the heads),
-            these are the weights of the background and of classes with the same name. The rest of the model is
-            unchanged, and so is `meta` if it has class names rather than numbers.
+            (parts that the model does not have are skipped); our own checkpoints set `model.meta`, and those of other
+            libraries the names and order of its classes, if they are known. If False, for fine-tuning, the tensors that
+            fit are loaded; in layers with outputs per class (`class_rows` of the heads), these are the weights of the
+            background and of classes with the same name. The rest of the model is unchanged, and so is `meta` if it has
+            class names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.
@@ -56,14 +58,15 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     candidate, matched = best_candidate(weights, model, by_name)
     if matched.count == 0 or (strict and (_other_classes(model, weights.meta) or not matched.is_complete)):
         raise CheckpointError(_mismatch_message(weights, candidate, matched, model))
+    meta = _meta_of_outputs(model, weights, candidate, strict)
     tensors = {**matched.loaded, **matched.adapted}
     broken = not_finite(tensors)
     if broken:
         text = f"NaN or infinite values in {pluralize(len(broken), 'tensor')}: {abbreviate(broken)}"
         warnings.warn(f"{weights.source}: {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
-    if isinstance(model, Model) and weights.meta and _takes_meta(model, weights.meta, strict):
-        model.meta = weights.meta
+    if isinstance(model, Model) and meta is not None:
+        model.meta = meta
     warn_about_settings(model, weights.source, candidate.settings)
     warn_about_normalization(model, weights.source)
     is_backbone = isinstance(model, Backbone)
@@ -127,7 +130,7 @@ def _no_default_weights(path: str, backbone: Backbone) -> str:
     )
 
 
-def _note(theirs: list[int], ours: list[int]) -> str:
+def _note(theirs: str, ours: str) -> str:
     return "no name in common" if theirs == ours else f"{theirs} for {ours}"
 
 
@@ -138,6 +141,31 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
         if inner is not None and len(model._modules) == 1:
             return _unwrap_model(inner)
     return model
+
+
+def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, strict: bool) -> DatasetMeta | None:
+    """The metadata that the model takes from the checkpoint; None if it keeps its own.
+
+    Class names that follow only from the number of classes (see `Format.has_names`) do not replace other names, but
+    they put the same names in order.
+
+    Raises:
+        CheckpointError: the order of the classes differs, and the model is built for its own order.
+    """
+    if weights.meta is not None:
+        return weights.meta if _takes_meta(model, weights.meta, strict) else None
+    theirs = candidate.meta
+    if not strict or theirs is None or not isinstance(model, Model) or len(theirs.classes) != len(model.classes):
+        return None
+    if theirs.classes == model.classes or not (candidate.has_names or {*theirs.classes} == {*model.classes}):
+        return None
+    meta = replace(model.meta, classes=theirs.classes, palette=None)
+    difference = f"{weights.source} was trained on {theirs.difference(model.meta)}"
+    if model.meta.stuff:
+        raise CheckpointError(f"{difference}; load_checkpoint(…, strict=False) matches classes by name")
+    if has_names(model.meta):
+        warnings.warn(f"{difference}; they replace the model's", stacklevel=3)
+    return meta
 
 
 def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> bool:
@@ -172,12 +200,13 @@ def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDict
         if not path:
             continue
         for_backbone, backbone_match = best_candidate(weights, backbone)
-        if backbone_match.is_complete and not for_backbone.left_out and matched.count <= backbone_match.count:
+        only_backbone = backbone_match.is_complete and not for_backbone.left_out and not matched.mismatched
+        if only_backbone and matched.count <= backbone_match.count:
             return (
                 f"{source} has weights only for the backbone of {title}; set the backbone's pretrained=… or call "
                 f"load_checkpoint(model.{path}, …)"
             )
-    if matched.count == 0:
+    if matched.count == 0 and not matched.mismatched:
         known = ", ".join(dict.fromkeys(["chordate", "state dict", *(format.library for format in formats())]))
         return (
             f"{source} belongs to another model: none of its tensors fits {title}; it has "
@@ -194,7 +223,7 @@ def _mismatch_message(weights: Weights, candidate: Candidate, matched: StateDict
     if weights.is_own and isinstance(model, Model) and not _other_classes(model, weights.meta):
         saved = _saved_config(source) or "the config in the folder of its run"
         problems.append(f"if it was trained with --cfg-options, repeat them, or use {saved}")
-    else:
+    elif matched.count:
         problems.append("load_checkpoint(…, strict=False), or --load-from in training, loads only the tensors that fit")
     return f"{source} ({candidate.format}) does not fit {title}: " + "; ".join(filter(None, problems))
 

@@ -34,7 +34,8 @@ def overrides(model: nn.Module, settings: Mapping[str, Any]) -> list[str]:
 def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `settings` that differ from the model, keyed by config key: `{"model.preprocess.bgr": True}`.
 
-    Settings that the model does not have are left out; a bare backbone has only the settings of the backbone.
+    Settings that the model does not have are left out: a bare backbone has only the settings of the backbone, and mean
+    and std of three channels do not apply to a model of other images.
     """
     is_backbone = isinstance(model, Backbone)
     differing = {}
@@ -42,6 +43,8 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
         if is_backbone and not name.startswith("backbone."):
             continue
         setting = read_setting(model, name.removeprefix("backbone.") if is_backbone else name)
+        if isinstance(setting, Tensor):
+            setting = setting.flatten().tolist() if setting.numel() == len(value) else None
         if setting is not None and not _equal(setting, value):
             differing[f"model.{name}"] = value
     return differing
@@ -67,8 +70,6 @@ def read_setting(model: nn.Module, name: str) -> Any:
 
 
 def _equal(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, Tensor):
-        ours = ours.flatten().tolist()
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
     return math.isclose(ours, theirs, rel_tol=1e-4) if isinstance(theirs, float) else bool(ours == theirs)

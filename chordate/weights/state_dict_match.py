@@ -22,8 +22,8 @@ class StateDictMatch:
 
     Attributes:
         loaded, adapted: tensors for the model, keyed by the model's names.
-        mismatched: mapping from name to the shapes in the checkpoint and in the model; if the shapes are equal, no
-            class name matches.
+        mismatched: mapping from name to the shapes in the checkpoint and in the model, as text; with the data types if
+            the checkpoint's weights are integers. If the shapes are equal, no class name matches.
         missing: tensors of the model that the checkpoint does not have.
         unexpected: tensors of parts that the model has, but without these tensors, so the checkpoint contradicts the
             model.
@@ -33,7 +33,7 @@ class StateDictMatch:
 
     loaded: dict[str, Tensor] = field(default_factory=dict)
     adapted: dict[str, Tensor] = field(default_factory=dict)
-    mismatched: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[str, str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -52,8 +52,8 @@ class StateDictMatch:
         """Describe the tensors that do not fit the model, in one line."""
         problems = []
         if self.mismatched:
-            shapes = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]
-            problems.append(f"other shapes: {abbreviate(shapes, 2)}")
+            tensors = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]
+            problems.append(f"mismatched: {abbreviate(tensors, 2)}")
         if self.missing:
             problems.append(f"not in the checkpoint: {abbreviate(self.missing, 2)}")
         if self.unexpected:
@@ -62,7 +62,7 @@ class StateDictMatch:
 
 
 def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None = None) -> StateDictMatch:
-    """Compare names and shapes without loading.
+    """Compare names and shapes without loading. Weights that are integers, booleans or complex numbers do not fit.
 
     Args:
         model: a whole model or a backbone.
@@ -77,6 +77,8 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
         if name not in target:
             if not name.endswith(_COUNTER):
                 (result.skipped if _is_of_absent_part(model, name) else result.unexpected).append(name)
+        elif target[name].is_floating_point() and not tensor.is_floating_point():
+            result.mismatched[name] = (_typed(tensor), _typed(target[name]))
         elif tensor.shape == target[name].shape and not (rows and rows.is_reordered(name)):
             result.loaded[name] = tensor
         elif rows and (kept := rows.adapt(name, tensor, target[name])):
@@ -86,7 +88,7 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
             result.adapted[name] = adapt_input_channels(tensor, channels)
             result.notes[name] = f"from 3 input channels to {channels}"
         else:
-            result.mismatched[name] = (list(tensor.shape), list(target[name].shape))
+            result.mismatched[name] = (str(list(tensor.shape)), str(list(target[name].shape)))
     result.missing = [name for name in target if name not in state and not name.endswith(_COUNTER)]
     return result
 
@@ -131,6 +133,11 @@ def _stems(model: nn.Module) -> set[str]:
 
 def _differs_in_input_channels(theirs: Tensor, ours: Tensor) -> bool:
     return theirs.dim() == 4 and theirs.shape[1] == 3 and theirs[:, :1].shape == ours[:, :1].shape
+
+
+def _typed(tensor: Tensor) -> str:
+    """The data type and shape of a tensor: `int8 [64, 3, 7, 7]`."""
+    return f"{tensor.dtype} {list(tensor.shape)}".removeprefix("torch.")
 
 
 def _is_of_absent_part(model: nn.Module, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Bottleneck WRNs, and DenseNets, on ImageNet, trained as in fb.resnet.torch (Zagoruyko & Komodakis 2016)."""
+"""Bottleneck WRNs (Zagoruyko & Komodakis 2016) and DenseNets on ImageNet, trained as in fb.resnet.torch."""
 
 _base_ = [
     "../_base_/models/classifier.py",

@@ -2,7 +2,8 @@
 section 4.1): crops of 321 px, scales 0.5 … 1.5, batch size 10.
 
 The learning rates, 2.5e-4 and 2.5e-3 for the head, are those of the authors' solver for ResNet-101. The authors start
-from weights of COCO and fuse three scales; this config starts from ImageNet and uses one scale.
+from COCO-pretrained weights and fuse three scales; this config starts from ImageNet-pretrained weights and uses one
+scale.
 """
 
 _base_ = [

@@ -30,8 +30,10 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 import chordate
+from chordate.config import load_config
+from chordate.migration.checkpoint_config import checkpoint_config
 from chordate.structures import Batch, ImageInfo
-from chordate.weights.checkpoint_conversion import recognized_config, restored
+from chordate.weights.checkpoint_conversion import restored
 from chordate.weights.find_weights import find_weights
 
 warnings.filterwarnings("ignore")
@@ -63,13 +65,7 @@ CONFIGS = {
         "pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024",
         "sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024",
     ],
-    "mmpretrain": ["resnet/resnet50_8xb32_in1k", "resnet/resnetv1c50_8xb32_in1k"],
-}
-FCN = {
-    "type": "SemanticSegmenter",
-    "backbone": {"type": "resnet50c", "out": ["c4", "c5"], "output_stride": 8},
-    "head": {"type": "FCNHead", "convs": 2, "concatenate": True},
-    "auxiliary": {"type": "FCNHead", "level": "c4"},
+    "mmpretrain": ["resnet/resnet50_8xb32_in1k", "resnet/resnetv1c50_8xb32_in1k", "resnet/resnetv1d50_8xb32_in1k"],
 }
 
 
@@ -158,13 +154,7 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
     }
     contents = {"state_dict": state, "meta": {"cfg": cfg.pretty_text, "dataset_meta": {}}}
     weights = find_weights(contents)
-    if "fcn" in name and library == "mmseg":
-        config: Any = {"model": FCN | {"preprocess": {}}, "fallback_meta": {"classes": 19}}
-        overrides: dict[str, Any] = {}
-    else:
-        config, overrides = recognized_config(weights)
-    from chordate.config import load_config
-
+    config, overrides, _ = checkpoint_config(weights)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # fails if a setting differs from that of the weights
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)

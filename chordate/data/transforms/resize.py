@@ -23,8 +23,8 @@ def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
 class ResizeShortestEdge(v2.Transform):
     """Resize so that the shorter edge is `size`, or less if the longer edge would exceed `max_size`.
 
-    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). If `size` is
-    a list, one is drawn uniformly per image (multi-scale training: 640, 672, … 800).
+    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). If `size` is a list, a length is drawn from it
+    uniformly for each image (multi-scale training: 640, 672, … 800).
 
     Args:
         size: length of the shorter edge in pixels, or a list of lengths.

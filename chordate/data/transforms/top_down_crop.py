@@ -93,8 +93,10 @@ def crop_matrix(
 
 
 def warp(image: Tensor, matrix: NDArray[np.float64], size: tuple[int, int]) -> Tensor:
-    """Warp the image `[C, H, W]` by an affine matrix `[2, 3]` of continuous pixel coordinates, with bilinear
-    interpolation, to an image of `size` (height, width)."""
+    """Warp an image `[C, H, W]` with bilinear interpolation to an image of `size` (height, width).
+
+    `matrix` `[2, 3]` maps coordinates of `image` to coordinates of the result, in continuous pixel coordinates.
+    """
     indices = matrix.copy()  # OpenCV's coordinates are pixel indices
     indices[:, 2] += 0.5 * (matrix[:, :2].sum(1) - 1)
     array = np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())

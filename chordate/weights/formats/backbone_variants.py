@@ -10,14 +10,17 @@ from chordate.registry import BACKBONES
 
 
 def variant_of(state: Mapping[str, Tensor], architecture: str) -> str | None:
-    """The first registered variant of an architecture that has exactly these tensors; None if no variant has.
+    """The registered variant of an architecture that has exactly these tensors; None if no variant has.
+
+    If several have, as "resnet50" and "resnet50_caffe", it is the one with the shortest name.
 
     Args:
         state: tensors, keyed by the names of our backbone; counters of BatchNorm are ignored.
         architecture: registered type of the backbone, for example "ResNet".
     """
     shapes = _shapes(state)
-    names = (name for name, variant in BACKBONES.variants.items() if variant["type"] == architecture)
+    names = sorted(BACKBONES.names(), key=len)
+    names = [name for name in names if BACKBONES.variants.get(name, {}).get("type") == architecture]
     return next((name for name in names if _variant_shapes(name) == shapes), None)
 
 

@@ -64,7 +64,7 @@ class CifarFormat(Format):
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:
         depth, outputs = self.depth(state), self.outputs(state)
-        if f"resnet{depth}_cifar" not in BACKBONES.variants:
+        if f"resnet{depth}_cifar" not in BACKBONES.names():
             return None
         overrides = {} if outputs == len(CIFAR10_CLASSES) else {"fallback_meta.classes": outputs}
         is_cifar100 = outputs == 100 and not self.config_suffix

@@ -113,6 +113,13 @@ class Format:
         """The classes of the converted state dict's outputs, in order; None if unknown."""
         return None
 
+    def has_names(self, state: State) -> bool:
+        """Whether the classes of `meta` are written in the checkpoint; if False, they follow from their number.
+
+        Names that are written replace those of the model; names that follow from their number only put them in order.
+        """
+        return False
+
 
 def rename(name: str, names: Names) -> str:
     """Rename a tensor by the first pattern that matches the beginning of `name`; unchanged if no pattern matches."""

@@ -137,8 +137,11 @@ class MMFormat(Format):
         return not_supported(self.cfg) + (["backbone.avg_down=True in dilated stages"] if dilated else [])
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
+        return DatasetMeta(class_names(self.contents)) if self.has_names(state) else None
+
+    def has_names(self, state: State) -> bool:
         names = class_names(self.contents)
-        return DatasetMeta(names) if names and len(names) == self.outputs(state) else None
+        return bool(names) and len(names) == self.outputs(state)
 
     def outputs(self, state: State) -> int:
         """The number of classes, without background, of the network with the library's names."""

@@ -109,7 +109,8 @@ class MMDetectionRCNN(MMDetection):
         for head in heads:
             layer = at(self.cfg, f"model.roi_head.{_EXTRACTORS[head]}.roi_layer", {})
             settings[f"{head}.aligned"] = at(layer, "aligned", True) is True
-            settings[f"{head}.sampling_ratio"] = at(layer, "sampling_ratio", 0)
+            ratio = at(layer, "sampling_ratio")
+            settings[f"{head}.sampling_ratio"] = ratio if isinstance(ratio, int) else 0
         return settings
 
     def _cascade_weights(self) -> tuple[tuple[float, ...], ...]:

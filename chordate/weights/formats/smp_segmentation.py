@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from chordate.registry import FORMATS
+import torch
+
+from chordate.errors import repr_name
+from chordate.libraries import import_smp
+from chordate.registry import BACKBONES, FORMATS
+from chordate.text import one_line
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
 _NAMES = NameTable(("encoder.", "backbone."), ("decoder.", "head.decoder."), ("segmentation_head.", "head.logits."))
 _DIVISOR = 32  # smp refuses images whose sides are not multiples of this number
+
+# Arguments of smp's networks that are set otherwise, or that the decoder does not have.
+_OTHER_ARGUMENTS = frozenset(
+    {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels", "aux_params"}
+)
 
 
 @FORMATS.register_module()
@@ -41,10 +52,10 @@ class SmpSegmentation(Format):
         arguments = self.contents.get("config")
         if not isinstance(arguments, Mapping):
             return None
-        options = {str(key): value for key, value in arguments.items() if not str(key).startswith("_")}
-        architecture, encoder = str(arguments.get("_model_class")).lower(), str(options.pop("encoder_name", ""))
-        for name in ("encoder_weights", "classes", "in_channels", "aux_params"):
-            options.pop(name, None)
+        architecture, encoder = str(arguments.get("_model_class")).lower(), str(arguments.get("encoder_name"))
+        if encoder not in BACKBONES.names():
+            raise ValueError(f"the encoder {repr_name(encoder)} has no counterpart")
+        options = _options(arguments, architecture, encoder, state)
         backbone: dict[str, Any] = {"_delete_": True, "type": encoder, "out": "all"}
         if options.get("encoder_output_stride") in (8, 16) or architecture in ("deeplabv3", "deeplabv3plus"):
             stride = options.get("encoder_output_stride", 8 if architecture == "deeplabv3" else 16)
@@ -57,3 +68,24 @@ class SmpSegmentation(Format):
             "model.head": {**head, "options": options},
             "fallback_meta.classes": len(state["segmentation_head.0.weight"]),
         }
+
+
+def _options(arguments: Mapping[Any, Any], architecture: str, encoder: str, state: State) -> dict[str, Any]:
+    """The arguments in `config.json` that the decoder needs.
+
+    Raises:
+        ValueError: smp cannot build the network, or it has other tensors than `state`; it is built without memory, so
+            that a small file cannot ask for a large network.
+    """
+    try:
+        network = import_smp("the checkpoint", architecture, encoder).MODEL_ARCHITECTURES_MAPPING[architecture]
+        known = {*inspect.signature(network.__init__).parameters, "decoder_use_batchnorm"} - _OTHER_ARGUMENTS
+        options = {name: value for name, value in arguments.items() if name in known}
+        fixed = {"encoder_weights": None, "classes": len(state["segmentation_head.0.weight"])}
+        with torch.device("meta"):
+            theirs = network(encoder, in_channels=state["encoder.conv1.weight"].shape[1], **fixed, **options)
+    except Exception as error:  # smp does not validate its arguments
+        raise ValueError(f"config.json: {one_line(error, 200) or type(error).__name__}") from error
+    if any(name not in state or state[name].shape != x.shape for name, x in theirs.state_dict().items()):
+        raise ValueError("config.json describes another network")
+    return options

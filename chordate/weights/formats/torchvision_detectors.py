@@ -182,7 +182,8 @@ class TorchvisionRetinaNet(TorchvisionDetector):
 
     def recognizes(self, state: State) -> bool:
         wanted = {"backbone.body.layer1.0.conv1.weight", "head.classification_head.cls_logits.weight"}
-        return wanted <= state.keys()
+        is_fcos = "head.regression_head.bbox_ctrness.weight" in state
+        return wanted <= state.keys() and not is_fcos
 
     def convert(self, state: State, model: Any) -> State:
         ours = rename_all(state, _RETINANET_NAMES)

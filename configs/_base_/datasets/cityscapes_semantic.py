@@ -7,7 +7,7 @@ fallback_meta = dict(classes="cityscapes")
 train_data = dict(
     dataset=dict(type="CityscapesSemantic", split="train"),
     pipeline=[
-        dict(type="RandomResize", min_size=512, max_size=2049),  # of the shorter side: 1024 × (0.5 … 2.0)
+        dict(type="RandomResize", min_size=512, max_size=2049),  # range of the shorter side: 1024 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=(512, 1024), max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="PhotometricDistortion"),

@@ -1,8 +1,8 @@
 """ImageNet-1k at 160 px with RandAugment: two operations of magnitude 10 (Bello et al. 2021, section 4.2).
 
 160 px is the smallest image size of ResNet-RS; the configs for larger images override it.
-The authors' magnitude 10 is 30 on torchvision's scale (both rotate by up to 30°), which is its maximum. For larger
-images the authors use 15; torchvision's scale ends before that, so all image sizes use 10.
+The authors' magnitude 10 is 30 on torchvision's scale (both rotate by up to 30°), the maximum of this scale. For larger
+images the authors use 15, which torchvision's scale does not reach, so all image sizes use 10.
 """
 
 _base_ = ["imagenet.py"]

@@ -4,7 +4,7 @@ size 16. Configs of datasets inherit from this file.
 
 train_data = dict(
     pipeline=[
-        dict(type="RandomResize", min_size=256, max_size=1025),  # of the shorter side: 512 × (0.5 … 2.0)
+        dict(type="RandomResize", min_size=256, max_size=1025),  # range of the shorter side: 512 × (0.5 … 2.0)
         dict(type="ClassLimitedCrop", size=512, max_fraction=0.75),
         dict(type="RandomHorizontalFlip", p=0.5),
         dict(type="PhotometricDistortion"),
