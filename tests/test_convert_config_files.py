@@ -1,8 +1,10 @@
 """`chordate convert-config`: the command, and hostile files, which raise a one-line error and execute nothing."""
 
 import os
+import textwrap
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from converted_configs import write
@@ -12,6 +14,8 @@ from test_convert_mm_config import DATA, RETINANET
 from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.errors import ConfigError
+from chordate.migration.config_conversion import Conversion, NotCarried
+from chordate.migration.detectron2_config import convert_detectron2
 from chordate.migration.mm_files import read_mm
 
 ALIASES = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -36,6 +40,10 @@ YAML = {
     "has a text for a section": "MODEL: {RPN: 3, ROI_HEADS: x, RESNETS: [], FPN: 1}",
     "has a text for a number": "SOLVER: {IMS_PER_BATCH: many}",
     "is not UTF-8": b"MODEL: \xff",
+    "has a long number": "SOLVER: {BASE_LR: 0x" + "f" * 5000 + "}",
+    "has a long number of base 60": "SOLVER: {BASE_LR: 1" + ":1" * 400_000 + "}",
+    "repeats a text": "MODEL: {}\nx: &a '" + "(" * 90_000 + "'\ny: [" + "*a, " * 4000 + "]\nSOLVER: 3",
+    "has no section of Detectron2": "Collections: [{Name: Faster R-CNN}]",
 }
 PYTHON = {
     "runs a command": "import os\nmodel = os.system('touch executed')",
@@ -103,6 +111,35 @@ def test_a_hostile_python_file_needs_little_memory(tmp_path, name):
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
+
+
+def test_the_table_of_a_long_setting_needs_little_memory():
+    conversion = Conversion("hostile.yaml", not_carried=[NotCarried("x", ["y" * 100_000] * 15_000, "none", "nothing")])
+    tracemalloc.start()
+    try:
+        assert len(conversion.table()) < 300
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_mistake_names_the_file_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.pt").touch()
+    assert main(["convert-config", "x.pt"]) == 2
+    assert capsys.readouterr().err.startswith("chordate convert-config: x.pt: configs are")
+
+
+def test_the_defaults_that_detectron2_writes_change_nothing(tmp_path):
+    """Detectron2 saves every setting as `config.yaml`; `ROI_BOX_HEAD` and `DATASETS` of its config/defaults.py."""
+    lines = """
+        DATASETS: {PRECOMPUTED_PROPOSAL_TOPK_TEST: 1000, PRECOMPUTED_PROPOSAL_TOPK_TRAIN: 2000}
+        MODEL: {ROI_BOX_HEAD: {FED_LOSS_FREQ_WEIGHT_POWER: 0.5, FED_LOSS_NUM_CLASSES: 50, USE_FED_LOSS: false}}
+    """
+    (tmp_path / "plain.yaml").write_text("MODEL: {}")
+    (tmp_path / "all.yaml").write_text(textwrap.dedent(lines))
+    plain, all_settings = (convert_detectron2(tmp_path / name).not_carried for name in ("plain.yaml", "all.yaml"))
+    assert all_settings == plain
 
 
 def test_a_pipe_is_refused(tmp_path, capsys):

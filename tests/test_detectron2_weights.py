@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbone_referee import slow
+from backbone_referee import slow, without_init
 from torch import Tensor
 
 import chordate
@@ -244,6 +244,13 @@ def test_a_model_with_torchvisions_settings_differs_in_each():
         "model.size_divisor": 1,
         "model.backbone.style": "caffe",
     }
+
+
+def test_the_warning_about_other_settings_says_that_they_are_guessed():
+    state = {name: torch.zeros(shape) for name, shape in TABLE["resnets"]["resnet 0"].items()}
+    told = r"set --cfg-options model\.backbone\.style=caffe \(colors.*are guessed"
+    with without_init(), pytest.warns(UserWarning, match=told):
+        chordate.load_checkpoint(chordate.build_backbone("resnet50"), state)
 
 
 def imagenet() -> dict[str, Tensor]:

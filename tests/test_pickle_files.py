@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoint_toys import TinyDetector, filled, message
 from hostile_pickles import END, START, pickles, write_zip
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
@@ -121,6 +122,34 @@ def test_a_checkpoint_of_mmengines_training_is_read(tmp_path: Path) -> None:
         torch.load(tmp_path / "epoch_1.pth", weights_only=True)
     weights = find_weights(read_state(tmp_path / "epoch_1.pth"))
     assert weights.contents["meta"] == meta and weights.state["w"].tolist() == [1, 1]
+
+
+class Bomb:
+    """An object whose pickle creates a file when it is loaded."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_not_opened(zipped, protocol, tmp_path):
+    proof = tmp_path / "code ran"
+    path = tmp_path / "bomb.pth"
+    state = filled(TinyDetector()).state_dict()
+    torch.save(
+        {"model": state, "hook": Bomb(proof)},
+        path,
+        _use_new_zipfile_serialization=zipped,
+        pickle_protocol=protocol,
+    )
+    assert "could run code, so it was not opened" in message(TinyDetector(), path)
+    assert not proof.exists()
+    torch.load(path, weights_only=False)  # proves that the pickle runs code
+    assert proof.exists()
 
 
 def test_a_whole_model_is_refused_by_the_name_of_its_class(tmp_path: Path) -> None:

@@ -166,6 +166,14 @@ def test_a_forward_that_fails_is_a_one_line_error():
         check_outputs(stem)
 
 
+def test_images_of_other_channels_than_the_backbones_name_both_settings():
+    stem = Stem()
+    stem.conv, stem.in_channels = nn.Conv2d(5, 8, 3, 4, 1), 5
+    check_outputs(stem)
+    with pytest.raises(ConfigError, match=r"preprocess\.mean has 3 channels, and backbone\.in_channels is 5; set both"):
+        check_outputs(stem, in_channels=3)
+
+
 class Halved(Neck):
     """A neck with one feature map, p3, of half the height and width of c2."""
 

@@ -100,3 +100,8 @@ def test_a_folder_of_save_pretrained_opens_whatever_its_config(config, tmp_path)
 def test_another_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder, not a checkpoint"):
         read_state(tmp_path)
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(CheckpointError, match="the path of the checkpoint is empty"):
+        read_state("")

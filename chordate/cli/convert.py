@@ -30,7 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
     from chordate.migration.checkpoint_config import CheckpointConfig, checkpoint_config
     from chordate.migration.config_writer import write_config
     from chordate.models.build import build_model
-    from chordate.weights.checkpoint_conversion import OWN, own_contents, restored, write_checkpoint
+    from chordate.weights.checkpoint_conversion import (
+        OWN,
+        own_contents,
+        restored,
+        settings_notes,
+        write_checkpoint,
+    )
     from chordate.weights.checkpoint_sources import read_state
     from chordate.weights.find_weights import find_weights
 
@@ -38,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_out(out, arguments.source)
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
+    if out.suffix == ".pkl" and arguments.to != "detectron2":
+        raise ConfigError(f"{out}: only Detectron2's files are pickles of arrays; name it {out.stem}.pth")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
     known = CheckpointConfig(arguments.config, {}, [])
@@ -50,7 +58,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to == OWN:
         write_checkpoint(out, own_contents(model, write_config([], None, cfg.to_dict())))
     else:
-        write_checkpoint(out, restored(model, arguments.to))
+        theirs = restored(model, arguments.to)
+        write_checkpoint(out, theirs)
+        for note in settings_notes(theirs, arguments.to, model):
+            print(f"{out}: {note}")
     print(f"{out} ({arguments.to}) has the weights of this config:\n\n{text}", end="")
 
 

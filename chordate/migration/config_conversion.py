@@ -67,8 +67,9 @@ class Conversion:
         rank = {effect: number for number, effect in enumerate(EFFECTS)}
         rows = [("setting", "value", "changes", "reason")]
         for lost in sorted(self.not_carried, key=lambda lost: rank[lost.effect]):
-            value = str(lost.value.get("type", lost.value)) if isinstance(lost.value, dict) else str(lost.value)
-            rows.append((printable(lost.key, 80), printable(value, 40), lost.effect, lost.reason))
+            value = lost.value.get("type", lost.value) if isinstance(lost.value, dict) else lost.value
+            text = value if isinstance(value, str) else format_value(value)
+            rows.append((printable(lost.key, 80), printable(text, 40), lost.effect, lost.reason))
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 

@@ -51,7 +51,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
         text = write_config(docstring, *find_nearest(conversion.config))
     except ChordateError as error:
         message = str(error)
-        raise ConfigError(message if message.startswith(str(path.parent)) else f"{path}: {message}") from error
+        raise ConfigError(message if message.startswith(f"{path}:") else f"{path}: {message}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"[:200]
         raise ConfigError(f"{path}: a setting has an unexpected value ({reason})") from error

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Conversion, Keys
 from chordate.migration.detectron2_defaults import DEFAULTS
 from chordate.migration.detectron2_model import detectron2_model, whole_model_weights
 from chordate.migration.detectron2_norms import is_synchronized
 from chordate.migration.detectron2_training import detectron2_training
 from chordate.migration.detectron2_yaml import read_detectron2
+
+SECTIONS = {"DATASETS", "INPUT", "MODEL", "SOLVER"}
 
 
 def convert_detectron2(path: Path) -> Conversion:
@@ -21,7 +24,12 @@ def convert_detectron2(path: Path) -> Conversion:
         ConfigError: the file cannot be read, or Chordate has no such model.
     """
     conversion = Conversion(str(path))
-    cfg = Keys(read_detectron2(path), conversion, defaults=DEFAULTS)
+    values = read_detectron2(path)
+    if not SECTIONS & values.keys():
+        raise ConfigError(
+            f"{path}: not a Detectron2 config: it has none of its sections, {', '.join(sorted(SECTIONS))}"
+        )
+    cfg = Keys(values, conversion, defaults=DEFAULTS)
     model = detectron2_model(cfg)
     conversion.config = {
         "model": model,

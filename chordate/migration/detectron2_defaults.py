@@ -86,6 +86,8 @@ MODEL: dict[str, Any] = {
         "CLS_AGNOSTIC_BBOX_REG": False,
         "TRAIN_ON_PRED_BOXES": False,
         "USE_FED_LOSS": False,
+        "FED_LOSS_NUM_CLASSES": 50,
+        "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
         "USE_SIGMOID_CE": False,
     },
     "ROI_BOX_CASCADE_HEAD": {
@@ -169,7 +171,12 @@ DEFAULTS: dict[str, Any] = {
         "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9], "SINGLE_CATEGORY_MAX_AREA": 1.0},
         "FORMAT": "BGR",
     },
-    "DATASETS": {"TRAIN": [], "TEST": []},
+    "DATASETS": {
+        "TRAIN": [],
+        "TEST": [],
+        "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+        "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    },
     "DATALOADER": {
         "NUM_WORKERS": 4,
         "ASPECT_RATIO_GROUPING": True,

@@ -9,9 +9,9 @@ from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_heads import box_head, keypoint_head, mask_head, retina_head, rpn_head, semantic_head
 from chordate.migration.detectron2_norms import norm_name
 from chordate.migration.resnet_names import resnet_part
+from chordate.weights.checkpoint_sources import DETECTRON2_ZOO
 
-# Addresses of the weights that Detectron2 names by `detectron2://…` and `catalog://…` (its checkpoint/catalog.py).
-ADDRESS = "https://dl.fbaipublicfiles.com/detectron2/"
+# Addresses of the weights that Detectron2 names by `catalog://…` (its checkpoint/catalog.py).
 CATALOG = {
     "FAIR/R-50-GN": "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl",
     "FAIR/R-101-GN": "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47592356/R-101-GN.pkl",
@@ -173,7 +173,7 @@ def _check_weights(settings: Keys, backbone: dict[str, Any]) -> None:
         else:
             backbone["pretrained"] = address
     elif name.startswith(("ImageNetPretrained/", "DeepLab/")):
-        backbone["pretrained"] = ADDRESS + name
+        backbone["pretrained"] = DETECTRON2_ZOO + name
 
 
 def whole_model_weights(settings: Keys) -> str | None:
@@ -182,7 +182,7 @@ def whole_model_weights(settings: Keys) -> str | None:
     name = weights.removeprefix("detectron2://")
     if not weights or weights.startswith("catalog://") or name.startswith(("ImageNetPretrained/", "DeepLab/")):
         return None
-    return ADDRESS + name if weights.startswith("detectron2://") else weights
+    return DETECTRON2_ZOO + name if weights.startswith("detectron2://") else weights
 
 
 def _level(feature: str) -> str:

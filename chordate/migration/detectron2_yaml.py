@@ -16,6 +16,8 @@ from chordate.text import one_line
 EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNet computes its anchor sizes with it
 MAX_ITEMS = 20_000  # limit on the settings of a file, with every alias counted as often as it is used
 
+MAX_DIGITS = 100  # limit on the length of a number
+
 
 def read_detectron2(path: Path) -> dict[str, Any]:
     """The settings of a Detectron2 config and its `_BASE_` files, as nested dicts; no code in them is executed.
@@ -32,6 +34,11 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
 
     class Loader(yaml.SafeLoader):
         """SafeLoader with the eval tag of Detectron2's configs; refuses merge keys, whose expansion has no limit."""
+
+        def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+            if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+                raise ConfigError(f"{path}: line {node.start_mark.line + 1}: a number is too long")
+            return super().construct_scalar(node)
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
             if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -52,7 +59,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path}: not a Detectron2 config: it must map names to settings")
     _check_size(content, str(path))
-    values = _decoded(content, evaluator)
+    values = _decoded(content, evaluator, {})
     base = values.pop("_BASE_", None)
     if base is None:
         return values
@@ -77,15 +84,21 @@ def _check_size(content: Any, source: str) -> None:
         stack += items
 
 
-def _decoded(value: Any, evaluator: Evaluator) -> Any:
-    """Replace strings that are Python literals, such as "(640, 672)", by their values, as Detectron2 does."""
+def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
+    """Replace strings that are Python literals, such as "(640, 672)", by their values, as Detectron2 does.
+
+    Args:
+        literals: the values of the strings that were evaluated already: aliases repeat a string without end.
+    """
     if isinstance(value, dict):
-        return {key: _decoded(item, evaluator) for key, item in value.items()}
+        return {key: _decoded(item, evaluator, literals) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decoded(item, evaluator) for item in value]
-    if isinstance(value, str) and value[:1] in "([{" and value[:1]:
+        return [_decoded(item, evaluator, literals) for item in value]
+    if not isinstance(value, str) or value[:1] not in ("(", "[", "{"):
+        return value
+    if value not in literals:
         try:
-            return evaluator.text(value)
+            literals[value] = evaluator.text(value)
         except ConfigError:
-            return value
-    return value
+            literals[value] = value
+    return literals[value]

@@ -43,6 +43,7 @@ class Candidate:
         has_names: whether the checkpoint contains the names of the classes, see `Format.has_names`.
         left_out: the checkpoint's names of tensors that are not in `state`.
         settings: settings that the weights were trained with, see `Format.settings`.
+        guesses: which of the settings are guessed, see `Format.guesses`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
     """
 
@@ -52,6 +53,7 @@ class Candidate:
     has_names: bool = False
     left_out: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    guesses: str = ""
     unsupported: list[str] = field(default_factory=list)
 
 
@@ -99,9 +101,14 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
     try:
         meta = weights.meta or format.meta(state, model)
         converted = format.convert(state, model)
-        settings, unsupported = format.settings(state), format.unsupported(state)
         return Candidate(
-            format.library, converted, meta, format.has_names(state), settings=settings, unsupported=unsupported
+            format.library,
+            converted,
+            meta,
+            format.has_names(state),
+            settings=format.settings(state),
+            guesses=format.guesses(state),
+            unsupported=format.unsupported(state),
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from chordate.weights.checkpoint_folder import to_cpu, write_atomically
 from chordate.weights.checkpoint_schema import FORM
 from chordate.weights.find_weights import Weights, find_weights
 from chordate.weights.formats.format import Format, State
+from chordate.weights.numerics import overrides, read_setting
 
 OWN = "chordate"
 
@@ -69,9 +71,9 @@ def recognize(weights: Weights) -> Recognized:
                     f"({error}); name its config: --config CONFIG"
                 ) from error
             if named:
-                name, overrides = named
+                name, architecture = named
                 settings = {f"model.{key}": value for key, value in format.settings(state).items()}
-                return Recognized(name, {**overrides, **settings}, format, state)
+                return Recognized(name, {**architecture, **settings}, format, state)
     kind = OWN if weights.is_own else libraries[0] if libraries else "unnamed"
     raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
 
@@ -108,6 +110,30 @@ def restored(model: Model, library: str) -> dict[str, Any]:
     raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")
 
 
+def settings_notes(contents: Mapping[str, Any], library: str, model: Model) -> list[str]:
+    """Lines about the settings that another library needs, so that it predicts like `model`.
+
+    Args:
+        contents: from `restored`.
+        library: the library.
+        model: the model whose weights `contents` has.
+    """
+    weights = find_weights(contents)
+    format = next(
+        format for format in formats(weights.contents) if format.library == library and format.recognizes(weights.state)
+    )
+    theirs = format.settings(weights.state)
+    ours = {name: value for name in theirs if (value := read_setting(model, name)) is not None}
+    ours = {
+        name: [round(x, 4) for x in value.flatten().tolist()] if isinstance(value, Tensor) else value
+        for name, value in ours.items()
+    }
+    notes = [f"in {library}, set {name}={value}" for name, value in format.options(ours).items()]
+    fixed = {name: value for name, value in theirs.items() if not format.options({name: value})}
+    notes += [f"{library} differs from this model: {option}" for option in overrides(model, fixed)]
+    return notes
+
+
 def own_contents(model: Model, config: str) -> dict[str, Any]:
     """The contents of a Chordate checkpoint with the weights of `model`; `config` is the text of its config."""
     return {
@@ -123,6 +149,8 @@ def own_contents(model: Model, config: str) -> dict[str, Any]:
 def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     """Write the contents of a checkpoint with `torch.save`, or only its tensors if `path` ends with .safetensors.
 
+    A path that ends with .pkl is a pickle of numpy arrays, as in Detectron2's model zoo.
+
     Raises:
         CheckpointError: the file cannot be written.
     """
@@ -131,6 +159,9 @@ def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
             inner = next((value for value in contents.values() if isinstance(value, Mapping)), contents)
             tensors = {name: x.contiguous() for name, x in inner.items() if isinstance(x, Tensor)}
             write_atomically(path, lambda file: file.write(safetensors.torch.save(tensors)))
+        elif path.suffix == ".pkl":
+            arrays = {name: tensor.numpy() for name, tensor in contents["model"].items()}
+            write_atomically(path, lambda file: pickle.dump({"model": arrays, "__author__": "Chordate"}, file))
         else:
             write_atomically(path, lambda file: torch.save(dict(contents), file))
     except (OSError, RuntimeError) as error:

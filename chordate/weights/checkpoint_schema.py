@@ -104,7 +104,7 @@ def _check_weights(part: str, weights: Mapping[Any, Any], source: str) -> None:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _incomplete(source, f"{part}[{name!r}] must be a tensor, but has the type {type(value).__name__}")
         if not is_dense(value):
-            raise _incomplete(source, f"{part}[{name!r}] must be a dense tensor, got {value.layout}, {value.dtype}")
+            raise _incomplete(source, f"{part}[{name!r}] is not a dense tensor of numbers")
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{source}: {part}[{name!r}] has NaN or infinite values; use an older checkpoint")
 

@@ -20,6 +20,7 @@ from chordate.weights.pickle_files import read_pickle_file
 
 _HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
 _MAX_HUB_CONFIG = 1_000_000  # bytes
+DETECTRON2_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"  # Detectron2 names its files `detectron2://…`
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
 
@@ -31,6 +32,7 @@ def read_state(source: str | Path) -> Contents:
             `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
+            `detectron2://COCO-Detection/…/model_final_280758.pkl`, a path in Detectron2's model zoo;
             `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
             A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
             `.safetensors`, written by `torch.save`, or pickles of numpy arrays.
@@ -41,6 +43,8 @@ def read_state(source: str | Path) -> Contents:
             that does not fit the schema.
     """
     source = str(source)
+    if not source:
+        raise CheckpointError("the path of the checkpoint is empty; pass a path or a URL")
     if source.startswith("timm://"):
         return Contents(_read_timm(source.removeprefix("timm://")), source)
     if source.startswith("smp://"):
@@ -56,7 +60,7 @@ def read_state(source: str | Path) -> Contents:
         raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
     if not path.is_file():
         raise CheckpointError(f"{path} {NOT_REGULAR}")
-    values = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle_file(path)
+    values = _read_safetensors(path) if _is_safetensors(path) else read_pickle_file(path)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} contains a {type(values).__name__}, not the dict of a checkpoint")
     return Contents(values, source)
@@ -82,6 +86,8 @@ def _fetch(source: str) -> Path:
         return Path(source).expanduser()
     if scheme == "torchvision":
         return _download(torchvision_url(rest))
+    if scheme == "detectron2":
+        return _download(DETECTRON2_ZOO + rest)
     if scheme in ("http", "https"):
         return _download(source)
     if scheme == "file":
@@ -97,7 +103,7 @@ def _fetch(source: str) -> Path:
                 )
         return path
     raise CheckpointError(
-        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, smp, or a path"
+        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, smp, detectron2, or a path"
     )
 
 
@@ -159,6 +165,14 @@ def _missing_message(path: Path) -> str:
     endings = (".pth", ".pt", ".safetensors")
     likely = [name for name in files if name.endswith(endings)][:5]
     return f"no checkpoint {path}" + (f"; that folder has {', '.join(likely)}" if likely else "")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file has the ending or the start of a safetensors file: the size of its header, and a JSON object."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    size = int.from_bytes(head[:8], "little")
+    return path.suffix == ".safetensors" or (head[8:] == b"{" and size < path.stat().st_size)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def find_weights(contents: Mapping[str, Any]) -> Weights:
     for name, tensor in state.items():
         if not is_dense(tensor):
             raise CheckpointError(
-                f"{source}: {name} must be a dense, unquantized tensor of numbers that is not on the meta device, got "
-                f"{tensor.layout}, {tensor.dtype}; save the state_dict() of the original model"
+                f"{source}: {name} must be a dense, unquantized tensor of numbers that is not on the meta device; save "
+                f"the state_dict() of the original model"
             )
     return Weights(state, meta, source, beside)
 

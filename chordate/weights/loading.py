@@ -67,7 +67,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and meta is not None:
         model.meta = meta
-    warn_about_settings(model, weights.source, candidate.settings)
+    warn_about_settings(model, weights.source, candidate.settings, candidate.guesses)
     warn_about_normalization(model, weights.source)
     is_backbone = isinstance(model, Backbone)
     lost = [name for name in candidate.unsupported if name.startswith("backbone.") or not is_backbone]

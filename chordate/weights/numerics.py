@@ -15,13 +15,14 @@ from chordate.models.preprocess import Normalize
 from chordate.ops.norms import FOLDABLE
 
 
-def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any]) -> None:
-    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides."""
+def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any], guesses: str = "") -> None:
+    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides, and
+    which of them are guessed."""
     options = overrides(model, settings)
     if options:
         warnings.warn(
             f"{source} was trained with other settings than the model's; it is loaded, but predictions are wrong; "
-            f"set --cfg-options {' '.join(options)}",
+            f"set --cfg-options {' '.join(options)}{f' ({guesses})' if guesses else ''}",
             stacklevel=3,
         )
 

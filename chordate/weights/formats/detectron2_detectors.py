@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,13 @@ from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta
 from chordate.weights.formats import detectron2_names as names
 from chordate.weights.formats.architecture import Overrides, coco_meta, detector, num_classes
-from chordate.weights.formats.detectron2_settings import PIXELS, image_guesses, image_settings, region_settings
+from chordate.weights.formats.detectron2_settings import (
+    PIXELS,
+    config_options,
+    image_guesses,
+    image_settings,
+    region_settings,
+)
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
@@ -48,8 +55,17 @@ class Detectron2Format(Format):
             return super().restore(state, model)  # raises the error
         return theirs
 
+    def checkpoint(self, state: State, model: Any) -> dict[str, Any]:
+        """As in old files, with the mean and std of the images, since they are read again. Detectron2 ignores them."""
+        normalize = (model.preprocess.mean, model.preprocess.std)
+        pixels = {name: x.detach().cpu().reshape(-1, 1, 1) for name, x in zip(PIXELS, normalize)}
+        return super().checkpoint({**state, **pixels}, model)
+
     def settings(self, state: State) -> dict[str, Any]:
         return image_settings(state, self.resnet(state))
+
+    def options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return config_options(settings)
 
     def guesses(self, state: State) -> str:
         return image_guesses(state)

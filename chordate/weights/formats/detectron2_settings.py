@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from chordate.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -42,6 +43,24 @@ def image_settings(state: State, resnet: str) -> dict[str, Any]:
     if not has_group_norm:
         settings["backbone.norm.eps"] = EPS
     return settings
+
+
+def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of Detectron2's config that correspond to settings of our models."""
+    options: dict[str, Any] = {}
+    for name, value in settings.items():
+        head, _, last = name.rpartition(".")
+        if name == "preprocess.bgr":
+            options["INPUT.FORMAT"] = "BGR" if value else "RGB"
+        elif head == "preprocess":
+            options[f"MODEL.PIXEL_{last.upper()}"] = value
+        elif name == "backbone.style":
+            options["MODEL.RESNETS.STRIDE_IN_1X1"] = value == "caffe"
+        elif last == "aligned":
+            options[f"MODEL.ROI_{head.upper()}_HEAD.POOLER_TYPE"] = "ROIAlignV2" if value else "ROIAlign"
+        elif last == "sampling_ratio":
+            options[f"MODEL.ROI_{head.upper()}_HEAD.POOLER_SAMPLING_RATIO"] = value
+    return options
 
 
 def image_guesses(state: State) -> str:

@@ -93,6 +93,13 @@ class Format:
         """
         return {}
 
+    def options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The library's own options with the values of `settings` (see there): `{"INPUT.FORMAT": "BGR"}`.
+
+        `chordate convert --to` prints them. Settings for which the library has no option are left out.
+        """
+        return {}
+
     def guesses(self, state: State) -> str:
         """Which of the `settings` neither the tensors nor the file tell for sure, and what to compare them with."""
         return ""

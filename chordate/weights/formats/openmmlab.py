@@ -129,6 +129,12 @@ class MMFormat(Format):
             (settings["backbone.norm.eps"],) = numbers([at(self.cfg, "model.backbone.norm_cfg.eps")]) or (EPS,)
         return settings
 
+    def checkpoint(self, state: State, model: Any) -> dict[str, Any]:
+        return {**super().checkpoint(state, model), "meta": {"dataset_meta": {"classes": list(model.classes)}}}
+
+    def options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return config_options(settings)
+
     def guesses(self, state: State) -> str:
         return "" if self.cfg else GUESSED
 
@@ -146,6 +152,27 @@ class MMFormat(Format):
     def outputs(self, state: State) -> int:
         """The number of classes, without background, of the network with the library's names."""
         raise NotImplementedError
+
+
+def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of OpenMMLab's configs that correspond to settings of our models."""
+    extractors = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
+    options: dict[str, Any] = {}
+    for name, value in settings.items():
+        head, _, last = name.rpartition(".")
+        if name == "preprocess.bgr":
+            options["model.data_preprocessor.bgr_to_rgb"] = not value
+        elif head == "preprocess":
+            options[f"model.data_preprocessor.{last}"] = value
+        elif name == "size_divisor":
+            options["model.data_preprocessor.pad_size_divisor"] = value
+        elif name == "backbone.style":
+            options["model.backbone.style"] = value
+        elif name == "neck.extra_relu":
+            options["model.neck.relu_before_extra_convs"] = value
+        elif head in extractors and last in ("aligned", "sampling_ratio"):
+            options[f"model.roi_head.{extractors[head]}.roi_layer.{last}"] = value
+    return options
 
 
 def class_names(contents: Mapping[Any, Any]) -> tuple[str, ...]:
