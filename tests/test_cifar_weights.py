@@ -144,8 +144,8 @@ def test_real_networks_recognize_the_first_images_of_each_class():
 
 
 @needs_networks
-def test_a_pickled_optimizer_is_refused_in_one_line(capsys):
+def test_a_pickled_optimizer_does_not_hide_the_weights():
+    """distiller saves a `torch.optim.SGD`, which is left out without importing or running anything."""
     file = NETWORKS / "distiller-resnet20-with-optimizer.pth.tar"
-    with pytest.raises(CheckpointError, match=r"contains more than tensors \(torch\.optim\.sgd\.SGD\)") as caught:
-        chordate.build_model("resnet20_cifar10-distiller", checkpoint=file)
-    assert "\n" not in str(caught.value)
+    model = chordate.build_model("resnet20_cifar10-distiller", checkpoint=file)
+    assert model.load_report.format == "distiller" and not model.load_report.missing

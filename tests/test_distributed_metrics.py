@@ -50,8 +50,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Path], Any], Callable[..., Any]
 
 
 def results(name: str, root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """The metrics of one rank after the evaluation of its share of the images. The loader distributes the samples, so
-    that crops of the same image are on both ranks."""
+    """The metrics that a rank reports after each rank has evaluated its share of the samples; crops of the same image
+    are on both ranks."""
     settings, open_dataset, predict = CASES[name]
     dataset = open_dataset(root / name)
     metric = METRICS.build({"type": name, **settings}, dataset=dataset)

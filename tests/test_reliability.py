@@ -64,7 +64,7 @@ def final_state(work_dir: Path) -> dict[str, Any]:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Assert bitwise equal weights, averages, optimizer, random numbers, best checkpoints and logs."""
+    """Assert bitwise equal weights, EMA weights, optimizer and RNG states and best checkpoints, and equal logs."""
     assert same(final_state(one), final_state(other))
     best = [read_checkpoint(folder / "best_top1.pt") for folder in (one, other)]
     assert same(best[0]["model"], best[1]["model"])

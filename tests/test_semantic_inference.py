@@ -76,7 +76,7 @@ def test_one_scale_without_mirroring_changes_nothing():
 
 
 TTA = {"scales": [1.0, 1.5], "flip": True}
-# Marked slow with TTA, since DeepLabV3Plus has the ASPP of DeepLabV3, and FCN pools nothing.
+# Heads whose case with TTA is marked slow: DeepLabV3Plus covers the ASPP of DeepLabV3, and FCN has no pooling.
 SIMPLER = ("FCNHead", "DeepLabV3Head")
 WITH_TTA = [pytest.param(head, TTA, marks=[pytest.mark.slow] * (head in SIMPLER)) for head in HEADS]
 

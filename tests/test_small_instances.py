@@ -96,7 +96,9 @@ def test_the_model_weights_small_things_but_not_stuff_in_its_semantic_loss(tmp_p
 
 def test_a_loss_without_weights_is_refused_at_build_unless_the_weight_is_1() -> None:
     head = {"type": "PanopticDeepLabHead", "channels": 32, "aspp_channels": 32, "losses": [{"type": "Dice"}]}
-    message = "PanopticDeepLabHead.loss: forward fails .*; for losses without weights, set small_instance_weight=1"
+    message = (
+        "PanopticDeepLabHead.loss: forward fails .*if the loss takes no pixel weights, set small_instance_weight=1"
+    )
     with pytest.raises(ConfigError, match=message) as caught:
         panoptic_deeplab(semantic=head)
     assert "\n" not in str(caught.value)

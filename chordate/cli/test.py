@@ -147,7 +147,7 @@ def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metr
 
 
 def check_same_meta(models: list[Any], names: list[str]) -> None:
-    """Raise DataError unless all models have the same classes and other metadata."""
+    """Raise DataError unless the classes and the other metadata are the same for all models."""
     from chordate.errors import DataError
 
     for model, name in zip(models, names):

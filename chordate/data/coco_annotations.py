@@ -144,11 +144,10 @@ def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReade
 
 
 def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
-    """Count the objects of the given categories without a usable mask. Returns a list with one line, or an empty list
-    if there are none.
+    """Report how many objects of the given categories have no usable mask: a list of one line, empty if all have one.
 
-    In a very large file, only the objects of the checked images are counted. If none of them has a usable mask, the
-    other objects are read until one with a mask is found.
+    In a very large file, only the objects of the images that were checked on opening are counted. If none of them has
+    a usable mask, the other objects are read until one with a mask is found.
 
     Raises:
         DataError: no object has a usable mask.

@@ -101,7 +101,8 @@ class PanopticDeepLab(Model):
             try:
                 check_pixel_head(self.semantic, features, len(meta.classes), weighted=True)
             except ConfigError as error:
-                raise ConfigError(f"{error}; for losses without weights, set small_instance_weight=1") from error
+                remedy = "if the loss takes no pixel weights, set small_instance_weight=1"
+                raise ConfigError(f"{error}; {remedy}") from error
         self.center: CenterHead = HEADS.build(center, in_features=features, facts=meta.facts(), contract=CenterHead)
         check_center_head(self.center, features)
         self.is_thing: Tensor

@@ -7,7 +7,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights, cubic_kernel
 
-CHUNK = 2**24  # limit on the values of a resampled group, to bound its memory: 64 MiB in float32
+CHUNK = 2**24  # maximum number of elements of a group of resized heatmaps: 64 MiB in float32
 WINDOW = 128  # pixels per side of the part of a box that `keypoints_in_window` resizes
 
 
@@ -122,7 +122,10 @@ def group_by_size(pixels: Tensor, max_pixels: int) -> list[tuple[Tensor, int, in
 
 
 def _peaks(heatmaps: Tensor, pixels: Tensor, width: int, height: int) -> Tensor:
-    """Resize `[D, K, S, S]` to `pixels` `[D, 2]`; returns x, y (pixel center) and value of each peak, `[D, K, 3]`."""
+    """Resize heatmaps `[D, K, S, S]`, each to its own width and height `pixels` `[D, 2]`, at most `width` and `height`.
+
+    Returns x, y (pixel center) and value of each peak, `[D, K, 3]`.
+    """
     rows = bicubic_weights(pixels[:, 1], height, heatmaps.shape[2])[:, None]
     columns = bicubic_weights(pixels[:, 0], width, heatmaps.shape[3])[:, None]
     resized = rows @ heatmaps @ columns.mT

@@ -12,7 +12,7 @@ from rich.text import Text
 from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
-_COLUMNS = ("loaded", "adapted", "remade", "skipped")
+_COLUMNS = ("loaded", "adapted", "missing", "skipped")
 _MAX_LAYERS = 12  # a part with more layers that differ from the rest is summarized in one row
 
 
@@ -59,7 +59,7 @@ class LoadReport:
         return f"{self.source} ({self.format}): " + ", ".join(parts)
 
     def table(self) -> Table:
-        """The number of tensors loaded, adapted, remade (kept as initialized) and skipped, per part of the model.
+        """The number of tensors loaded, adapted, missing (the model's values stay) and skipped, per part of the model.
 
         A layer whose outcome differs from the rest of its part has its own row.
         """
@@ -78,7 +78,7 @@ class LoadReport:
 
     def _outcomes(self) -> dict[str, str]:
         groups = (self.skipped, self.missing, self.adapted, self.loaded)
-        outcomes = zip(("skipped", "remade", "adapted", "loaded"), groups)
+        outcomes = zip(("skipped", "missing", "adapted", "loaded"), groups)
         return {name: outcome for outcome, names in outcomes for name in names}
 
     def _parts(self, outcomes: Mapping[str, str]) -> dict[str, list[str]]:

@@ -164,7 +164,7 @@ def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, s
     if model.meta.stuff:
         raise CheckpointError(f"{difference}; load_checkpoint(…, strict=False) matches classes by name")
     if has_names(model.meta):
-        warnings.warn(f"{difference}; they replace the model's", stacklevel=3)
+        warnings.warn(f"{difference}; the checkpoint's classes replace the model's", stacklevel=3)
     return meta
 
 

@@ -57,7 +57,7 @@ def join_network(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[s
         part, _, suffix = name.rpartition(".")
         if part in final:
             if final[part] not in names:
-                raise CheckpointError(f"the network has no counterpart of {name}")
+                raise CheckpointError(f"the library's network has no counterpart of {name}")
             network[f"{names[final[part]]}.{suffix}"] = tensor
         else:
             network[name.removeprefix("backbone.")] = tensor

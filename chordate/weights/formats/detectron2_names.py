@@ -36,7 +36,8 @@ def resnet(theirs: str, ours: str) -> Pairs:
 
 
 def deep_resnet(theirs: str, ours: str) -> Pairs:
-    """Names of a ResNet whose stem has three convolutions (ResNet-C, in Detectron2's DeepLab project)."""
+    """Pairs of tensor-name prefixes, Detectron2's and ours, of a ResNet whose stem has three convolutions (ResNet-C, in
+    Detectron2's DeepLab project)."""
     stem = (
         (f"{theirs}stem.conv1.norm.", f"{ours}conv1.1."),
         (f"{theirs}stem.conv1.", f"{ours}conv1.0."),

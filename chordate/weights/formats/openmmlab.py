@@ -81,7 +81,8 @@ def restore_norms(theirs: State) -> State:
 
 
 def fpn(levels: int, outputs: int) -> Pairs:
-    """Names of MMDetection's FPN, which computes `outputs` outputs from `levels` inputs; the last input is c5."""
+    """Pairs of tensor-name prefixes, MMDetection's and ours, of an FPN that computes `outputs` outputs from `levels`
+    inputs; the last input is c5."""
     first = 6 - levels
     pairs: list[tuple[str, str]] = []
     for number in range(levels):
