@@ -39,14 +39,17 @@ def draw(
         A new picture `[H, W, 3]` uint8 RGB.
 
     Raises:
-        ConfigError: `meta` is missing, `prediction` is not one prediction, or its type has no drawing function.
+        ConfigError: `meta` is missing, there is not one prediction and one image, or the prediction's type has no drawing function.
         DataError: the image cannot be read.
     """
-    if meta is None or isinstance(prediction, str | Path | np.ndarray | Tensor | PIL.Image.Image | list):
+    one = not isinstance(image, list | tuple) and getattr(image, "ndim", 3) in (2, 3)
+    if meta is None or not one or isinstance(prediction, str | Path | np.ndarray | Tensor | PIL.Image.Image | list):
         got = f"{type(prediction).__name__}, {type(image).__name__}" + ("" if meta is None else ", meta")
-        raise ConfigError(f"call draw(prediction, image, model.meta), with one prediction; got draw({got})")
+        raise ConfigError(f"call draw(prediction, image, model.meta), with one prediction and image; got draw({got})")
     options: dict[str, Any] = {"score_threshold": score_threshold, "long_side": long_side}
     validate_arguments(draw, {"meta": meta, **options}, "draw")
-    channels = image.shape[0 if isinstance(image, Tensor) else -1] if getattr(image, "ndim", 0) == 3 else 3
-    ((pixels, _),) = read_images(image, channels, meta.white_level)
+    channels = 3
+    if isinstance(image, Tensor | np.ndarray) and image.ndim == 3:
+        channels = image.shape[0 if isinstance(image, Tensor) else -1]
+    pixels, _ = next(read_images(image, channels, meta.white_level))
     return task_drawing.draw(prediction, canvas.to_picture(pixels), meta, **options)

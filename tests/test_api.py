@@ -234,6 +234,7 @@ def test_a_prediction_is_drawn_on_any_kind_of_image(model, picture, tmp_path):
         (lambda detections, meta: (detections, "a.png"), "Detections, str"),
         (lambda detections, meta: ("a.png", detections, meta), "str, Detections, meta"),
         (lambda detections, meta: ([detections], "a.png", meta), "list, str, meta"),
+        (lambda detections, meta: (detections, ["a.png", "b.png"], meta), "Detections, list, meta"),
     ],
 )
 def test_drawing_with_other_arguments_names_the_right_ones(model, picture, arguments, got):

@@ -298,7 +298,7 @@ class Trainer:
         return alone and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
-        """Save and end training after this iteration. All ranks must call it. Then the log says "stopped" and the reason."""
+        """Save and end training after this iteration. All ranks must call it. The log ends with the reason."""
         self.stop_reason = reason
 
     def average_buffers(self) -> None:
