@@ -105,6 +105,7 @@ class AdaptedBackbone(Backbone):
         if frozen_stages not in (-1, *stages):
             known = ", ".join(f"{stage} (up to {name})" for stage, name in stages.items())
             raise ConfigError(f"{self.name}: frozen_stages must be -1 (none), {known}, got {frozen_stages}")
+        self.frozen_stages = frozen_stages
         if frozen_stages != -1:
             self._freeze(network.make, stages[frozen_stages])
 

@@ -10,6 +10,7 @@ from chordate.contracts import FeatureSpec as FeatureSpec
 from chordate.contracts import Neck as Neck
 from chordate.data.dataset import Dataset as Dataset
 from chordate.deployment.optimize import optimize as optimize
+from chordate.drawing import draw as draw
 from chordate.errors import ChordateError as ChordateError
 from chordate.model_contracts import Metric as Metric
 from chordate.model_contracts import Model as Model
@@ -45,7 +46,6 @@ from chordate.structures import Skeleton as Skeleton
 from chordate.structures import Targets as Targets
 from chordate.training.callbacks import Callback as Callback
 from chordate.training.run import train as train
-from chordate.visualization import draw as draw
 from chordate.visualization import draw_targets as draw_targets
 from chordate.weights.loading import LoadReport as LoadReport
 from chordate.weights.loading import load_checkpoint as load_checkpoint

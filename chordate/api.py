@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 
 from chordate.arguments import Fraction, PositiveInt, validate_arguments
 from chordate.config import list_configs
+from chordate.data.image_files import image_files
 from chordate.data.image_io import read_image
 from chordate.data.object_boxes import as_detections, crop_samples
 from chordate.data.transforms import TopDownCrop, build_pipeline
@@ -54,7 +55,8 @@ def predict(
     Args:
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
-            tensors with a leading batch dimension; or a list of any of these. Pixels are uint8, or float 0 … 1. A
+            tensors with a leading batch dimension; or a list of any of these. A folder stands for the images in it and
+            in its subfolders, sorted by path. Pixels are uint8, or float 0 … 1. A
             model whose images do not have 3 channels takes arrays and tensors with its number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
             x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
@@ -130,7 +132,7 @@ def _objects(model: Model, images: AnyImage | Sequence[AnyImage], boxes: Any) ->
     if not any(isinstance(transform, TopDownCrop) for transform in build_pipeline(model.pipeline).transforms):
         raise ConfigError("boxes need a TopDownCrop in the model's test pipeline (val_data.pipeline of its config)")
     several = _listed(images)
-    each = boxes if several is images else [boxes]
+    each = [boxes] if len(several) == 1 and several[0] is images else boxes
     if not isinstance(each, list | tuple | np.ndarray | Tensor) or len(each) != len(several):
         got = f"{len(each)} entries" if isinstance(each, Sized) else type(each).__name__
         raise DataError(f"boxes must have one entry per image, got {got} for {len(several)} images")
@@ -155,7 +157,7 @@ def _batches(
     channels = model.input_shape(*model.example_size)[0]
     read = (
         {"image": image, "info": ImageInfo(number, path, image.shape[-2], image.shape[-1])}
-        for number, (image, path) in enumerate(_read(images, channels, model.meta.white_level))
+        for number, (image, path) in enumerate(read_images(images, channels, model.meta.white_level))
     )
     if objects is not None:
         read = (crop for sample, own in zip(read, objects, strict=True) for crop in crop_samples(sample, own))
@@ -166,12 +168,18 @@ def _batches(
 
 
 def _listed(images: AnyImage | Sequence[AnyImage]) -> Any:
-    """The images as a sequence: lists and stacks unchanged, a single image in a list."""
+    """The images as a sequence: lists and stacks unchanged, the files of a folder, a single image in a list.
+
+    Raises:
+        DataError: a folder has no images.
+    """
+    if isinstance(images, str | Path) and Path(images).is_dir():
+        return image_files(Path(images))
     stacked = isinstance(images, Tensor | np.ndarray) and images.ndim == 4
     return images if stacked or isinstance(images, list | tuple) else [images]
 
 
-def _read(
+def read_images(
     images: AnyImage | Sequence[AnyImage], channels: int, white_level: int | None
 ) -> Iterator[tuple[tv_tensors.Image, str]]:
     """Yield each image as uint8 `[channels, H, W]`, with its path or number.

@@ -78,6 +78,7 @@ class Backbone(nn.Module):
     name: str = ""  # for messages: "ResNet-50"; empty for the class's name
     in_channels: int = 3
     pretrained: str | bool | None = None  # weights to load, set by the registry from the config
+    frozen_stages: int = -1  # the stages that are not trained: -1 for none, 0 for the stem, 1 for the first stage too
     default_weights: str | None = None  # the weights of `pretrained=True`, set by the registry from the variant
     library: Library | None = None  # the library that built the network; None if it was Chordate
 

@@ -113,8 +113,8 @@ class Model(nn.Module):
         """
         return batch
 
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Any]:
-        check_batch(self, batch)
+    def forward(self, batch: Batch, *others: Any) -> dict[str, Tensor] | list[Any]:
+        check_batch(self, batch, *others)
         return self.loss(self.augment_batch(batch)) if self.training else self.predict(batch)
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -232,11 +232,14 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
                 raise ConfigError(f"{cls.__name__}.{name} {takes}") from None
 
 
-def check_batch(model: Model, batch: Any) -> None:
-    """Raise ConfigError unless `batch` is a Batch."""
-    if not isinstance(batch, Batch):
-        name, got = type(model).__name__, type(batch).__name__
-        raise ConfigError(f"{name} takes a Batch, got {got}; use chordate.predict(model, images)")
+def check_batch(model: Model, batch: Any, *others: Any) -> None:
+    """Raise ConfigError unless the argument of `model` is one Batch; `others` are further arguments."""
+    if others or not isinstance(batch, Batch):
+        name, got = type(model).__name__, ", ".join(type(value).__name__ for value in (batch, *others))
+        remedy = (
+            "model.loss(batch), whose Batch has images and targets" if others else "chordate.predict(model, images)"
+        )
+        raise ConfigError(f"{name} takes a Batch, got {got}; use {remedy}")
 
 
 def check_number_names(names: Iterable[str], source: str) -> None:

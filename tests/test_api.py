@@ -11,6 +11,7 @@ from PIL import Image
 
 import chordate
 from chordate.errors import CheckpointError, ConfigError, DataError
+from chordate.visualization import draw
 
 DEMO = "faster-rcnn_r18_fpn_demo_shapes"
 
@@ -198,6 +199,48 @@ def test_predicting_on_input_that_is_no_image_is_refused(model, image, message):
 def test_a_model_called_with_images_names_the_function_for_them(model):
     with pytest.raises(ConfigError, match=r"takes a Batch, got Tensor; use chordate\.predict\(model, images\)"):
         model(torch.rand(1, 3, 128, 128))
+
+
+def test_a_model_called_with_images_and_targets_names_the_method_for_a_loss(model):
+    with pytest.raises(ConfigError, match=r"takes a Batch, got Tensor, list; use model\.loss\(batch\)"):
+        model(torch.rand(1, 3, 128, 128), [{"boxes": torch.zeros(0, 4)}])
+
+
+def test_a_folder_is_predicted_as_the_sorted_list_of_its_images(model, picture, tmp_path):
+    with pytest.raises(DataError, match="no images in this folder"):
+        chordate.predict(model, tmp_path)
+    paths = [tmp_path / name for name in ("a.png", "b/a.png", "c.png")]
+    (tmp_path / "b").mkdir()
+    for number, path in enumerate(paths):
+        Image.fromarray(picture[: 90 - 20 * number]).save(path)
+    folder = chordate.predict(model, str(tmp_path))
+    for detections, expected in zip(folder, chordate.predict(model, paths), strict=True):
+        same(detections, expected)
+
+
+def test_a_prediction_is_drawn_on_any_kind_of_image(model, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (detections,) = chordate.predict(model, picture)
+    expected = draw(detections, picture, model.meta, score_threshold=0.1)
+    assert not np.array_equal(expected, draw(detections, picture, model.meta, score_threshold=1))
+    for image in (tmp_path / "a.png", picture, Image.fromarray(picture), torch.from_numpy(picture).permute(2, 0, 1)):
+        drawn = chordate.draw(detections, image, model.meta, score_threshold=0.1)
+        np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        (lambda detections, meta: (detections, "a.png"), "Detections, str"),
+        (lambda detections, meta: ("a.png", detections, meta), "str, Detections, meta"),
+        (lambda detections, meta: ([detections], "a.png", meta), "list, str, meta"),
+        (lambda detections, meta: (detections, ["a.png", "b.png"], meta), "Detections, list, meta"),
+    ],
+)
+def test_drawing_with_other_arguments_names_the_right_ones(model, picture, arguments, got):
+    (detections,) = chordate.predict(model, picture)
+    with pytest.raises(ConfigError, match=rf"call draw\(prediction, image, model\.meta\).* got draw\({got}\)"):
+        chordate.draw(*arguments(detections, model.meta))
 
 
 def test_an_unknown_precision_is_refused(model, picture):

@@ -85,6 +85,14 @@ def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_ev
     assert few[-1]["loss"] == pytest.approx(sum(record["loss"] for record in each[since:]) / (9 - since))
 
 
+def test_the_reason_of_an_early_stop_follows_the_evaluation_that_caused_it(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, **validation(0.5, 0.4, 0.3), epochs=9, callbacks=[stopping()])
+    trainer.train()
+    *_, evaluation, last = log_text(trainer).splitlines()
+    assert "evaluation after epoch 3" in evaluation
+    assert last.endswith("INFO stopped: bbox_AP has not improved on 0.5 for 2 evaluations")
+
+
 def test_the_patience_of_a_resumed_training_counts_earlier_evaluations(tmp_path: Path) -> None:
     toy_trainer(tmp_path, **validation(0.5, 0.4), epochs=2, callbacks=[stopping(patience=3)]).train()
     # The last checkpoint was saved before the second evaluation, which is therefore repeated.

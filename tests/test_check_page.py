@@ -1,5 +1,6 @@
 """The page of `chordate check`: its tables are aligned and complete, and markup in names is escaped."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from chordate.data import CocoDataset
 from chordate.data.data_report import DataReport, read_set
 from chordate.structures import Values
 from chordate.visualization.check_page import write_page
-from chordate.visualization.contact_sheet import OPEN_ROWS, Group, Table, contact_sheet
+from chordate.visualization.contact_sheet import OPEN_ROWS, Group, Table, contact_sheet, remove_earlier_sheet
 from chordate.visualization.dataset_plots import COLUMNS, ROWS, plot_class_counts, plot_values
 
 VOID = ("meta", "img")
@@ -54,7 +55,7 @@ def page(tmp_path: Path) -> str:
     names = [{"id": 3, "name": "<b>cat"}, {"id": 7, "name": "dog [/red]"}, {"id": 8, "name": "cow"}]
     root = write_coco(tmp_path, boxes, categories=names, sizes=((60, 80), (60, 80), (50, 40)))
     dataset = CocoDataset("annotations.json", "images", data_root=root)
-    report = DataReport("train", "the settings", dataset)
+    report = DataReport("my train", "the settings", dataset)
     read_set(report, {"dataset": dataset, "workers": 0}, training=False)
     reports = [report, DataReport("val", problems=["the file <i> is missing"])]
     return write_page(reports, "title", "source", "Training would fail.", False, tmp_path).read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_tables_have_a_cell_per_column_and_the_largest_count_has_the_longest_bar
     parsed = Tables(page)
     assert all(len(row) == len(table[0]) for table in parsed.tables for row in table)
     overview, classes, distributions, sizes = parsed.tables
-    assert [row[0] for row in overview] == ["data", "train", "val"] and overview[2][1:] == ["–"] * 5
+    assert [row[0] for row in overview] == ["data", "my train", "val"] and overview[2][1:] == ["–"] * 5
     assert [row[:4] for row in classes[1:]] == [
         ["<b>cat", "3", "60 %", "1"], ["dog [/red]", "2", "40 %", "1"], ["cow", "0", "0 %", "0"],
     ]  # fmt: skip
@@ -98,3 +99,18 @@ def test_histograms_contain_all_values(values: list[float], logarithmic: bool) -
     assert sum(bar.get_height() for bar in bars) == len(values)
     left, right = figure.axes[0].get_xlim()
     assert left <= min(values) and max(values) <= right
+
+
+def test_a_second_check_deletes_the_pictures_of_the_first_and_no_other_file(page: str, tmp_path: Path) -> None:
+    others = {path for path in tmp_path.iterdir() if not path.name.startswith("my_train_")}
+    pictures = {path.name for path in tmp_path.iterdir()} - {path.name for path in others}
+    assert len(pictures) > 2 and set(re.findall(r'src="(.*?)"', page)) == pictures
+    write_page([DataReport("val")], "title", "source", "Training would start.", True, tmp_path)
+    assert set(tmp_path.iterdir()) == others
+
+
+def test_a_page_that_is_not_ours_and_its_pictures_stay(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text('<img src="own.png">')
+    (tmp_path / "own.png").touch()
+    remove_earlier_sheet(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2

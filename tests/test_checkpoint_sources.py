@@ -4,6 +4,7 @@ import http.server
 import threading
 from functools import partial
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,7 @@ from torch import nn
 
 import chordate
 from chordate.config import load_config
-from chordate.errors import CheckpointError
+from chordate.errors import CheckpointError, DownloadError
 from chordate.registry import BACKBONES
 from chordate.weights.checkpoint_sources import torchvision_url
 from chordate.weights.loading import load_checkpoint, load_pretrained
@@ -132,6 +133,28 @@ def test_pretrained_backbones_load_weights_from_torch_hub(pretrained, hub, monke
     assert asked == [("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd")]
     assert report.format == "torchvision"
     torch.testing.assert_close(model[0].layer4[1].bn2.weight, theirs.layer4[1].bn2.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, ["pretrained=False"]),
+        ({"frozen_stages": 1}, ["pretrained=False", "frozen_stages=-1"]),
+        ({"frozen_stages": 1, "norm": "FrozenBN"}, ["pretrained=False", "norm=BN", "frozen_stages=-1"]),
+    ],
+)
+def test_a_failed_download_names_the_settings_that_train_from_scratch(settings, options, hub, monkeypatch):
+    def download(url, destination, hash_prefix=None):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with torch.device("meta"):
+        backbone = BACKBONES.build({"type": "resnet18", "pretrained": True, **settings})
+    model = nn.ModuleDict({"backbone": backbone})
+    with pytest.raises(DownloadError, match="set model.backbone.pretrained to a local file") as caught:
+        load_pretrained(model)
+    scratch = " ".join(f"model.backbone.{option}" for option in options)
+    assert str(caught.value).endswith(f"or train from scratch (--cfg-options {scratch})")
 
 
 def test_pretrained_is_an_error_for_backbones_without_published_weights():

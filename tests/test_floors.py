@@ -39,7 +39,7 @@ LAYERS = [
     ["backbones", "necks", "heads"],
     ["models", "data", "evaluation", "weights"],
     ["training", "visualization"],
-    ["api", "integrations", "migration", "deployment"],
+    ["api", "drawing", "integrations", "migration", "deployment"],
     ["cli", "tools", "__main__"],
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -13,7 +13,9 @@ from class_folders import write_folders
 
 import chordate
 from chordate.cli.main import main
+from chordate.config import load_config
 from chordate.errors import ConfigError
+from chordate.models.build import warn_about_frozen_stages
 
 CONFIG = {
     "model": {
@@ -144,3 +146,22 @@ def test_a_warning_points_out_that_few_tensors_of_a_checkpoint_fit(
     chordate.train(config(other, load_from=str(tmp_path / "head.pt")), data_root=other, work_dir=other / "run")
     (line,) = [line for line in log_of(other / "run").splitlines() if "WARNING" in line]
     assert re.search(r"train\.load_from=.*head\.pt: only \d of the model's \d+ tensors fit", line)
+
+
+def test_a_warning_says_how_to_train_frozen_stages_that_keep_random_weights(
+    colors: tuple[Path, Path], other: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(other)
+    settings["model"] = {**CONFIG["model"], "backbone": {**CONFIG["model"]["backbone"], "frozen_stages": 1}}
+    chordate.train(settings, data_root=other, work_dir=other / "random")
+    (line,) = [line for line in log_of(other / "random").splitlines() if "WARNING" in line]
+    assert "model.backbone: its frozen stages (frozen_stages=1) keep random weights" in line
+    chordate.train(settings, data_root=other, work_dir=other / "loaded", load_from=colors[1])
+    assert "random weights" not in log_of(other / "loaded")
+    remedy = [word.partition("=") for word in line.partition("--cfg-options ")[2].split()]
+    options = {name: {"False": False, "-1": -1}[value] for name, _, value in remedy}
+    model = chordate.build_model(load_config(settings, options), num_classes=3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    caplog.clear()
+    warn_about_frozen_stages(model)
+    assert not caplog.records

@@ -317,6 +317,32 @@ def test_drawing_functions_can_be_registered_for_a_custom_task():
     assert (sheet[50, 20] == 3).all() and (sheet[50, 200] == 0).all()
 
 
+@dataclass
+class Tint:
+    """A prediction whose drawing function ignores `long_side`."""
+
+    display_threshold = 0.0
+
+    def above(self, score_threshold):
+        return self
+
+    def describe(self):
+        return ""
+
+
+@draw.register
+def draw_tint(prediction: Tint, image, meta, **options):
+    return np.full_like(image, 7)
+
+
+@pytest.mark.parametrize("side", [8, 320])
+def test_every_picture_of_a_sheet_has_the_width_of_its_column(side):
+    image = np.zeros((side, side, 3), np.uint8)
+    sheet = side_by_side([image], [""], [Tint()], [None], ONE, panel=160)
+    assert sheet.shape == side_by_side([image], [""], [detections()], [None], ONE, panel=160).shape
+    assert (sheet[37:] == 7).all(2).sum() == 160 * 160  # below the caption
+
+
 def test_a_metric_without_a_report_is_refused():
     with pytest.raises(ConfigError, match="--report: this metric has no report"):
         plot_report(None, "folder")

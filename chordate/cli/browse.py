@@ -59,7 +59,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     from chordate.models.build import build_model, image_channels
     from chordate.training.settings import TrainSettings
     from chordate.visualization import describe_image, draw_batch, write_image
-    from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet
+    from chordate.visualization.contact_sheet import Group, Thumbnail, contact_sheet, remove_earlier_sheet
 
     seed = TrainSettings.from_config(section(cfg, "train")).seed
     # Samples do not depend on the number of workers; without workers, only the samples to draw are loaded.
@@ -67,6 +67,7 @@ def write_page(cfg: Config, root: Path, out: Path, count: int) -> int:
     dataset: Any = build_dataset(data, data_root=root, training=True, seed=seed, channels=image_channels(cfg))
     model: Any = build_model(cfg, meta=dataset.meta, pretrained=False)
     loader = build_loader(dataset, data, training=True, seed=seed, size_divisor=model.size_divisor)
+    remove_earlier_sheet(out)
     groups: list[Group] = []
     written = 0
     for number, batch in enumerate(loader, start=1):

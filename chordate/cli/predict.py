@@ -48,8 +48,7 @@ def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
     Raises:
         DataError: a name is a URL, a missing file, or a folder without images.
     """
-    from chordate.data.image_files import list_files, list_images
-    from chordate.data.image_io import SUFFIXES
+    from chordate.data.image_files import list_files, list_images, no_images
     from chordate.data.paths import missing_file
     from chordate.errors import DataError
 
@@ -66,7 +65,7 @@ def image_files(names: list[str], out: Path) -> list[tuple[Path, str]]:
         if path.resolve() in out.resolve().parents:
             inside, beside = ([name for name in part if not _lies_in(path / name, out)] for part in (inside, beside))
         if not inside:
-            raise DataError(f"{path}: no images in this folder ({', '.join(SUFFIXES)})")
+            raise DataError(no_images(path))
         files += [(folder / name, name) for name in inside]
         if others := sorted(set(beside).difference(inside)):
             print(f"{path}: {pluralize(len(others), 'file')} left out, no image: {first_names(others)}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FLOPS_NOTE = "FLOPs are the multiply-adds of convolutions and matrix products, each counted once."
 BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 at 32 px) on top."
 BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 conv (v1.5); style="caffe" has 7 % fewer FLOPs.'
-CLASSES_NOTE = "A config without class names is counted with one class."
+CLASSES_NOTE = "A config without class names is counted with one class, if its task has classes."
 UNWRAPPED = 160  # width in characters of a table that is written to a file or a pipe
 EXAMPLE = "chordate summary faster-rcnn_r50_fpn_1x_coco"
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from chordate.data.image_io import SUFFIXES
+from chordate.errors import DataError
 
 
 def list_images(folder: Path) -> list[str]:
@@ -16,6 +17,23 @@ def list_images(folder: Path) -> list[str]:
     files = list_files(folder, SUFFIXES)
     stems = {image_stem(name) for name in files if not _is_array(name)}
     return [name for name in files if not (_is_array(name) and image_stem(name) in stems)]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Sorted paths of the images in a folder and its subfolders.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = [folder / name for name in list_images(folder)]
+    if not files:
+        raise DataError(no_images(folder))
+    return files
+
+
+def no_images(folder: Path) -> str:
+    """Error message for a folder without images."""
+    return f"{folder}: no images in this folder ({', '.join(SUFFIXES)})"
 
 
 def list_files(folder: Path, suffixes: str | tuple[str, ...]) -> list[str]:

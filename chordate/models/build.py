@@ -26,7 +26,7 @@ from chordate.structures.metadata import numbered_names
 from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.checkpoint_sources import read_state
 from chordate.weights.load_report import LoadReport
-from chordate.weights.loading import load_checkpoint, load_pretrained
+from chordate.weights.loading import load_checkpoint, load_pretrained, scratch_settings
 from chordate.weights.state_dict_match import find_backbones
 
 TABLE_WIDTH = 120  # width in characters of the table of loaded tensors in the log
@@ -157,6 +157,19 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
     total = fitting + len(report.missing)
     if fitting < MIN_LOADED * total:
         log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it from another model?")
+
+
+def warn_about_frozen_stages(model: Model) -> None:
+    """Warn of each backbone whose frozen stages keep their random weights: it has no pretrained weights.
+
+    Call it for a model into which no other checkpoint is loaded.
+    """
+    for path, backbone in find_backbones(model):
+        if backbone.frozen_stages != -1 and not backbone.pretrained:
+            log.warning(
+                f"model.{path}: its frozen stages (frozen_stages={backbone.frozen_stages}) keep random weights; load "
+                f"weights by model.{path}.pretrained or --load-from, or use {scratch_settings(path, backbone)}"
+            )
 
 
 def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:

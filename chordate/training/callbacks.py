@@ -108,7 +108,7 @@ class EarlyStopping(Callback):
                 score = sign * past.get(self.monitor, math.nan)
                 best, waited = (score, 0) if score > best + self.min_delta else (best, waited + 1)
         if waited >= self.patience:
-            trainer.stop(f"early: {self.monitor} has not improved on {sign * best:.4g} for {waited} evaluations")
+            trainer.stop(f"{self.monitor} has not improved on {sign * best:.4g} for {waited} evaluations")
 
 
 @CALLBACKS.register_module()

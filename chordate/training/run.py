@@ -16,7 +16,7 @@ from chordate.data.check_files import check_all_files
 from chordate.data.loader import build_dataset, build_loader, check_data_section
 from chordate.errors import ConfigError
 from chordate.evaluation.build_metric import build_metric
-from chordate.models.build import build_model, image_channels, start_from
+from chordate.models.build import build_model, image_channels, start_from, warn_about_frozen_stages
 from chordate.registry import CALLBACKS
 from chordate.text import pluralize, printable
 from chordate.training.callbacks import Callback, check_monitored
@@ -107,6 +107,8 @@ def train(
         logger.info(f"{counts}; {pluralize(len(dataset.classes), 'class')}: {names}")
         if weights and not resumes:
             start_from(model, weights, weights_key)
+        elif not resumes:
+            warn_about_frozen_stages(model)
         trainer = Trainer(
             model,
             train_loader,

@@ -187,6 +187,8 @@ class Trainer:
                         self._evaluate()
                     while self.iteration < self.max_iterations and self.stop_reason is None:
                         self._train_epoch()
+                    if self.stop_reason is not None:
+                        logger.info(f"stopped: {self.stop_reason}")
                     training_state.save(self)  # writes only if a complete run was resumed in another folder
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
@@ -296,9 +298,8 @@ class Trainer:
         return alone and self.signals.received is not None
 
     def stop(self, reason: str) -> None:
-        """Save and end training after this iteration. All ranks must call it. The log says "stopped" and the reason."""
+        """Save and end training after this iteration. All ranks must call it. The log ends with the reason."""
         self.stop_reason = reason
-        logger.warning(f"stopped {reason}")
 
     def average_buffers(self) -> None:
         """Average BatchNorm's statistics over the ranks, so that the models are identical. All ranks must call this."""
@@ -380,7 +381,8 @@ class Trainer:
         if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)
-            self.stop(f"by {received.name} after iteration {self.iteration}, which is saved; continue with --resume")
+            after = f"after iteration {self.iteration}, which is saved; continue with --resume"
+            logger.warning(f"stopped by {received.name} {after}")
             raise SystemExit(128 + received)
 
     def resume_hint(self) -> str:

@@ -15,7 +15,7 @@ from chordate.structures.statistics import format_percent
 from chordate.text import file_stem
 from chordate.visualization.batch_drawing import describe_image, draw_batch
 from chordate.visualization.canvas import write_image
-from chordate.visualization.contact_sheet import Group, Table, Thumbnail, contact_sheet
+from chordate.visualization.contact_sheet import Group, Table, Thumbnail, contact_sheet, remove_earlier_sheet
 from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes, plot_values
 from chordate.visualization.style import save
 
@@ -26,7 +26,7 @@ CAPTION = 8  # maximum number of classes in the caption of the class plot
 
 
 def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: str, good: bool, out: Path) -> Path:
-    """Write the page and its pictures.
+    """Write the page and its pictures; those of an earlier check in the same folder are deleted.
 
     Args:
         reports: one per dataset; the header of the overview is from the first report.
@@ -39,6 +39,7 @@ def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: 
     Returns:
         The path of the page.
     """
+    remove_earlier_sheet(out)
     overview = Table("", reports[0].header(), [report.row() for report in reports])
     groups = [Group("Overview", source, tables=[overview])]
     for report in reports:
@@ -77,11 +78,15 @@ def _plots(report: DataReport, out: Path) -> list[Thumbnail]:
         figures[f"{report.counted} per class"] = plot_class_counts(names, numbers), caption
     drawn = []
     for title, (figure, caption) in figures.items():
-        file = f"{file_stem(report.name)}_{file_stem(title.partition(' (')[0]).replace(' ', '_')}.png"
+        file = _file_name(report, title.partition(" (")[0], ".png")
         save(figure, out / file)
         width, height = (int(side * figure.dpi) for side in figure.get_size_inches())
         drawn.append(Thumbnail(file, width, height, title, caption, wide=width > WIDE))
     return drawn
+
+
+def _file_name(report: DataReport, title: str, suffix: str) -> str:
+    return file_stem(f"{report.name}_{title}").replace(" ", "_") + suffix
 
 
 def _tables(report: DataReport) -> list[Table]:
@@ -136,7 +141,7 @@ def _thumbnails(report: DataReport, out: Path) -> list[Thumbnail]:
     for index, kinds in list(chosen.items())[:THUMBNAILS]:
         batch = read_original(report.dataset, index)
         (picture,) = draw_batch(batch, report.dataset.meta)
-        file, (height, width) = f"{file_stem(report.name)}_{index:06}.jpg", picture.shape[:2]
+        file, (height, width) = _file_name(report, f"{index:06}", ".jpg"), picture.shape[:2]
         write_image(out / file, picture)
         note = f"{kinds}; {describe_image(batch, 0)}"
         drawn.append(Thumbnail(file, width, height, Path(batch.infos[0].path).name, note))

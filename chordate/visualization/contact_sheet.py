@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from urllib.parse import quote
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 from chordate.text import printable
 
@@ -94,6 +96,17 @@ def contact_sheet(title: str, note: str, groups: Sequence[Group], good: bool | N
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n<p{verdict}>{_text(note)}</p>\n"
     )
     return head + "".join(map(_section, groups)) + "</body>\n</html>\n"
+
+
+def remove_earlier_sheet(folder: Path) -> None:
+    """Delete `index.html` and its pictures from a folder, if an earlier contact sheet was written there."""
+    page = folder / "index.html"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    if f"<style>{STYLE}</style>" not in text:  # a page of the user's own
+        return
+    for file in re.findall(r'<img src="([^"/]+)"', text):
+        (folder / unquote(file)).unlink(missing_ok=True)
+    page.unlink()
 
 
 def _text(text: str, most: int | None = None) -> str:

@@ -83,10 +83,8 @@ def _describe(prediction: Prediction, score_threshold: float) -> str:
 
 
 def _fit(picture: Picture, panel: int) -> Picture:
-    """Shrink a picture whose longer side exceeds `panel` pixels."""
+    """Resize a picture to a longer side of `panel` pixels: the drawing function of a task may ignore `long_side`."""
     scale = panel / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
     size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)
     return resize(picture, size)
 

@@ -15,6 +15,7 @@ from chordate.arguments import validate_value
 from chordate.contracts import Backbone
 from chordate.errors import CheckpointError, DownloadError, near_names
 from chordate.model_contracts import Model
+from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES
 from chordate.structures import DatasetMeta
 from chordate.text import pluralize
@@ -105,7 +106,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
             reports.append(load_checkpoint(backbone, source))
         except DownloadError as error:
             setting = f"model.{path}.pretrained" if path else "pretrained"
-            remedy = f"set {setting} to a local file, or to None for random weights (pretrained=False in Python)"
+            remedy = f"set {setting} to a local file, or train from scratch ({scratch_settings(path, backbone)})"
             raise DownloadError(f"{error}; or {remedy}") from error
         # `load_checkpoint` has compared the backbone's own settings; the image settings belong to the whole model.
         own = {name: value for name, value in reports[-1].settings.items() if name.startswith("preprocess.")}
@@ -114,18 +115,25 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     return reports
 
 
+def scratch_settings(path: str, backbone: Backbone) -> str:
+    """The settings that train a backbone from random weights: no frozen stages, and norms with statistics."""
+    settings = ["pretrained=False"]
+    if any(isinstance(part, FrozenBatchNorm) for part in backbone.modules()):
+        settings.append("norm=BN")
+    if backbone.frozen_stages != -1:
+        settings.append("frozen_stages=-1")
+    return " ".join(["--cfg-options", *(f"model.{path}.{each}" for each in settings)] if path else settings)
+
+
 def _no_default_weights(path: str, backbone: Backbone) -> str:
     """Error message: how to train from scratch, how to set other weights, and a similar backbone that has weights."""
     title, setting = _title(backbone), f"model.{path}." if path else ""
-    scratch = f"{setting}pretrained=False"
-    if any(not parameter.requires_grad for parameter in backbone.parameters()):
-        scratch += f" {setting}norm=BN {setting}frozen_stages=-1"
     with_weights = [name for name, variant in BACKBONES.variants.items() if variant.get("default_weights")]
     depth = re.search(r"\d+", title)
     close = near_names(f"resnet{depth[0] if depth else 50}", with_weights)
     return (
         f"{title}: pretrained=True, but it has no default weights; train it from scratch "
-        f"({'--cfg-options ' if path else ''}{scratch}), set {setting}pretrained to a checkpoint's path or URL, "
+        f"({scratch_settings(path, backbone)}), set {setting}pretrained to a checkpoint's path or URL, "
         f"or use {close[0] if close else 'resnet50'}, which has weights"
     )
 
