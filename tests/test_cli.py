@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -291,12 +292,13 @@ def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, cap
     assert stopped.value.code == 2 and line.startswith(message)
 
 
-def test_the_advice_for_another_frameworks_option_names_a_setting_that_exists():
+def test_the_advice_for_another_frameworks_option_names_a_setting_that_exists(capsys):
     """Our own options and commands are not in the tables, whose advice would hide them."""
-    (commands,) = (action.choices for action in parser()._actions if action.dest == "command")
     settings = other_frameworks.TRAINING_SETTINGS
     assert not {*other_frameworks.COMMANDS} & {*COMMANDS}
-    assert not {*other_frameworks.OPTIONS, *settings} & {*commands["train"]._option_string_actions}
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert not {*other_frameworks.OPTIONS, *settings} & {*re.findall(r"(?<![\w-])--?\w[\w-]*", capsys.readouterr().out)}
     owners = {"train": TrainSettings, "train_data": TrainingData, "schedule": Step, "optimizer": torch.optim.SGD}
     for section, _, name in (setting.partition(".") for setting in {*settings.values()} - {"optimizer.type"}):
         assert section == "model" or name in parameters_of(owners[section]).annotations, f"{section}.{name}"

@@ -259,7 +259,7 @@ def test_a_label_beyond_the_classes_is_an_error_that_names_the_image():
 def test_an_image_of_another_dataset_is_an_error():
     metric = CocoMetric(simple_truth())
     metric.update([detections([], [], [])], batch_of([77]))
-    with pytest.raises(DataError, match="image 77 is not in the dataset"):
+    with pytest.raises(DataError, match="image 77 has predictions, but is not in the metric's dataset"):
         metric.compute()
 
 

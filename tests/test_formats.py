@@ -72,7 +72,7 @@ def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkey
         warnings.simplefilter("always")
         load_checkpoint(model, state)
     assert name_of_row(model, state["net.head.weight"][:, 0]) == expected
-    replaced = f"was trained on classes 2 [cat, dog] instead of 2 [{', '.join(ours)}]; they replace the model's"
+    replaced = f"was trained on classes 2 [cat, dog] instead of 2 [{', '.join(ours)}]; the checkpoint's classes replace"
     assert [replaced in str(warning.message) for warning in warned] == [True] * (expected not in ours[:1])
 
 
