@@ -69,7 +69,7 @@ def pretrained(tmp_path_factory) -> dict[str, Any]:
         ({"encoder_depth": 3}, "config.json: "),
         ({"encoder_depth": None}, "config.json: "),
         ({"activation": "nonsense"}, "config.json: "),
-        ({"encoder_name": "resnet18/../x"}, 'the encoder "resnet18/../x" has no counterpart'),
+        ({"encoder_name": "resnet18/../x"}, 'the encoder "resnet18/../x" has no counterpart in Chordate'),
         ({"encoder_name": "resnet34"}, "config.json describes another network"),
         ({"_model_class": "Unet" * 3}, "config.json: unknown architecture"),
         ({"_model_class": ["Unet"]}, "config.json: unknown architecture"),

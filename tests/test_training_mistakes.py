@@ -166,7 +166,7 @@ def test_a_missing_optimizer_state_of_a_parameter_is_a_one_line_error(tmp_path: 
         trainer.train()
         return
     with pytest.raises(
-        CheckpointError, match="epoch_1.pt: train.optimizer.state has nothing for head.weight; the file"
+        CheckpointError, match="epoch_1.pt: train.optimizer.state has no entry for head.weight; the file"
     ):
         trainer.train()
 

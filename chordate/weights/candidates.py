@@ -22,8 +22,9 @@ from chordate.weights.formats.classifiers import network_meta, split_network
 from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
-# Prefixes that wrappers add to names. Those of averaged weights are first, and are preferred; the teacher averages the
-# student. `module.` is of DDP, `_orig_mod.` of torch.compile, the others are names in Lightning's modules.
+# Prefixes that wrappers add to tensor names. EMA weights are preferred, so their prefixes are first, and `teacher.`
+# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile `_orig_mod.`, Lightning's modules the
+# others.
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
     *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
@@ -41,7 +42,7 @@ class Candidate:
         state: tensors, keyed by the model's names.
         meta: classes and keypoints of the outputs, if known.
         has_names: whether the checkpoint contains the names of the classes, see `Format.has_names`.
-        left_out: the checkpoint's names of tensors that are not in `state`.
+        left_out: names of the checkpoint's tensors that are not in `state`.
         settings: settings that the weights were trained with, see `Format.settings`.
         guesses: which of the settings are guessed, see `Format.guesses`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
@@ -79,7 +80,7 @@ def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
 
 
 def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
-    """The conversions of a library's state dict that `best_candidate` tries for one format."""
+    """Convert a library's state dict by one format: the result, and the variants that `best_candidate` also tries."""
     candidate = Candidate(format.library, format.convert(state, model))
     return [variant.state for variant in _variants(candidate, model)]
 
@@ -139,7 +140,7 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:
-    """Drop the tensors of a library's network that `backbone` does not have; prefix the other tensors' names."""
+    """Drop the tensors of a library's network that `backbone` lacks; add `library.prefix` to the other names."""
     ours, state = backbone.state_dict(), candidate.state
     left_out = [name for name in state if name in library.tensors and library.prefix + name not in ours]
     part = {library.prefix + name: state[name] for name in state if name not in left_out}
@@ -149,7 +150,7 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tuple[State, list[str]]]:
     """For each prefix (or sequence of prefixes), yield the tensors whose names start with it, keyed by the rest of the
     name, and the names of the other tensors. Finally, yield the state dict itself. An untrusted file may have thousands
-    of prefixes; those of the most tensors are used.
+    of prefixes; only the prefixes with the most tensors are tried.
 
     Args:
         state: tensors by name.

@@ -53,7 +53,7 @@ def recognize(weights: Weights) -> Recognized:
         CheckpointError: no format recognizes the weights and knows their config.
     """
     empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
-    if empty is not None:  # its shape, of any size, would be part of the network
+    if empty is not None:  # its shape would set the network's: a tiny file could ask for a huge layer
         raise CheckpointError(
             f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
         )

@@ -15,7 +15,7 @@ from chordate.weights.plain_contents import is_dense
 from chordate.weights.training_schema import check_training_state
 
 FORM = 2
-# The keys of our own checkpoints, and the types of their values. `ema` is the averaged weights; `config` is text for
+# The keys of our own checkpoints, and the types of their values. `ema` has the EMA weights; `config` is text for
 # reference and never executed; `train` is a TrainingStateSchema.
 _PARTS: dict[str, tuple[type, ...]] = {
     "model": (Mapping,),

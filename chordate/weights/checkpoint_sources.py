@@ -20,7 +20,7 @@ from chordate.weights.pickle_files import read_pickle_file
 
 _HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
 _MAX_HUB_CONFIG = 1_000_000  # bytes
-DETECTRON2_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"  # Detectron2 names its files `detectron2://…`
+DETECTRON2_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"  # `detectron2://` in Detectron2's configs
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
 
 
@@ -67,7 +67,7 @@ def read_state(source: str | Path) -> Contents:
 
 
 def check_exists(source: str | Path, setting: str) -> None:
-    """Check that a checkpoint on this machine exists, before data are opened, which may take minutes.
+    """Check that a local checkpoint exists. Called before datasets are opened, which may take minutes.
 
     Raises:
         CheckpointError: there is no such file or folder; the message starts with `setting`.
@@ -150,7 +150,7 @@ def _read_timm(model: str) -> dict[str, Tensor]:
 
 
 def _read_smp(spec: str) -> dict[str, Tensor]:
-    """The state dict of an encoder with weights of segmentation_models.pytorch, which downloads them."""
+    """The state dict of a pretrained encoder of segmentation_models.pytorch, which downloads the weights."""
     model, _, weights = spec.partition("/")
     try:
         encoders = smp_encoders(model, f"smp://{spec}")
@@ -179,7 +179,7 @@ def _missing_message(path: Path) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file has the ending or the start of a safetensors file: the size of its header, and a JSON object."""
+    """Whether a file is named .safetensors, or starts like a safetensors file: header size, then a JSON object."""
     with path.open("rb") as file:
         head = file.read(9)
     size = int.from_bytes(head[:8], "little")

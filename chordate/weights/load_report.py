@@ -29,11 +29,11 @@ class LoadReport:
     Attributes:
         source: the path or URL, or "the state dict".
         format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
-        loaded: the model's tensors that were copied unchanged.
-        adapted: the model's tensors that were copied after a change: outputs reordered by class or keypoint name, or a
-            3-channel stem converted to another number of input channels.
-        skipped: tensors of the checkpoint that were not used, after conversion to the model's names.
-        missing: the model's tensors that were not loaded and keep their values.
+        loaded: names of the model's tensors that were copied unchanged.
+        adapted: names of the model's tensors that were copied after a change: outputs reordered by class or keypoint
+            name, or a 3-channel stem converted to another number of input channels.
+        skipped: names, after conversion, of the checkpoint's tensors that were not used.
+        missing: names of the model's tensors that were not loaded and keep their values.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
         notes: mapping from tensor name to how the tensor was adapted, or why it does not fit.
         settings: settings that the weights were trained with, see `Format.settings`.

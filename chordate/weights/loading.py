@@ -116,7 +116,7 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
 
 
 def scratch_settings(path: str, backbone: Backbone) -> str:
-    """The settings that train a backbone from random weights: no frozen stages, and norms with statistics."""
+    """The settings that train a backbone from random weights: no frozen stages, and BN instead of FrozenBN."""
     settings = ["pretrained=False"]
     if any(isinstance(part, FrozenBatchNorm) for part in backbone.modules()):
         settings.append("norm=BN")
@@ -154,8 +154,8 @@ def _unwrap_model(model: nn.Module) -> nn.Module:
 def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, strict: bool) -> DatasetMeta | None:
     """The metadata that the model takes from the checkpoint; None if it keeps its own.
 
-    Class names that follow only from the number of classes (see `Format.has_names`) do not replace other names, but
-    they put the same names in order.
+    Class names that are inferred from the number of classes (see `Format.has_names`) do not replace other names; they
+    only reorder the model's names, if these are the same set.
 
     Raises:
         CheckpointError: the order of the classes differs, and the model is built for its own order.
@@ -172,7 +172,7 @@ def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, s
     if model.meta.stuff:
         raise CheckpointError(f"{difference}; load_checkpoint(…, strict=False) matches classes by name")
     if has_names(model.meta):
-        warnings.warn(f"{difference}; the checkpoint's classes replace the model's", stacklevel=3)
+        warnings.warn(f"{difference}; the checkpoint's classes replace the model's classes", stacklevel=3)
     return meta
 
 

@@ -16,8 +16,8 @@ from chordate.ops.norms import FOLDABLE
 
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any], guesses: str = "") -> None:
-    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message has the overrides, and
-    which of them are guessed."""
+    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message lists the
+    overrides that set them, and says which are guessed."""
     options = overrides(model, settings)
     if options:
         warnings.warn(
@@ -54,8 +54,8 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
 def read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
-    RoIAlign's settings are read from a head's pooler, pooling settings from its ASPP, and the epsilon of the norms from
-    a norm of the backbone.
+    RoIAlign's settings are read from a head's pooler, settings of ASPP's pooling from a head's ASPP, and the epsilon of
+    the norms from a norm of the backbone.
     """
     part, _, last = name.rpartition(".")
     if last == "eps":

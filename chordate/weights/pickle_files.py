@@ -93,7 +93,7 @@ def _read_pickle(path: Path, head: bytes) -> tuple[Any, str | None]:
     def load_storage(saved: Any) -> Any:
         what, kind, *arguments = saved
         if what != "storage":
-            return kind  # the source code of a module
+            return kind  # old files refer to a module's class and source code; `kind` is the class
         key, _, length, view = arguments
         if view is not None:
             raise ValueError("a storage that is part of another one is not supported")
@@ -116,7 +116,7 @@ def _read_pickle(path: Path, head: bytes) -> tuple[Any, str | None]:
 
 
 def _read_storages(path: Path, file: BinaryIO, storages: list[Storage]) -> None:
-    """Read storages of torch.save's old format, each after its number of elements."""
+    """Read storages of torch.save's old format: before each storage, the file has its number of elements as int64."""
     data = _mapped(path)
     for storage in storages:
         header, start = file.read(8), file.tell()
@@ -136,7 +136,7 @@ def _mapped(path: Path) -> torch.UntypedStorage:
 
 
 def _part(data: torch.UntypedStorage, start: int, size: int) -> Tensor:
-    """Some of the bytes `[size]`, as a tensor with a storage of this size."""
+    """The bytes from `start`, as a uint8 tensor `[size]` whose storage has only these bytes; copied if not aligned."""
     part = torch.empty(0, dtype=torch.uint8).set_(data[start : start + size])
     return part if start % _ALIGNMENT == 0 else part.clone()
 

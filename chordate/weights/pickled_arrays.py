@@ -1,4 +1,4 @@
-"""Numpy's arrays, numbers and data types in pickles, in place of numpy's own functions."""
+"""Replaces numpy's own functions for unpickling arrays, scalars and data types."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Array(Unread):
         self.state = state
 
     def value(self) -> torch.Tensor:
-        """A tensor that shares memory with the pickle.
+        """A CPU tensor that shares memory with the unpickled bytes.
 
         Raises:
             ValueError: the state is invalid, or the elements are not numbers.

@@ -1,4 +1,4 @@
-"""PyTorch's tensors in pickles, in place of PyTorch's own functions."""
+"""Replaces PyTorch's own functions for unpickling tensors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Storage(Unread):
         """Check the number of bytes that the file has for this storage.
 
         Raises:
-            ValueError: the pickle says another number.
+            ValueError: the pickle has another number of bytes for it.
         """
         if self.dtype is not None and self.length * self.dtype.itemsize != size:
             raise ValueError("the sizes of its tensors and of their data differ")
@@ -57,11 +57,11 @@ class StoredTensor(Unread):
     def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any):
         super().__init__("torch.Tensor")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
-        metadata = rest[2] if len(rest) > 2 else None  # says that the elements are conjugated or negated
+        metadata = rest[2] if len(rest) > 2 else None  # marks lazily conjugated or negated elements
         self.dtype = storage.dtype if isinstance(storage, Storage) and not metadata else None
 
     def value(self) -> Tensor:
-        """A view of the file's bytes.
+        """The tensor, a view of the storage's bytes; NOT_DENSE if its data type or bytes are unknown.
 
         Raises:
             ValueError: the tensor is larger than its storage.
@@ -77,7 +77,7 @@ class StoredTensor(Unread):
 
 
 class _NotDense(Unread):
-    """A sparse, nested or quantized tensor, or one without elements."""
+    """A sparse, nested, quantized or meta tensor, or a wrapper subclass. Its elements are not read."""
 
     def value(self) -> Tensor:
         return NOT_DENSE

@@ -16,7 +16,7 @@ from chordate.text import printable
 
 MAX_OPCODES = 5_000_000  # limit per pickle; a large model with the state of its optimizer has 100,000
 MAX_DIMENSIONS = 64  # limit on the dimensions of tensors and arrays, as in numpy and PyTorch
-_PAIR = 8  # bytes that an item of a dict has in a file, at least
+_PAIR = 8  # a copied dict item counts as this many bytes
 # Opcodes that put their argument on the stack. Integers of unlimited length are not among them.
 _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
 _TEXTS = ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
@@ -214,7 +214,7 @@ class Unpickler:
             raise forbidden(self._source, name)
 
     def _new_object(self, arguments: int) -> None:
-        """Put an object on the stack, in place of its class and of this number of arguments."""
+        """On the stack, replace a class and this number of arguments by an object of the class."""
         del self._stack[-arguments:]
         name = self._stack.pop().name
         self.unread = self.unread or name
@@ -271,10 +271,10 @@ def _attribute(owner: Any, name: Any) -> Unread:
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    """Set an item of a dict. Objects without a value have no items, and are no keys."""
+    """Set an item of a dict. Ignored if the target is an object without a value, or the key is one or a tuple."""
     if isinstance(target, Unread) or isinstance(key, Unread | tuple):
         return
-    if isinstance(key, int) and key.bit_length() > 63:  # such keys can all have the same hash, and take a long time
+    if isinstance(key, int) and key.bit_length() > 63:  # many such keys could have one hash: slow
         raise ValueError("a key of a dict is too large")
     dict.__setitem__(target, key, value)
 
@@ -293,7 +293,7 @@ def as_bytes(data: Any) -> bytes:
 
 
 def forbidden(source: str, what: str) -> CheckpointError:
-    """The error for a pickle that calls a function, or has no tensors, only objects."""
+    """The error for a pickle that calls a function, or that has objects but no tensors."""
     return CheckpointError(
         f"{source} contains more than tensors ({printable(what, 100)}) and could run code, so it was not opened; save "
         f"only its state_dict(), as .safetensors"

@@ -56,7 +56,7 @@ def _words_and_position(value: Tensor) -> Tensor:
 
 def _bytes(value: Tensor) -> Tensor:
     if not (is_dense(value) and value.dtype == torch.uint8 and value.dim() == 1):
-        raise ValueError("must be a list of bytes as an uint8 tensor")
+        raise ValueError("must be a list of bytes as a uint8 tensor")
     return value
 
 
@@ -188,7 +188,7 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
     for name, parameter in model.named_parameters():
         values = saved["state"].get(name)
         if (values is None and name in saved["trained"]) or (values == {} and optimizer.state.get(parameter)):
-            raise CheckpointError(f"{source}: train.optimizer.state has nothing for {name}; the file is damaged")
+            raise CheckpointError(f"{source}: train.optimizer.state has no entry for {name}; the file is damaged")
         if not values:
             continue
         if parameter.shape not in kept:

@@ -1,6 +1,6 @@
 """Recognizes the architecture of a network by its tensors: the name of our config, and overrides where they differ.
 
-The tensors have our names: the formats of other libraries convert a state dict first, and then ask here.
+The tensors must have our names: the formats of other libraries convert a state dict before they call these functions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from chordate.weights.formats.format import State
 
 Overrides = dict[str, Any]
 
-# Depth of a ResNet by its numbers of blocks in c2 … c4 (c5 is not in the backbone of a C4 model), and whether its
-# blocks are bottlenecks.
+# (numbers of blocks in c2 … c4, whether the blocks are bottlenecks) -> depth of the ResNet. In a C4 model, c5 is not in
+# the backbone.
 _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2), False): 18,
     ((3, 4, 6), False): 34,
@@ -73,7 +73,7 @@ def detector(state: State, meta: DatasetMeta | None) -> tuple[str, Overrides] | 
         meta: the classes of the outputs; None if unknown.
 
     Returns:
-        None for keypoints or stuff without `meta`, since their names are not in the weights.
+        None if the model predicts keypoints or stuff and `meta` is None, since their names are not in the weights.
     """
     family = _family(state)
     if meta is None and family in ("keypoint-rcnn", "panoptic-fpn"):
@@ -97,7 +97,7 @@ def num_classes(state: State) -> int:
 
 
 def coco_meta(state: State) -> DatasetMeta | None:
-    """COCO's classes if a detector has as many outputs, with its stuff classes for a Panoptic FPN; else None."""
+    """Metadata with COCO's classes (and stuff for a Panoptic FPN) if their number fits the detector; else None."""
     stuff = state.get("semantic.logits.bias")
     if num_classes(state) != len(COCO_CLASSES) or (stuff is not None and len(stuff) != 1 + len(COCO_STUFF)):
         return None
@@ -195,7 +195,7 @@ def norm_of(state: State, layer: str) -> str | None:
 
 
 def count(state: State, name: str) -> int:
-    """The number of consecutive layers in `state`, from number 0: of `neck.fpn_convs.{}.conv.weight`, for example."""
+    """The number of layers in `state`, counted from 0 up to a gap; `name` is like `neck.fpn_convs.{}.conv.weight`."""
     number = 0
     while name.format(number) in state:
         number += 1

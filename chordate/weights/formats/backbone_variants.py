@@ -10,9 +10,9 @@ from chordate.registry import BACKBONES
 
 
 def variant_of(state: Mapping[str, Tensor], architecture: str) -> str | None:
-    """The registered variant of an architecture that has exactly these tensors; None if no variant has.
+    """The registered variant of an architecture that has exactly these tensors; None if there is none.
 
-    If several have, as "resnet50" and "resnet50_caffe", it is the one with the shortest name.
+    If several variants have the same tensors, as "resnet50" and "resnet50_caffe", the shortest name is returned.
 
     Args:
         state: tensors, keyed by the names of our backbone; counters of BatchNorm are ignored.

@@ -1,4 +1,4 @@
-"""Names of ResNets in Caffe2's files (`res2_0_branch2a_bn_s`), which Detectron2's ImageNet weights have too."""
+"""Caffe2's tensor names of ResNets (`res2_0_branch2a_bn_s`), which Detectron2's ImageNet weights also use."""
 
 from __future__ import annotations
 

@@ -73,8 +73,8 @@ class CifarFormat(Format):
 
 @FORMATS.register_module()
 class AkamasterCifarResNet(CifarFormat):
-    """github.com/akamaster/pytorch_resnet_cifar10. Shortcuts of option A pad half of the zero channels before the
-    input's channels, half after them."""
+    """github.com/akamaster/pytorch_resnet_cifar10. Option-A shortcuts put half of the zero channels before the
+    input's channels, and half after them."""
 
     library = "pytorch_resnet_cifar10"
     names: Names = ((r"(layer\d\.\d+)\.shortcut\.", r"\1.downsample."), (r"linear\.", "fc."))
@@ -126,7 +126,7 @@ class DistillerCifarResNet(ProjectionCifarResNet):
 
 @FORMATS.register_module()
 class ResNeXtDenseNetCifarResNet(CifarFormat):
-    """github.com/D-X-Y/ResNeXt-DenseNet. Like ours, its shortcuts of option A pad all zero channels after the input's
+    """github.com/D-X-Y/ResNeXt-DenseNet. Like ours, its option-A shortcuts put all zero channels after the input's
     channels."""
 
     library = "ResNeXt-DenseNet"

@@ -57,7 +57,7 @@ def join_network(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[s
         part, _, suffix = name.rpartition(".")
         if part in final:
             if final[part] not in names:
-                raise CheckpointError(f"the library's network has no counterpart of {name}")
+                raise CheckpointError(f"the library's network has no layer for {name}")
             network[f"{names[final[part]]}.{suffix}"] = tensor
         else:
             network[name.removeprefix("backbone.")] = tensor
@@ -73,7 +73,7 @@ def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:
 
 
 def style_settings(state: Mapping[str, Tensor], resnet: str = "") -> dict[str, Any]:
-    """The stride of a ResNet's bottlenecks, which torchvision and timm have in the 3×3 convolution (ResNet v1.5).
+    """The setting for ResNet v1.5, as in torchvision and timm: the stride of a bottleneck is in its 3×3 convolution.
 
     Args:
         state: tensors by name.

@@ -22,7 +22,7 @@ from chordate.weights.formats.detectron2_settings import (
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
-FPN_DIVISOR = 32  # stride of res5, to which images are padded with an FPN; without an FPN, they are not padded
+FPN_DIVISOR = 32  # stride of res5; with an FPN, images are padded to multiples of it; without, they are not padded
 
 
 class Detectron2Format(Format):
@@ -32,7 +32,7 @@ class Detectron2Format(Format):
     wrapper = "model"
 
     def names(self, state: State, ours: bool) -> NameTable:
-        """The table of names for the model with these tensors.
+        """The NameTable of the model with these tensors.
 
         Args:
             ours: whether `state` has our names; otherwise, it has Detectron2's.
@@ -45,7 +45,7 @@ class Detectron2Format(Format):
         return next((prefix for prefix in prefixes if f"{prefix}stem.conv1.weight" in state), prefixes[-1])
 
     def convert(self, state: State, model: Any) -> State:
-        # The anchors and the mean and std of old files are settings of the model, not tensors.
+        # Old files save the anchors, mean and std as tensors; in our models, they are settings.
         tensors = {name: x for name, x in state.items() if name not in PIXELS and "cell_anchors" not in name}
         return self.names(state, ours=False).convert(tensors)
 
@@ -56,7 +56,7 @@ class Detectron2Format(Format):
         return theirs
 
     def checkpoint(self, state: State, model: Any) -> dict[str, Any]:
-        """As in old files, with the mean and std of the images, since they are read again. Detectron2 ignores them."""
+        """See `Format.checkpoint`. Adds mean and std, as in old files: `settings` reads them, Detectron2 does not."""
         normalize = (model.preprocess.mean, model.preprocess.std)
         pixels = {name: x.detach().cpu().reshape(-1, 1, 1) for name, x in zip(PIXELS, normalize)}
         return super().checkpoint({**state, **pixels}, model)

@@ -1,4 +1,4 @@
-"""Detectron2's names of the tensors of its networks, and ours, part by part."""
+"""Pairs of tensor-name prefixes (Detectron2's, ours) for every part of Detectron2's networks; see `NameTable`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RPN: Pairs = (
     ("proposal_generator.rpn_head.anchor_deltas.", "rpn.anchor_deltas."),
 )
 RPN_CONV: Pairs = (("proposal_generator.rpn_head.conv.", "rpn.convs.0."),)
-RPN_CONVS: Pairs = (("proposal_generator.rpn_head.conv.conv#.", "rpn.convs.#."),)  # of a head with several convolutions
+RPN_CONVS: Pairs = (("proposal_generator.rpn_head.conv.conv#.", "rpn.convs.#."),)  # several convolutions
 KEYPOINT: Pairs = (
     *((f"roi_heads.keypoint_head.conv_fcn{n + 1}.", f"keypoint.convs.{n}.0.") for n in range(16)),
     ("roi_heads.keypoint_head.score_lowres.", "keypoint.heatmaps."),
@@ -24,7 +24,7 @@ KEYPOINT: Pairs = (
 
 
 def resnet(theirs: str, ours: str) -> Pairs:
-    """Names of a ResNet; `theirs` and `ours` are the prefixes.
+    """Pairs of name prefixes of a ResNet; they start with `theirs` and `ours`.
 
     The stem is one convolution, or three in DeepLab's ResNets. Shortcuts are projections where the shape changes.
     """
@@ -50,7 +50,7 @@ def deep_resnet(theirs: str, ours: str) -> Pairs:
 
 
 def stage(theirs: str, ours: str, number: int) -> Pairs:
-    """Names of stage 1 … 4 of a ResNet, which is res2 … res5 in Detectron2."""
+    """Pairs of name prefixes of stage 1 … 4 of a ResNet, which is res2 … res5 in Detectron2."""
     theirs, ours = f"{theirs}res{number + 1}.#.", f"{ours}layer{number}.#."
     return (
         (f"{theirs}conv#.norm.", f"{ours}bn#."),
@@ -61,7 +61,10 @@ def stage(theirs: str, ours: str, number: int) -> Pairs:
 
 
 def box_head(theirs: str, ours: str) -> Pairs:
-    """Names of a box head's trunk: convolutions, then fully connected layers, which Detectron2 counts from 1."""
+    """Pairs of name prefixes of a box head's trunk: convolutions, then fully connected layers.
+
+    Detectron2 counts the layers of each kind from 1.
+    """
     convs = (
         ((f"{theirs}conv{n + 1}.norm.", f"{ours}convs.{n}.1."), (f"{theirs}conv{n + 1}.", f"{ours}convs.{n}.0."))
         for n in range(16)
@@ -101,7 +104,7 @@ RETINA: Pairs = (
 
 
 def semantic_fpn(ours: str) -> Pairs:
-    """Names of Panoptic FPN's semantic head; `ours` is the prefix of our names.
+    """Pairs of name prefixes of Panoptic FPN's semantic head; our names start with `ours`.
 
     Detectron2 counts convolutions and upsamplings (every second layer) together.
     """
@@ -114,7 +117,7 @@ def semantic_fpn(ours: str) -> Pairs:
 
 
 def aspp(theirs: str, ours: str) -> Pairs:
-    """Names of atrous spatial pyramid pooling; its 3×3 convolutions may be depthwise separable."""
+    """Pairs of name prefixes of atrous spatial pyramid pooling, whose 3×3 convolutions may be depthwise separable."""
     branches = tuple(
         (f"{theirs}convs.{n}{part}{norm}", f"{ours}branches.{n}.{place}{layer}.")
         for n in range(4)

@@ -18,7 +18,7 @@ from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
 
 # Settings of Detectron2's DeepLab configs that the tensors do not show: R-103 with output stride 16 and multi-grid,
-# trained on crops of 512×1024 px, which are 32×64 cells.
+# trained on crops of 512×1024 px, whose feature maps have 32×64 cells.
 _DEEPLAB: Overrides = {
     "model.backbone.output_stride": 16,
     "model.backbone.multi_grid": [1, 2, 4],

@@ -19,15 +19,16 @@ PIXELS = ("pixel_mean", "pixel_std")  # tensors in files from before 2021; later
 
 
 def image_settings(state: State, resnet: str) -> dict[str, Any]:
-    """Color order, mean and std of the images, and where the bottlenecks have their stride.
+    """The settings for the images' color order, mean and std, and for the convolution with a bottleneck's stride.
 
-    Old files contain mean and std. Otherwise, they are guessed by the shipped configs and their ImageNet weights:
+    Old files contain mean and std. Otherwise, the stem shows which ImageNet weights the model started from,
+    and these imply the settings:
 
     - Three convolutions in the stem: DeepLab's R-52 and R-103, with RGB images and ImageNet's mean and std.
     - X-101-32x8d, or a stem whose BatchNorm was trained: BGR images and ImageNet's std.
-    - Other frozen BatchNorms whose statistics are zero, since Caffe folded them into scale and shift, or GroupNorm:
-      MSRA's and FAIR's networks from Caffe2, with BGR images and std 1. MSRA's, which have no groups, have the stride
-      in the first 1×1 convolution.
+    - GroupNorm, or frozen BatchNorms with zero statistics (Caffe folded them into scale and shift), except in
+      X-101-32x8d: MSRA's and FAIR's networks from Caffe2, with BGR images and std 1. MSRA's have one group, frozen
+      BatchNorms, and the stride in the first 1×1 convolution.
     - Other statistics: torchvision's weights, with RGB images and ImageNet's mean and std.
 
     Args:

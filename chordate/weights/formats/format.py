@@ -101,7 +101,7 @@ class Format:
         return {}
 
     def guesses(self, state: State) -> str:
-        """Which of the `settings` neither the tensors nor the file tell for sure, and what to compare them with."""
+        """Text for the warning: which of the `settings` are guessed, and the library's options to compare them with."""
         return ""
 
     def unsupported(self, state: State) -> list[str]:
@@ -121,9 +121,9 @@ class Format:
         return None
 
     def has_names(self, state: State) -> bool:
-        """Whether the classes of `meta` are written in the checkpoint; if False, they follow from their number.
+        """Whether the checkpoint contains the class names of `meta`; if False, they are inferred from the class count.
 
-        Names that are written replace those of the model; names that follow from their number only put them in order.
+        Names in the checkpoint replace the model's. Inferred names can only change the order of the model's names.
         """
         return False
 

@@ -25,7 +25,7 @@ MAX_CLASSES = 100_000  # limit, since the file may be untrusted
 
 
 def backbone(state: State) -> Pairs:
-    """Names of a ResNet; `state` has the library's names or ours.
+    """Pairs of name prefixes (theirs, ours) of a ResNet; `state` has the library's names or ours.
 
     The library's names equal ours, except for GroupNorms and the deep stem of "v1c" and "v1d". The library's deep stem
     is one nn.Sequential of nine layers; ours is an nn.Sequential that ends before the last norm.
@@ -41,7 +41,10 @@ def backbone(state: State) -> Pairs:
 
 
 def shortcuts(state: State) -> Pairs:
-    """Names of the shortcuts of "v1d" where the stride is 1: the library's have no pool, ours one that does nothing."""
+    """Pairs of name prefixes (theirs, ours) of the shortcuts of "v1d" with stride 1.
+
+    The library's shortcuts have no pool there, ours have a pool without effect, so their layers have other numbers.
+    """
     if not pools_in_shortcuts(state):
         return ()
     stages = [number for number in range(1, 5) if number == 1 or _is_unpooled(state, number)]
@@ -63,7 +66,7 @@ def _has_group_norm(state: State) -> bool:
 
 
 def conv_module(theirs: str, ours: str) -> Pairs:
-    """Names of MMCV's ConvModule: a convolution, and a norm that is named after its type."""
+    """Pairs of name prefixes of MMCV's ConvModule: a convolution, and a norm that is named after its type."""
     norms = ((f"{theirs}bn.", f"{ours}1."), (f"{theirs}gn.", f"{ours}1."))
     return ((f"{theirs}conv.", f"{ours}0."), *norms)
 
@@ -98,11 +101,11 @@ class MMFormat(Format):
     wrapper = "state_dict"
 
     def names(self, state: State) -> NameTable:
-        """The names of the network; `state` has the library's names or ours."""
+        """The NameTable of the network's tensors; `state` has the library's names or ours."""
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        # mmcv's EMAHook added the weights that were not averaged as `ema_backbone_conv1_weight`.
+        # mmcv's EMAHook also saves the weights that were not averaged, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
         return self.names(state).convert(tensors)
 
@@ -199,8 +202,8 @@ def _pixels_by_statistics(state: State) -> tuple[*Pixels, bool]:
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
     The statistics of Caffe's ResNets are zero, since Caffe folded them into scale and shift; the "caffe" configs keep
-    them constant in training. ResNets with GroupNorm are from Caffe2 too, with BGR images, but with the stride in the
-    3×3 convolution.
+    them constant in training. ResNets with GroupNorm are also from Caffe2 and use BGR images, but have the stride in
+    the 3×3 convolution.
     """
     statistics = state.get("backbone.bn1.running_mean")
     if _has_group_norm(state) or (statistics is not None and not statistics.any()):

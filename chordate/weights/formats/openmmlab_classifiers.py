@@ -26,8 +26,11 @@ _STEM: Pairs = (
 
 @FORMATS.register_module()
 class MMPretrainResNet(MMFormat):
-    """A ResNet or ResNeXt with the last layer `head.fc`. Only the deep stem has other names than ours, so for networks
-    without a deep stem, settings and class names are only known if the file has `meta`."""
+    """A ResNet or ResNeXt with the last layer `head.fc`.
+
+    Only the names of the deep stem differ from ours. Without a deep stem, weights may therefore be of another library,
+    and their settings and class names are known only if the file has `meta`.
+    """
 
     library = "mmpretrain"
 

@@ -18,11 +18,11 @@ _PLAIN = (None, "Conv", "Conv2d")  # types of `conv_cfg` that are ordinary convo
 
 
 def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
-    """The variables of the config in a checkpoint, without values that are not literals; {} if there is no config.
+    """The variables of the config in a checkpoint that have literal values; {} if there is no config.
 
     Args:
-        contents: entries of the checkpoint besides the weights: `{"meta": {"cfg": text}}` of MMEngine, or "config" of
-            MMCV. The libraries write the text with all base files merged.
+        contents: entries of the checkpoint besides the weights: `{"meta": {"cfg": text}}` in MMEngine's files,
+            `{"meta": {"config": text}}` in MMCV's. The text has all base files merged.
     """
     meta = contents.get("meta")
     texts = (meta.get("cfg"), meta.get("config")) if isinstance(meta, Mapping) else ()
@@ -86,7 +86,7 @@ def at(values: Any, path: str, default: Any = None) -> Any:
 
 
 def pixels(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], bool] | None:
-    """Mean, std, and whether images are BGR, in the first dict that has both; None if there is no such dict."""
+    """Mean, std, and whether images are BGR, from the first dict with a mean and a std; None if no dict has both."""
     for values in dicts(config):
         mean, std = numbers(values.get("mean")), numbers(values.get("std"))
         if mean and std and len(mean) == len(std):
@@ -103,7 +103,7 @@ def numbers(value: Any) -> tuple[float, ...]:
 
 
 def size_divisor(config: dict[str, Any], default: int) -> int:
-    """The multiple that images are padded to: by the data preprocessor, or by the pipeline in older versions."""
+    """Images are padded to multiples of this number, by the data preprocessor or (older versions) by the pipeline."""
     for values in dicts(config):
         value = values.get("pad_size_divisor", values.get("size_divisor") if values.get("type") == "Pad" else None)
         if isinstance(value, int) and 0 < value <= 1024:

@@ -17,13 +17,13 @@ from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
 from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
 SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
-# target_stds of the box coders of its Cascade R-CNN, whose inverses are our box_weights.
+# target_stds of the box coders of MMDetection's Cascade R-CNN; our box_weights are their inverses.
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _EXTRACTORS = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
 
 
 def box_head(theirs: str, ours: str) -> Pairs:
-    """Names of a box head: shared convolutions, shared fully connected layers, and the predictors."""
+    """Pairs of name prefixes of a box head: shared convolutions, shared fully connected layers, and the predictors."""
     return (
         *conv_module(f"{theirs}shared_convs.#.", f"{ours}trunk.convs.#."),
         (f"{theirs}shared_fcs.#.", f"{ours}trunk.fcs.#."),

@@ -15,13 +15,13 @@ from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES, at, number
 
 
 def separable(theirs: str, ours: str) -> Pairs:
-    """Names of a depthwise separable convolution."""
+    """Pairs of name prefixes of a depthwise separable convolution."""
     depthwise = conv_module(f"{theirs}depthwise_conv.", f"{ours}0.")
     return (*depthwise, *conv_module(f"{theirs}pointwise_conv.", f"{ours}1."))
 
 
 def fcn(theirs: str, ours: str) -> Pairs:
-    """Names of an FCN head, which is also the auxiliary head of the other networks."""
+    """Pairs of name prefixes of an FCN head, which is also the auxiliary head of the other networks."""
     return (
         *conv_module(f"{theirs}convs.#.", f"{ours}convs.#."),
         *conv_module(f"{theirs}conv_cat.", f"{ours}concatenated."),
@@ -43,7 +43,8 @@ _ASPP: Pairs = (
     *conv_module("decode_head.c1_bottleneck.", "head.low."),
     *separable("decode_head.sep_bottleneck.#.", "head.decoder.#."),
 )
-_SCALES: Pairs = (  # an upsampling follows each convolution, except for the finest level's
+# The library's layer numbers are even, since an upsampling follows each convolution, except in the finest level.
+_SCALES: Pairs = (
     *conv_module("decode_head.scale_heads.0.0.", "head.branches.p2.0.0."),
     *(
         pair
@@ -119,7 +120,7 @@ class MMSegmentation(MMFormat):
 
 
 def _decode_head(state: State) -> Pairs:
-    """Names of the decode head; `state` has the library's names or ours."""
+    """Pairs of name prefixes (theirs, ours) of the decode head; `state` has the library's names or ours."""
     for part, pairs in (
         (("decode_head.psp_modules.", "head.branches.0."), _PSP),
         (("decode_head.image_pool.", "head.aspp."), _ASPP),

@@ -21,9 +21,10 @@ class SimpleBaselines(Format):
     """Checkpoints of Simple Baselines: deconvolutions on a ResNet.
 
     The weights need `model.head.aligned=False` and `model.flip_shift=True`: the authors' code and MMPose's MSRAHeatmap
-    place the center of a cell half a pixel from its corner, and shift the heatmaps of flipped images by one cell. The
-    authors' weights also need `model.preprocess.bgr=True`: their code reads images with OpenCV and normalizes the
-    channels B, G, R by ImageNet's statistics of R, G, B. MMPose converts images to RGB.
+    place the center of a heatmap cell 0.5 image pixels from its top-left corner, instead of half a stride, and shift
+    the heatmaps of flipped images by one cell. The authors' weights also need `model.preprocess.bgr=True`: their code
+    reads images with OpenCV and normalizes the channels B, G, R by ImageNet's statistics of R, G, B. MMPose converts
+    images to RGB.
 
     The authors' networks with "caffe" in their names need a backbone such as `resnet50_caffe`.
     """

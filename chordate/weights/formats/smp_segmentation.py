@@ -18,7 +18,7 @@ from chordate.weights.formats.name_table import NameTable
 _NAMES = NameTable(("encoder.", "backbone."), ("decoder.", "head.decoder."), ("segmentation_head.", "head.logits."))
 _DIVISOR = 32  # smp refuses images whose sides are not multiples of this number
 
-# Arguments of smp's networks that are set otherwise, or that the decoder does not have.
+# Arguments of smp's networks that are not options of SmpDecoder.
 _OTHER_ARGUMENTS = frozenset(
     {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels", "aux_params"}
 )
@@ -54,7 +54,7 @@ class SmpSegmentation(Format):
             return None
         architecture, encoder = str(arguments.get("_model_class")).lower(), str(arguments.get("encoder_name"))
         if encoder not in BACKBONES.names():
-            raise ValueError(f"the encoder {repr_name(encoder)} has no counterpart")
+            raise ValueError(f"the encoder {repr_name(encoder)} has no counterpart in Chordate")
         options = _options(arguments, architecture, encoder, state)
         backbone: dict[str, Any] = {"_delete_": True, "type": encoder, "out": "all"}
         if options.get("encoder_output_stride") in (8, 16) or architecture in ("deeplabv3", "deeplabv3plus"):
@@ -74,8 +74,8 @@ def _options(arguments: Mapping[Any, Any], architecture: str, encoder: str, stat
     """The arguments in `config.json` that the decoder needs.
 
     Raises:
-        ValueError: smp cannot build the network, or it has other tensors than `state`; it is built without memory, so
-            that a small file cannot ask for a large network.
+        ValueError: smp cannot build the network, or the network's tensors differ from `state`. The network is built on
+            the meta device, so that a small file cannot allocate a large network.
     """
     try:
         network = import_smp("the checkpoint", architecture, encoder).MODEL_ARCHITECTURES_MAPPING[architecture]

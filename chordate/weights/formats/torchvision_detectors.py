@@ -15,16 +15,15 @@ from chordate.weights.formats.classifiers import style_settings
 from chordate.weights.formats.format import Format, Names, State, rename_all
 from chordate.weights.formats.torchvision_restore import restore_rcnn, restore_retinanet
 
-# Torchvision's COCO detectors have an output for each category id, 0 … 90; the ids named "N/A" are unused.
+# Torchvision's COCO detectors have 91 outputs, indexed by category id; 0 is the background, "N/A" marks unused ids.
 _COCO_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 _GAP = "N/A"
 _KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
 
 
 def _class_rows(outputs: int, model: Any) -> list[int]:
-    """The rows of torchvision's predictor that correspond to classes, in our order.
-
-    For a model with COCO's 80 classes, these are the rows of the used ids.
+    """The rows of torchvision's predictor for the classes of `model`, in its order: all rows except the background's
+    row 0. For a model with COCO's 80 classes, the rows of unused ids are also left out.
     """
     rows = list(range(1, outputs))
     if outputs == len(_COCO_IDS) and isinstance(model, Model) and len(model.classes) == 80:
@@ -71,7 +70,8 @@ class TorchvisionDetector(Format):
     def settings(self, state: State) -> dict[str, Any]:
         """Settings of the images, the ResNet and the anchors.
 
-        COCO_V1's weights have FrozenBatchNorm2d, which has no counter, with eps 0 (torchvision's `overwrite_eps`).
+        COCO_V1's weights have no `num_batches_tracked`, since their norms are FrozenBatchNorm2d; these have eps 0
+        (torchvision's `overwrite_eps`).
         """
         anchors = "rpn.anchors" if "rpn.head.cls_logits.weight" in state else "head.anchors"
         return {
@@ -174,7 +174,8 @@ _RATIOS = 3  # number of aspect ratios of the anchors
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(TorchvisionDetector):
-    """RetinaNet. Its classes are COCO's category ids including 0; a model with 91 classes keeps all of them.
+    """RetinaNet. The 91 outputs of COCO's weights are indexed by category id; index 0 and the unused ids have no class.
+    A model with 91 classes gets all outputs, a model with COCO's 80 classes only those of its classes.
 
     Torchvision orders the anchors of a cell by ratio, then by size; ours are ordered by size, then by ratio, as in
     Detectron2.
