@@ -164,7 +164,7 @@ def test_bgr_networks_have_the_std_and_the_stride_of_their_configs(network):
 
 
 def first_layers(blocks=6, groups=1, width=64, mean=0.0, std=None, trained=False) -> dict[str, Tensor]:
-    """The tensors of a bottleneck ResNet that tell its settings; `trained`: of BatchNorm, not FrozenBatchNorm2d."""
+    """The tensors from which the settings of a bottleneck ResNet are inferred; `trained`: BatchNorm is not frozen."""
     state = {f"res4.{number}.conv1.weight": torch.zeros(1) for number in range(blocks)}
     state |= {"res2.0.conv2.weight": torch.zeros(groups * width, width, 3, 3), "res2.0.conv3.weight": torch.zeros(1)}
     state["stem.conv1.norm.running_mean"] = torch.full((64,), mean)

@@ -126,7 +126,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
 
 
 def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
-    """`pretrained` of the backbone, for `init_cfg` or `pretrained`."""
+    """The backbone's `pretrained` in Chordate, from `init_cfg` or MMSegmentation's `model.pretrained`."""
     init = cfg.parts("init_cfg")[0]
     source = init.get("checkpoint") if init.get("type") == "Pretrained" else pretrained
     cfg.ignore("init_cfg", "pretrained")
