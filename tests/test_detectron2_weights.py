@@ -56,7 +56,7 @@ def shapes(family: str) -> dict[str, list[int]]:
 
 
 def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
-    """Tensors of a Detectron2 model, expanded from scalars to save memory; the means of the norms are `mean`."""
+    """Tensors of a Detectron2 model, expanded from scalars to save memory; the norms' running means are `mean`."""
     values = {name: mean if name.endswith("running_mean") else float(i) for i, name in enumerate(shapes(family))}
     return {name: torch.tensor(values[name]).expand(shape) for name, shape in shapes(family).items()}
 

@@ -77,7 +77,7 @@ def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkey
 
 
 def test_class_names_of_weights_do_not_replace_those_of_a_model_that_is_built_for_their_order(paddle):
-    """A panoptic model has tables of the labels of things and stuff."""
+    """A panoptic model depends on the order of its classes: it has tables of the labels of things and stuff."""
     model = TinyDetector(classes=("dog", "cat"))
     model.meta = DatasetMeta(("dog", "cat"), stuff=("cat",))
     assert "was trained on classes 2 [cat, dog] instead of 2 [dog, cat]; load" in message(

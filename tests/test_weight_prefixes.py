@@ -1,4 +1,6 @@
-"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, other tensors reported."""
+"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, and other tensors are
+reported.
+"""
 
 import itertools
 import json

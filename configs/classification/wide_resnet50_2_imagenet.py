@@ -1,4 +1,6 @@
-"""Bottleneck WRNs (Zagoruyko & Komodakis 2016) and DenseNets on ImageNet, trained as in fb.resnet.torch."""
+"""Wide ResNets with bottlenecks (Zagoruyko & Komodakis 2016) and DenseNets on ImageNet, trained as in
+fb.resnet.torch.
+"""
 
 _base_ = [
     "../_base_/models/classifier.py",
