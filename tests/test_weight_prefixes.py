@@ -1,6 +1,4 @@
-"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, and other tensors are
-reported.
-"""
+"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, other tensors reported."""
 
 import itertools
 import json

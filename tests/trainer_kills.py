@@ -53,9 +53,7 @@ class Draws(ToyMetric):
 
 
 def kill_when(module: Any, name: str, count: int, *, first: bool, about: str) -> None:
-    """Kill the process before (`first`) or after the `count`-th call of `module.name` that has `about` in an
-    argument.
-    """
+    """Kill the process before (`first`) or after the `count`-th call of `module.name` with `about` in an argument."""
     original, calls = getattr(module, name), [0]
 
     def call(*arguments: Any, **options: Any) -> Any:

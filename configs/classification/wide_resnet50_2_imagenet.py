@@ -1,6 +1,4 @@
-"""Wide ResNets with bottlenecks (Zagoruyko & Komodakis 2016) and DenseNets on ImageNet, trained as in
-fb.resnet.torch.
-"""
+"""Bottleneck WRNs (Zagoruyko & Komodakis 2016) and DenseNets on ImageNet, trained as in fb.resnet.torch."""
 
 _base_ = [
     "../_base_/models/classifier.py",

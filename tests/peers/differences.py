@@ -100,7 +100,7 @@ class Level(NamedTuple):
     Attributes:
         features: feature map `[1, C, H, W]`.
         anchors: `[A, 4]`, the anchors of the first cell, then of the next one to the right …
-        logits, boxes: `[A, K]` and `[A, 4]`, the outputs for them.
+        logits, boxes: `[A, K]` and `[A, 4]`, the outputs for the anchors.
     """
 
     features: Tensor
