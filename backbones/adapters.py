@@ -30,7 +30,7 @@ class Network(NamedTuple):
         maps: dict from name to spec of the feature maps that the network can output.
         make: function that builds the network. Its argument is the names of the feature maps to output; the network
             returns these feature maps as a list or a dict.
-        library: name and tensor names of the library, for loading its weights.
+        library: the library and the tensor names of its network, for loading its weights.
         channels_last: names of the feature maps that the network outputs as `[N, H, W, C]`.
         side_multiple: image height and width must be multiples of this number.
     """

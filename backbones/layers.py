@@ -91,10 +91,10 @@ def make_shortcut(
 
     Args:
         option: "A" for zero padding if the shape changes, with the zeros after the input's channels; "A-centered" for
-            half of the zeros before and half after them, as in pytorch_resnet_cifar10; "B" for a 1×1 projection if the
-            shape changes, the common choice; "C" for a projection in every block; "D" for option B with the stride in
-            an average pool before the projection, so that no position is ignored (He T. et al. 2019, section 4.2);
-            "none" for no shortcut (plain networks).
+            half of the zeros before these channels and half after them, as in pytorch_resnet_cifar10; "B" for a 1×1
+            projection if the shape changes, the common choice; "C" for a projection in every block; "D" for option B
+            with the stride in an average pool before the projection, so that no position is ignored (He T. et al. 2019,
+            section 4.2); "none" for no shortcut (plain networks).
         in_channels, out_channels, stride: channels and stride of the block.
         norm: norm after the projection, see `make_norm`.
         dilation: dilation of the block. If dilation replaces a stride, option D still averages 2×2 adjacent positions,
@@ -200,7 +200,7 @@ class Bottleneck(ResidualBlock):
     """1×1, 3×3 and 1×1 convolutions (figure 5, right).
 
     Options:
-        style: "pytorch" puts the stride in the 3×3 convolution (ResNet v1.5), "caffe" in the first 1×1 (the paper).
+        style: "pytorch" puts the stride in the 3×3 convolution (ResNet v1.5), "caffe" in the first 1×1 one (the paper).
         groups, group_width: the 3×3 convolution has `groups` groups (the cardinality) of `group_width · width / 64`
             channels each (Xie et al. 2017, section 3.3 and table 1); `groups=1` with `group_width=128` doubles its
             channels (Zagoruyko & Komodakis 2016).

@@ -94,7 +94,7 @@ class PreActBlock(PreActResidualBlock):
 
 
 class PreActBottleneck(PreActResidualBlock):
-    """1×1, 3×3 and 1×1 convolutions; the 3×3 has the stride."""
+    """1×1, 3×3 and 1×1 convolutions; the 3×3 convolution has the stride."""
 
     expansion = 4
 
@@ -234,8 +234,8 @@ class CifarPreActResNet(StagedBackbone):
             **options,
         )
         # As in the appendix of Identity Mappings, the identity shortcut of the first block starts after the block's
-        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection, which starts there
-        # like all projections.
+        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection instead; projections
+        # start after norm and ReLU in every block.
         if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True

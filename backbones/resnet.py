@@ -44,7 +44,7 @@ class ResNet(StagedBackbone):
         depth: 18, 34 (basic blocks), 50, 101, 152, 200, 270, 350 or 420 (bottlenecks).
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`.
         style: "pytorch" puts the stride of a bottleneck in the 3×3 convolution, as torchvision's weights require (v1.5,
-            ResNet-B); "caffe" puts it in the first 1×1, as in the paper (v1) and Detectron2's MSRA weights.
+            ResNet-B); "caffe" puts it in the first 1×1 convolution, as in the paper (v1) and Detectron2's MSRA weights.
         shortcut: "A" for zero padding, "B" for projections if the shape changes, "C" for projections in every block,
             "D" for option B after an average pool, "none" for a plain network. See `make_shortcut`.
         stem: "7x7" for a 7×7 convolution, as in the paper; "deep" for three 3×3 convolutions (ResNet-C, He T. et al.

@@ -31,7 +31,8 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3, **levels
     )
-    classes, outputs = {"keypoint-rcnn": (1, 2), "retinanet": (91, 91)}.get(name, (90, 91))  # a softmax has one more
+    # A softmax classifier has one more output, the background.
+    classes, outputs = {"keypoint-rcnn": (1, 2), "retinanet": (91, 91)}.get(name, (90, 91))
     theirs = THEIRS[name](backbone, num_classes=outputs, min_size=min(height, width), max_size=max(height, width))
     theirs.to(device).eval()
     scores = (

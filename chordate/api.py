@@ -56,8 +56,8 @@ def predict(
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
             tensors with a leading batch dimension; or a list of any of these. A folder stands for the images in it and
-            in its subfolders, sorted by path. Pixels are uint8, or float 0 … 1. A
-            model whose images do not have 3 channels takes arrays and tensors with its number of channels.
+            in its subfolders, sorted by path. Pixels are uint8, or float 0 … 1. A model whose images do not have
+            3 channels takes arrays and tensors with its number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
             x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
             a list of images. None if each image is one object.

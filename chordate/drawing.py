@@ -39,8 +39,8 @@ def draw(
         A new picture `[H, W, 3]` uint8 RGB.
 
     Raises:
-        ConfigError: `meta` is missing, there is not one prediction and one image, or the prediction's type has no
-            drawing function.
+        ConfigError: `meta` is missing, the arguments are not one prediction and one image, or the prediction's type
+            has no drawing function.
         DataError: the image cannot be read.
     """
     one = not isinstance(image, list | tuple) and getattr(image, "ndim", 3) in (2, 3)

@@ -32,12 +32,12 @@ def load_plugins() -> None:
 
 
 def was_plugin(module: str) -> bool:
-    """Whether `load_plugins` imported a module's package, rather than a config or the user."""
+    """Whether a module's package was imported by `load_plugins`, not by a config or the user."""
     return _top_level(module) in _packages
 
 
 def describe_module(module: str) -> str:
-    """A module for error messages: `chordate-spine 1.0 (chordate_spine)` in a plug-in's package, or only its name."""
+    """Describe a module in error messages: `chordate-spine 1.0 (chordate_spine)` for a plug-in, else only its name."""
     for entry in _entries():
         if _top_level(entry.value) == _top_level(module) and entry.dist is not None:
             return f"{entry.dist.name} {entry.dist.version} ({module})"

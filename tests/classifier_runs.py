@@ -84,7 +84,7 @@ class Run:
         self.process.start()
 
     def wait_for(self, phase: str) -> bool:
-        """Wait until the run is in a phase; False if it ends before."""
+        """Wait until the run is in a phase; returns False if the run ends first."""
         while self.process.is_alive():
             if self.phase.value == PHASES.index(phase):
                 return True

@@ -19,7 +19,7 @@ RECONSTRUCT, NDARRAY = b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndar
 def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
     """Pickles that call other functions, allocate memory, take long, claim wrong sizes, or contain themselves.
 
-    The pickles of the first group are written as files, and in the zip format of `torch.save`.
+    The pickles in `values` are written as files, and in the zip format of `torch.save`.
     """
     touch = str(canary).encode()
     text = b"X" + struct.pack("<I", len(touch)) + touch
@@ -84,7 +84,7 @@ def small_but_large() -> dict[str, bytes]:
 
     create = RECONSTRUCT + NDARRAY + b"K\x00\x85U\x01b\x87R"
     dtype = pickle.dumps(np.dtype("<f4"), protocol=2)[2:-1]
-    doubled = b")" + b"2\x86" * 60  # a tuple of 2**60 items, as for its hash or its text
+    doubled = b")" + b"2\x86" * 60  # hashing or printing it would visit 2**60 items
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + doubled + b"X\x03\x00\x00\x00cpuK\x01tQ"
     return {
         "has a doubled tuple as a key": b"}" + doubled + b"K\x01s",

@@ -61,7 +61,7 @@ data = dict(samples_per_gpu=2, test=dict(pipeline=[dict(type='LoadImageFromFile'
 
 
 def weights(name: str, text: str | None) -> Weights:
-    """Tensors with the names and shapes of a library's model that use no memory, and the config in its file."""
+    """Tensors that use no memory, with the names and shapes of a library's model, and the config in its file."""
     entry = TABLE["models"][name]
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
     state = {key: torch.ones(1).expand(shape) for key, shape in shapes.items()}
@@ -69,7 +69,7 @@ def weights(name: str, text: str | None) -> Weights:
 
 
 def build(name: str, text: str | None) -> tuple[chordate.Model, list[str]]:
-    """The model of the config that is printed, on the meta device, and the notes in it."""
+    """The model of the printed config, built on the meta device, and the config's notes."""
     base, overrides, notes = checkpoint_config(weights(name, text))
     with torch.device("meta"):
         model = chordate.build_model(load_config(base, overrides), pretrained=False)

@@ -200,7 +200,7 @@ def test_weights_of_a_network_with_another_norm_are_refused():
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
 def test_weights_that_are_not_real_numbers_are_refused(dtype):
-    """Quantized weights without their scales would load as any numbers."""
+    """Quantized weights without their scales would load as meaningless numbers."""
     state = {name: tensor.to(dtype) for name, tensor in filled(TinyDetector(), 3).state_dict().items()}
     kind = str(dtype).removeprefix("torch.")
     assert f"backbone.conv1.weight {kind} [4, 3, 3, 3] for the model's float32 [4, 3, 3, 3]" in message(

@@ -131,7 +131,7 @@ def test_a_mistake_names_the_file_once(tmp_path, monkeypatch, capsys):
 
 
 def test_the_defaults_that_detectron2_writes_change_nothing(tmp_path):
-    """Detectron2 saves every setting as `config.yaml`; `ROI_BOX_HEAD` and `DATASETS` of its config/defaults.py."""
+    """Detectron2 saves every setting to `config.yaml`, here `ROI_BOX_HEAD` and `DATASETS` of its defaults.py."""
     lines = """
         DATASETS: {PRECOMPUTED_PROPOSAL_TOPK_TEST: 1000, PRECOMPUTED_PROPOSAL_TOPK_TRAIN: 2000}
         MODEL: {ROI_BOX_HEAD: {FED_LOSS_FREQ_WEIGHT_POWER: 0.5, FED_LOSS_NUM_CLASSES: 50, USE_FED_LOSS: false}}

@@ -56,7 +56,7 @@ def shapes(family: str) -> dict[str, list[int]]:
 
 
 def weights(family: str, mean: float = 0.0) -> dict[str, Tensor]:
-    """Tensors of a Detectron2 model, expanded from scalars to save memory; the means of the norms are `mean`."""
+    """Tensors of a Detectron2 model, expanded from scalars to save memory; the norms' running means are `mean`."""
     values = {name: mean if name.endswith("running_mean") else float(i) for i, name in enumerate(shapes(family))}
     return {name: torch.tensor(values[name]).expand(shape) for name, shape in shapes(family).items()}
 
@@ -164,7 +164,7 @@ def test_bgr_networks_have_the_std_and_the_stride_of_their_configs(network):
 
 
 def first_layers(blocks=6, groups=1, width=64, mean=0.0, std=None, trained=False) -> dict[str, Tensor]:
-    """The tensors of a bottleneck ResNet that tell its settings; `trained`: of BatchNorm, not FrozenBatchNorm2d."""
+    """The tensors from which the settings of a bottleneck ResNet are inferred; `trained`: BatchNorm is not frozen."""
     state = {f"res4.{number}.conv1.weight": torch.zeros(1) for number in range(blocks)}
     state |= {"res2.0.conv2.weight": torch.zeros(groups * width, width, 3, 3), "res2.0.conv3.weight": torch.zeros(1)}
     state["stem.conv1.norm.running_mean"] = torch.full((64,), mean)

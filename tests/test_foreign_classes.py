@@ -1,4 +1,4 @@
-"""A checkpoint without class names is tested with the names of the evaluation data, if the counts agree."""
+"""A checkpoint without class names is evaluated with those of the evaluation data, if the numbers of classes agree."""
 
 import json
 from pathlib import Path

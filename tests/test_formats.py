@@ -65,7 +65,7 @@ def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
     ],
 )
 def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkeypatch, ours, is_written, expected):
-    """The first output is the cat's. Names that a file contains are known, others are guesses by their number."""
+    """The first output is the cat's. Names in a file are certain, others are guessed from the number of classes."""
     monkeypatch.setattr(FORMATS.get("PaddleDetector"), "has_names", lambda self, state: is_written)
     model, state = TinyDetector(classes=ours), in_paddles_names(TinyDetector())
     with warnings.catch_warnings(record=True) as warned:
@@ -77,7 +77,7 @@ def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkey
 
 
 def test_class_names_of_weights_do_not_replace_those_of_a_model_that_is_built_for_their_order(paddle):
-    """A panoptic model has tables of the labels of things and stuff."""
+    """A panoptic model depends on the order of its classes: it has tables of the labels of things and stuff."""
     model = TinyDetector(classes=("dog", "cat"))
     model.meta = DatasetMeta(("dog", "cat"), stuff=("cat",))
     assert "was trained on classes 2 [cat, dog] instead of 2 [dog, cat]; load" in message(

@@ -134,7 +134,7 @@ DETECTION = Registry("model", parent=MODELS, scope="mmdet_like")
 
 @DETECTION.register_module()
 class TwoLevels(nn.Module):
-    """A detector in MMDetection's style: it builds its backbone from its registry, and gets a tuple of maps."""
+    """A detector in MMDetection's style: it builds its backbone from its registry, and gets a tuple of feature maps."""
 
     def __init__(self, backbone: dict, in_channels: list[int]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm tell their config, and the settings that they were trained with."""
+"""The config and the training settings of weights of torchvision and timm are inferred from the weights."""
 
 from typing import Any
 

@@ -53,7 +53,7 @@ LIBRARIES = {"mmdet": "mmdetection", "mmseg": "mmsegmentation", "mmpretrain": "m
 
 
 def with_pools(shapes: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The tensors of ResNetV1d for those of ResNetV1c: with stride 2, an average pool is layer 0 of the shortcut."""
+    """Rename ResNetV1c's tensors to ResNetV1d's, whose strided shortcuts have an average pool as layer 0."""
     layer = re.compile(r"(layer[234]\.0\.downsample\.)(\d)")
     return {layer.sub(lambda m: f"{m[1]}{int(m[2]) + 1}", name): shape for name, shape in shapes.items()}
 
@@ -81,7 +81,7 @@ def random_numbers() -> torch.Tensor:
 def state_of(name: str) -> dict[str, torch.Tensor]:
     """Random tensors with the names and shapes of a library's model; variances are positive.
 
-    The table has no counters, but every BatchNorm of the libraries has one, also if its statistics are constant.
+    The table lacks `num_batches_tracked`, which every BatchNorm of the libraries has, even with constant statistics.
     """
     entry, start = TABLE["models"][name], itertools.count(step=101)
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
@@ -182,7 +182,7 @@ def test_the_second_extra_level_of_retinanet_is_computed_without_a_relu_by_defau
     ],
 )
 def test_detectors_train_the_weights_of_batch_norms_but_not_their_statistics(backbone, norm):
-    """MMDetection's ResNet has `norm_eval=True` by default, and a counter in every BatchNorm all the same."""
+    """MMDetection's ResNet has `norm_eval=True` by default, but its BatchNorms still have `num_batches_tracked`."""
     format, state = format_of("mmdet/faster-rcnn_r50_fpn_1x_coco", f"model = dict(backbone=dict({backbone}))")
     state |= {"backbone.bn1.num_batches_tracked": torch.tensor(7)}
     assert format.config(state)[1]["model.backbone.norm"] == {"_delete_": True, **norm}
@@ -238,7 +238,7 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
     ],
 )
 def test_loading_tells_what_no_model_of_chordate_has(model, told):
-    """The tensors of ConvWS, which standardizes weights, have the names of ordinary convolutions'."""
+    """The tensors of ConvWS, which standardizes weights, have the same names as those of ordinary convolutions."""
     format, state = format_of("mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco", f"model = dict({model})")
     assert format.unsupported(state) == told
     backbone = chordate.build_backbone("resnet18")

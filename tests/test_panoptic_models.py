@@ -92,7 +92,7 @@ def test_every_part_of_a_panoptic_model_learns_from_the_losses(batch, build):
 
 
 def test_panoptic_deeplab_reads_the_maps_of_its_neck(batch):
-    """The heads' outputs are those of the neck's maps, and the neck learns from the losses."""
+    """The heads' outputs equal those computed from the neck's feature maps, and the neck learns from the losses."""
     levels = {"channels": 16, "aspp_channels": 16, "rates": [1, 2], "level": "p5", "low_levels": ["p3", "p2"]}
     parts = {"semantic": {"type": "PanopticDeepLabHead", **levels}, "center": {"type": "CenterOffsetHead", **levels}}
     model = panoptic_deeplab(backbone=BACKBONE, neck={"type": "FPN", "channels": 24}, **parts).eval()

@@ -17,7 +17,7 @@ from chordate.structures import Classification, Detections, PanopticMap, Semanti
 
 
 class Recorded(chordate.Model):
-    """A model that predicts what it is given, and whose exported file has the predictions as outputs."""
+    """A model that returns given predictions; its exported file has them as outputs."""
 
     def __init__(self, predictions):
         super().__init__()
@@ -139,7 +139,7 @@ def files(folder) -> tuple[str, str]:
 
 
 class Eager(ExportFormat):
-    """A format whose files are as good as the copy of the model that they are written from."""
+    """A format whose file, when it is opened, is the exported copy of the model."""
 
     suffix = ".eager"
 
@@ -165,7 +165,7 @@ def export(folder, monkeypatch, kind) -> int:
 
 
 def test_the_file_is_compared_with_the_model_itself(tmp_path, capsys, monkeypatch):
-    """The comparison also finds what breaks the copy that is exported."""
+    """The comparison also finds errors that only the exported copy of the model has."""
 
     def broken(model):
         copy = build("classifier")

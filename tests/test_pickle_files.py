@@ -158,7 +158,7 @@ def test_a_whole_model_is_refused_by_the_name_of_its_class(tmp_path: Path) -> No
 
 
 def test_hostile_pickles_need_little_memory_and_time(tmp_path: Path) -> None:
-    """Their files have at most 60 kB, so more memory means copies: up to 1 GB if each call made one."""
+    """The files have at most 60 kB; if each call in a pickle made a copy, loading would need up to 1 GB."""
     cases = dict(pickles(tmp_path / "ran"))
     del cases["pickle repeats one array"]  # a large file
     for number, (name, write) in enumerate(cases.items()):

@@ -67,7 +67,7 @@ def test_the_python_example_runs(folder, monkeypatch):
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     def small(state):
-        """Constant weights with these names and shapes, which take less time than random ones."""
+        """Constant weights with the names and shapes of `state`, which take less time than random ones."""
         return {name: torch.full(value.shape, 0.01).to(value.dtype) for name, value in state.items()}
 
     monkeypatch.chdir(folder)

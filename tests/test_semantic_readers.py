@@ -146,7 +146,7 @@ motorcycle 32 17, bicycle 33 18
 
 
 def test_cityscapes_train_ids_are_those_of_the_authors_table(tmp_path):
-    """A label file with each id from 0 to 33 in a column of its own."""
+    """The label file has each id from 0 to 33 in a column of its own."""
     cityscapes(tmp_path)
     path = tmp_path / "gtFine/val/munster/munster_000000_000019_gtFine_labelIds.png"
     put(path, np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8) % 34, SIZE).copy())

@@ -29,7 +29,7 @@ def random_slots(seed: int) -> torch.Tensor:
 
 
 def slow_weights(slots: torch.Tensor, area: int, weight: float) -> torch.Tensor:
-    """Count the pixels of each instance in its own image, one pixel after another."""
+    """The pixel weights, computed by counting the pixels of each instance in its image one by one."""
     weights = torch.ones(slots.shape)
     for n, image in enumerate(slots.tolist()):
         pixels = [(y, x) for y, row in enumerate(image) for x in range(len(row))]

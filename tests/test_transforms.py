@@ -107,7 +107,7 @@ def test_resizing_with_torchvisions_rounding_equals_torchvisions_detectors_exact
 def test_detectron2_resize_follows_its_size_formula(height: int, width: int) -> None:
     resize = ResizeShortestEdge(800, 1333)
     got = resize.make_params([Image(torch.empty(3, height, width, device="meta"))])["size"]
-    # Detectron2 scales the shorter side to 800, both sides down if the longer exceeds 1333, and adds 0.5 to round.
+    # Detectron2 scales the shorter side to 800, then both down if the longer exceeds 1333, and adds 0.5 to round.
     scale = 800 / min(height, width)
     new = [800.0, scale * width] if height < width else [scale * height, 800.0]
     if max(new) > 1333:

@@ -83,7 +83,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str], usage:
         usage: the command line with all arguments, such as `chordate train CONFIG`.
     """
     settings: list[str] = []
-    arguments: dict[str, list[str]] = {}  # by the advice
+    arguments: dict[str, list[str]] = {}  # keyed by the advice about them
     in_cfg_options = False
     for word in words:
         if word.startswith("-"):

@@ -40,8 +40,8 @@ class CocoPanoptic(Dataset):
     - `image`: Image uint8 `[3, H, W]` RGB;
     - for the `M` visible things, `boxes` `[M, 4]` float32 x1, y1, x2, y2 in pixels, `labels` `[M]` int64, `crowd` `[M]`
       bool and `masks` `[M, 112, 112]` uint8 (see `box_bitmaps`);
-    - `semantic`: LabelMap `[H, W]`, the class of each pixel;
-    - `slots`: LabelMap `[H, W]`, the index in `boxes` of the thing at each pixel;
+    - `semantic`: LabelMap `[H, W]`, 1 + the label of each pixel, or 0 for pixels without a segment;
+    - `slots`: LabelMap `[H, W]`, 1 + the index in `boxes` of the thing at each pixel, or 0 for pixels without a thing;
     - `info`: ImageInfo.
 
     Crowd segments (`iscrowd`) have their class in `semantic`, as in Detectron2; crowd things are marked in `crowd`, so

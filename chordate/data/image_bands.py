@@ -170,7 +170,7 @@ def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -
         image: the pixels.
         source: the file, for messages.
         white_level: the largest value of pixels in the image's dataset, see `find_white_level`; larger values are
-            clipped with a warning. None uses the `white_level_of` this image.
+            clipped with a warning. None uses `white_level_of(image)`.
 
     Raises:
         DataError: the values are in an unknown range, or not finite.

@@ -21,7 +21,7 @@ SAMPLED = 64  # number of images that are read
 
 def find_white_level(dataset: Dataset) -> int | None:
     """The largest value of pixels, from images spread evenly over a dataset: 1023, 4095, 16383 or 65535 for integers of
-    10, 12, 14 or 16 bits, 255 for 8 bits in 16, and 1 or 255 for floats.
+    10, 12, 14 or 16 bits, 255 for 8-bit values stored in 16 bits, and 1 or 255 for floats.
 
     None if the sampled images have 8 bits, are of several kinds, or are not single files.
     """

@@ -38,7 +38,7 @@ class _Recorder(TorchDispatchMode):
         self._hooks: list[Any] = []
         for module in model.modules():
             if module._forward_hooks or module._forward_pre_hooks:
-                continue  # its hooks read or change what folding would change; `weight_norm` is a hook, too
+                continue  # hooks read or change tensors that folding would change; `weight_norm` is a hook, too
             if type(module) in CONVS:
                 self._hooks.append(module.register_forward_hook(self._after_conv))
             elif type(module) in NORMS and not module.training and module.running_mean is not None:

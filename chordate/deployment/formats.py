@@ -105,7 +105,7 @@ class TorchExportFormat(ExportFormat):
 
 
 class TorchScriptFormat(ExportFormat):
-    """TorchScript, for existing C++ programs; traced, so that all sizes are fixed."""
+    """TorchScript, for existing C++ programs. It is traced, so all sizes are fixed."""
 
     suffix = ".ts"
 

@@ -15,9 +15,9 @@ from chordate.deployment.formats import Function
 from chordate.model_contracts import Model
 from chordate.structures import Batch, Detections, ImageInfo
 
-TOLERANCE = 1e-3  # of numbers, and of the fraction of labels and mask pixels that differ
-RELATIVE_TOLERANCE = 1e-5  # added for each unit of a number: 0.01 pixels at x = 900
-DERIVED = ("areas",)  # of a PanopticMap: the numbers of pixels in `ids`, which are compared themselves
+TOLERANCE = 1e-3  # limit on differences of floats, and on the fraction of labels and mask pixels that differ
+RELATIVE_TOLERANCE = 1e-5  # times the absolute value, added to TOLERANCE for floats: 0.01 pixels at x = 900
+DERIVED = ("areas",)  # not compared, since they follow from a compared field: areas of a PanopticMap from `ids`
 NO_OBJECTS = "the model detects no objects there; name other images with --images"
 
 

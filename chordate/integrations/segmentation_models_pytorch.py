@@ -1,4 +1,7 @@
-"""Chordate's backbones as encoders of segmentation_models.pytorch: importing this registers `chordate_resnet50` …"""
+"""Chordate's backbones as encoders of segmentation_models.pytorch: importing this module registers them.
+
+Their names are `chordate_resnet50` …
+"""
 
 from collections.abc import Mapping
 from typing import Any

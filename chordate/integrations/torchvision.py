@@ -15,7 +15,7 @@ class PyramidBackbone(nn.Module):
     """Backbone and neck for torchvision's detectors: `FasterRCNN(PyramidBackbone("resnet50"), num_classes=91)`.
 
     Feature maps are named "0", "1", … from fine to coarse, as the detectors expect. FasterRCNN, MaskRCNN and
-    KeypointRCNN pool from "0" … "3" and have anchors for five maps: those of the default neck, p2 … p6. RetinaNet and
+    KeypointRCNN pool from "0" … "3" and have anchors for the five maps of the default neck, p2 … p6. RetinaNet and
     FCOS have anchors for p3 … p7: `neck=dict(type="FPN", inputs=["c3", "c4", "c5"], extra="c5")`. Torchvision
     normalizes RGB images with ImageNet's mean and std, and pads them to multiples of 32 pixels.
 

@@ -41,8 +41,8 @@ class CheckpointConfig(NamedTuple):
 def checkpoint_config(weights: Weights) -> CheckpointConfig:
     """The config of a checkpoint of another library.
 
-    The tensors tell the architecture. OpenMMLab's files have the text of a config, whose section `model` is converted
-    as `chordate convert-config` does; what the tensors show overrides it.
+    The architecture is inferred from the tensors. OpenMMLab's files have the text of a config, whose section `model` is
+    converted as `chordate convert-config` does; settings inferred from the tensors override it.
 
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
@@ -92,7 +92,7 @@ def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
 
 
 def _short_types(value: Any) -> Any:
-    """Copy settings with the last part of dotted types: `mmdet.models.FasterRCNN` becomes `FasterRCNN`."""
+    """Copy settings, with dotted types shortened to the last part: `mmdet.models.FasterRCNN` becomes `FasterRCNN`."""
     if isinstance(value, dict):
         items = {key: _short_types(item) for key, item in value.items()}
         return {**items, "type": items["type"].rpartition(".")[2]} if isinstance(items.get("type"), str) else items
@@ -104,12 +104,12 @@ def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
     base = without_defaults(load_config(name).to_dict()["model"], "model")
     target = _with_numbers(without_defaults(model, "model"), base)
     if target["type"] != base["type"]:
-        raise ConfigError(f"it has a {target['type']}, the tensors are those of a {base['type']}")
+        raise ConfigError(f"it has a {target['type']}, but the tensors are those of a {base['type']}")
     return differences(target, base, ("model",))
 
 
 def _with_numbers(target: Mapping[str, Any], base: Mapping[str, Any], key: str = "model") -> dict[str, Any]:
-    """Copy settings with the numbers of `base`, or else the defaults, where the text of the config has none."""
+    """Copy settings; numbers that the config's text lacks (None) are those of `base`, or else the defaults."""
     defaults = section_defaults(target, key)
     filled: dict[str, Any] = {}
     for name, value in target.items():

@@ -163,7 +163,7 @@ def _backbone(settings: Keys) -> dict[str, Any]:
 
 
 def _check_weights(settings: Keys, backbone: dict[str, Any]) -> None:
-    """Set `pretrained` of the backbone for weights from a classifier."""
+    """Set `pretrained` of the backbone if `MODEL.WEIGHTS` are those of a classifier."""
     weights = str(settings.get("WEIGHTS") or "")
     name = weights.partition("://")[2] if weights.startswith(("detectron2://", "catalog://")) else ""
     if weights.startswith("catalog://"):

@@ -14,7 +14,7 @@ from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES
 
 # Norms in Chordate, where `train.sync_bn` enables SyncBN.
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
-IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that go with an output stride
+IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that an output stride implies
 
 
 def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
@@ -126,7 +126,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
 
 
 def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
-    """`pretrained` of the backbone, for `init_cfg` or `pretrained`."""
+    """The backbone's `pretrained` in Chordate, from `init_cfg` or MMSegmentation's `model.pretrained`."""
     init = cfg.parts("init_cfg")[0]
     source = init.get("checkpoint") if init.get("type") == "Pretrained" else pretrained
     cfg.ignore("init_cfg", "pretrained")

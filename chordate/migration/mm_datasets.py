@@ -39,7 +39,7 @@ def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
 
 
 def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> dict[str, Any]:
-    """A dataset of Chordate.
+    """Convert a dataset to Chordate's.
 
     Args:
         outer: the setting `dataset` of a loader.

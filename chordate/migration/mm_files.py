@@ -27,7 +27,7 @@ def read_mm(path: Path) -> dict[str, Any]:
 
 
 def execute_mm(path: Path) -> dict[str, Any]:
-    """The variables of an MMDetection or MMSegmentation config, by running it with mmengine.
+    """Run an MMDetection or MMSegmentation config with mmengine; returns its variables.
 
     Raises:
         ConfigError: the code raises an exception.

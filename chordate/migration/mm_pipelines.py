@@ -6,7 +6,7 @@ from typing import Any
 
 from chordate.migration.config_conversion import Keys
 
-# Steps without a counterpart because the dataset or the loader do their work, or because they change nothing.
+# Steps without a counterpart because the dataset or the loader does their work, or because they change nothing.
 ABSENT = {
     "LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "PackDetInputs", "PackSegInputs", "Pad",
     "FilterAnnotations",

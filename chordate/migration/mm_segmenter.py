@@ -35,7 +35,7 @@ def segmenter(cfg: Keys) -> dict[str, Any]:
     auxiliary = model.parts("auxiliary_head") if "auxiliary_head" in model else []
     if auxiliary:
         aux = _head(auxiliary[0], maps)
-        # The weights of the auxiliary losses are a setting of the model.
+        # In Chordate, the weight of the auxiliary loss is a setting of the model.
         weight = aux["losses"][0].pop("loss_weight", 1.0)
         part |= {"auxiliary": aux | {"level": _level(auxiliary[0], maps)}, "auxiliary_weight": weight}
         used |= _levels(auxiliary[0], maps)

@@ -68,7 +68,7 @@ def find_nearest(config: Mapping[str, Any]) -> Nearest:
 
 def variations(name: str, backbone: str) -> Iterator[str]:
     """Yield a packaged config's name, then its name with `backbone`, then this name with each matching word of
-    VARIATIONS replaced. Of the backbone's aliases, the shortest is used."""
+    VARIATIONS replaced. The shortest of the backbone's aliases is used."""
     yield name
     parts = read_templates(package_root()).parts.get(name)
     if parts is None:

@@ -160,7 +160,7 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
 
 
 def warn_about_frozen_stages(model: Model) -> None:
-    """Warn of each backbone whose frozen stages keep their random weights: it has no pretrained weights.
+    """Warn of each backbone with frozen stages but no pretrained weights: these stages keep random weights.
 
     Call it for a model into which no other checkpoint is loaded.
     """

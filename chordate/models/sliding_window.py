@@ -164,7 +164,7 @@ def _needed(windows: Sequence[Window], following: int, next_column: int) -> list
     Args:
         windows: the windows so far.
         following: start of the next row of windows.
-        next_column: start of the next window in the present row of windows.
+        next_column: start of the next window in the current row of windows.
     """
     needed = []
     for window in windows:

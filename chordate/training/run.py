@@ -53,7 +53,7 @@ def train(
         callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:
-        The trainer after training: `module` is the trained model, `ema` the average of its weights, `history` the log,
+        The trainer after training: `module` is the trained model, `ema` the EMA of its weights, `history` the log,
         `best` the best evaluation.
 
     Raises:

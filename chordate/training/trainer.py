@@ -63,7 +63,7 @@ class Trainer:
 
     Attributes:
         module: the original model; `model` is the compiled or DDP-wrapped module that training calls.
-        ema: the average of the model's weights, or None.
+        ema: the exponential moving average (EMA) of the model's weights, or None.
         iteration: number of iterations done.
         history: all records of the log, including records from before a resume: dicts with `mode`, `epoch`,
             `iteration`, and losses or metrics.
@@ -247,7 +247,8 @@ class Trainer:
         if clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], clip_norm)
-            # Not guarded for fp16, whose gradients overflow occasionally by design; the scaler then skips the step.
+            # In fp16, a non-finite norm is no error: gradients overflow occasionally by design, and the scaler then
+            # skips the step.
             ids = [info.image_id for batch in batches for info in batch.infos]
             self.losses.record(iteration, {"grad_norm": norm}, ids, guarded=amp != "fp16")
         try:
@@ -377,7 +378,7 @@ class Trainer:
         return due and self.losses.read(self.signals.received is not None)
 
     def _exit_on_signal(self, agreed: bool) -> None:
-        """Save and exit after a signal if `agreed`: by all ranks, or by this rank if it need not wait for others."""
+        """If `agreed` (by all ranks, or by this rank if it need not wait for others), save and exit after a signal."""
         if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)

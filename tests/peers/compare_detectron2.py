@@ -38,7 +38,7 @@ TORCHVISION = [
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
-CROP = (512, 1024)  # height and width in pixels of the images for DeepLab: its training crops, which ASPP pools
+CROP = (512, 1024)  # height and width of DeepLab's images in pixels: its training crop, the window of ASPP's pooling
 DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
 # Detectron2's config and options, keyed by the name in the table.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {

@@ -12,9 +12,9 @@ from chordate.heads.anchor_head import BOX_WEIGHTS
 from chordate.ops.boxes import decode
 from chordate.structures import Batch, Detections
 
-BOX, SCORE = 1e-2, 1e-4  # pixels, and score: detections that differ by less are the same
-SHARE = 1e-3  # of mask pixels that may differ: their probabilities are almost 0.5
-DEVIATIONS = 1e-3  # of feature maps and the outputs for anchors
+BOX, SCORE = 1e-2, 1e-4  # detections match if their boxes (in pixels) and scores differ by less
+SHARE = 1e-3  # fraction of the mask pixels that may differ, since their probabilities are almost 0.5
+DEVIATIONS = 1e-3  # limit on differences of feature maps and of the outputs for anchors, in standard deviations
 
 
 class Difference(NamedTuple):
@@ -56,7 +56,7 @@ def check(found: Difference, tolerated: float = 0.0) -> None:
 
 
 def merge(parts: Sequence[Difference]) -> Difference:
-    """The sums of the counts, and the largest differences; `matched` is -1 if it is in one part."""
+    """The sums of the counts, and the largest differences; `matched` is -1 if it is -1 in any part."""
     counts, matched, boxes, scores, masks, keypoints, levels = zip(*parts)
     total = -1 if -1 in matched else sum(matched)
     sums = [(sum(one for one, _ in pairs), sum(all_ for _, all_ in pairs)) for pairs in (masks, keypoints)]
@@ -100,7 +100,7 @@ class Level(NamedTuple):
     Attributes:
         features: feature map `[1, C, H, W]`.
         anchors: `[A, 4]`, the anchors of the first cell, then of the next one to the right …
-        logits, boxes: `[A, K]` and `[A, 4]`, the outputs for them.
+        logits, boxes: `[A, K]` and `[A, 4]`, the outputs for the anchors.
     """
 
     features: Tensor
@@ -125,7 +125,7 @@ def compare_levels(ours: Sequence[Level], theirs: Sequence[Level]) -> float:
     """The largest difference in all levels, relative to the standard deviation of the library's values.
 
     It also covers the coarse levels, whose boxes are seldom among the 100 best. Libraries order the anchors of a cell
-    differently, so they are paired by their places.
+    differently, so anchors are paired by their positions.
     """
     found = []
     for our, their in zip(ours, theirs, strict=True):
