@@ -209,10 +209,11 @@ def test_a_failed_download_of_pretrained_weights_names_both_remedies(source, hub
     with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
         chordate.build_model(config)
     message = str(caught.value)
-    assert "set model.backbone.pretrained to a local file, or to None" in message and "pretrained=False" in message
+    assert "set model.backbone.pretrained to a local file, or train from scratch" in message
+    assert "--cfg-options model.backbone.pretrained=False" in message
     backbone = chordate.build_backbone({"type": "resnet18", "base_channels": 8})
     torch.save(backbone.state_dict(), tmp_path / "local.pth")
-    for remedy in (str(tmp_path / "local.pth"), None):
+    for remedy in (str(tmp_path / "local.pth"), False):
         options = {**settings, "model.backbone.pretrained": remedy}
         chordate.build_model(chordate.load_config("resnet50_imagenet", options))
     chordate.build_model(config, pretrained=False)
