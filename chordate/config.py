@@ -225,7 +225,7 @@ def _replace_length(tree: Mapping[str, Any], origins: Origins) -> None:
     old, new = units if written[0].rank < written[1].rank else units[::-1]  # type: ignore[union-attr]
     log.warning(
         f"train.{new}={train[new]} replaces train.{old}={train[old]}; eval_every, save_every and the milestones of "
-        f"the schedule count {new} now"
+        f"the schedule are now in {new}"
     )
     train[old] = None
 

@@ -137,7 +137,7 @@ def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None
     assert error_line(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
 
 
-def test_boxes_that_are_fractions_of_the_image_are_warned_of(tmp_path: Path) -> None:
+def test_boxes_that_are_fractions_of_the_image_are_an_error(tmp_path: Path) -> None:
     """Without the error, a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
     message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"

@@ -85,7 +85,7 @@ def read_detected_boxes(
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
     except ValidationError as error:
         raise DataError(
-            f"{path}: not COCO results ({first_problem(error)}); write them by chordate test --predictions"
+            f"{path}: not COCO results ({first_problem(error)}); make them with chordate test --predictions"
         ) from (error)
     entries = [entry for entry in entries if parse_id(entry.image_id) not in left_out]
     foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]

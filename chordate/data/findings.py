@@ -15,7 +15,7 @@ class Findings:
     """Problems of an annotation file, each with the ids of the records that have it.
 
     Attributes:
-        errors: dict from problem to ids, for contradictions. `health="error"` raises DataError for them,
+        errors: dict from problem to ids, for invalid records. `health="error"` raises DataError for them,
             `health="warn"` leaves the records out.
         repairs: dict from problem to ids, for records that were repaired when they were read.
     """
@@ -29,7 +29,7 @@ class Findings:
         return bool(self.errors or self.repairs)
 
     def error(self, problem: str, id: Any, example: str = "") -> None:
-        """Add a contradiction in the record `id`; the message quotes the `example` of the first record."""
+        """Add an error in the record `id`; the message quotes the `example` of the first record."""
         self.errors.setdefault(problem, []).append(id)
         self._examples.setdefault(problem, example)
 

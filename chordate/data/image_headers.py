@@ -72,7 +72,7 @@ def check_image(path: Path, size: Size | None, read: Callable[[Path], Any]) -> N
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file begins and ends as a JPEG or PNG."""
+    """Whether a file has the start and end markers of a JPEG or PNG."""
     if not path.is_file():
         return False
     try:

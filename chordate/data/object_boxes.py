@@ -47,7 +47,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
         entries = TypeAdapter(list[PredictedBox]).validate_json(path.read_bytes())
     except ValidationError as error:
         problem = first_problem(error)
-        raise DataError(f"{path}: not predictions of a detector ({problem}); write them by chordate predict") from error
+        raise DataError(f"{path}: not predictions of a detector ({problem}); run chordate predict") from error
     known = [entry for entry in entries if entry.name in classes]
     if entries and not known:
         others = ", ".join(map(printable, sorted({entry.name for entry in entries})[:5]))

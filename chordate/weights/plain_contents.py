@@ -12,7 +12,7 @@ from chordate.text import printable
 from chordate.weights.restricted_pickle import Unread
 
 MAX_CHECKPOINT_DEPTH = 32  # limit on the levels of nested dicts and lists; our own checkpoints have 7
-MAX_REPEATED = 100_000  # limit on values in repeated dicts and lists; nested repetitions multiply, even in a small file
+MAX_REPEATED = 100_000  # limit on values in dicts and lists that are referenced repeatedly; if nested, they multiply
 MAX_COPIES = 4  # limit on tensor bytes per byte of the file; above 1, since tensors may share or repeat memory
 SPARE_BYTES = 1 << 20
 

@@ -38,7 +38,7 @@ from chordate.weights.find_weights import find_weights
 
 warnings.filterwarnings("ignore")
 SIZE = (256, 320)
-# The standard deviation of each predictor's outputs.
+# The standard deviation that each predictor's outputs are scaled to.
 SPREAD = {
     "rpn_cls": 2.0,
     "rpn_reg": 0.3,
