@@ -248,8 +248,8 @@ def test_a_model_with_torchvisions_settings_differs_in_each():
 
 def test_the_warning_about_other_settings_says_that_they_are_guessed():
     state = {name: torch.zeros(shape) for name, shape in TABLE["resnets"]["resnet 0"].items()}
-    told = r"set --cfg-options model\.backbone\.style=caffe \(colors.*are guessed"
-    with without_init(), pytest.warns(UserWarning, match=told):
+    message = r"set --cfg-options model\.backbone\.style=caffe \(colors.*are guessed"
+    with without_init(), pytest.warns(UserWarning, match=message):
         chordate.load_checkpoint(chordate.build_backbone("resnet50"), state)
 
 

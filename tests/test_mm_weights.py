@@ -228,7 +228,7 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "unsupported"),
     [
         ("backbone=dict(conv_cfg=dict(type='ConvWS'))", ["backbone.conv_cfg=ConvWS"]),
         ("decode_head=dict(align_corners=True)", ["decode_head.align_corners=True"]),
@@ -237,17 +237,17 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
         ("decode_head=dict(align_corners=False), neck=dict(conv_cfg=dict(type='Conv2d'))", []),
     ],
 )
-def test_loading_tells_what_no_model_of_chordate_has(model, told):
+def test_loading_tells_what_no_model_of_chordate_has(model, unsupported):
     """The tensors of ConvWS, which standardizes weights, have the same names as those of ordinary convolutions."""
     format, state = format_of("mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco", f"model = dict({model})")
-    assert format.unsupported(state) == told
+    assert format.unsupported(state) == unsupported
     backbone = chordate.build_backbone("resnet18")
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     weights |= {"head.fc.weight": torch.zeros(9, 512), "head.fc.bias": torch.zeros(9)}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_checkpoint(backbone, {"state_dict": weights, "meta": {"cfg": f"model = dict({model})"}})
-    concerns_backbone = [setting for setting in told if setting.startswith("backbone.")]
+    concerns_backbone = [setting for setting in unsupported if setting.startswith("backbone.")]
     assert [str(one.message).partition(",")[0] for one in caught] == [
         f"the state dict: Chordate has no counterpart of {setting}" for setting in concerns_backbone
     ]

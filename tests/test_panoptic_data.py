@@ -256,7 +256,7 @@ MISTAKES = [
     (lambda root: (root / "panoptic.json").write_text("{"), "not JSON, or truncated"),
     (lambda root: (root / "panoptic/0.png").unlink(), r"0\.png: no such panoptic file"),
     (lambda root: (root / "panoptic/0.png").write_bytes(b"no"), r"0\.png: not a readable image"),
-    (lambda root: (root / "panoptic").rename(root / "elsewhere"), r"panoptic: no such folder"),
+    (lambda root: (root / "panoptic").rename(root / "moved"), r"panoptic: no such folder"),
     (lambda root: cv2.imwrite(str(root / "panoptic/0.png"), np.zeros((32, 40), np.uint8)), "not an RGB PNG"),
     (
         lambda root: cv2.imwrite(str(root / "panoptic/0.png"), np.zeros((40, 32, 3), np.uint8)),

@@ -69,7 +69,7 @@ def base_name(config: str) -> str:
     """Name a config so that it is found from any folder: by a packaged or composed name, or by the file's full path."""
     from chordate.config import find_config, packaged_configs
 
-    found = find_config(config)
-    if isinstance(found, Path) and found.resolve() not in map(Path.resolve, packaged_configs().values()):
-        return str(found.resolve())
+    source = find_config(config)
+    if isinstance(source, Path) and source.resolve() not in map(Path.resolve, packaged_configs().values()):
+        return str(source.resolve())
     return Path(config).name.removesuffix(".py")

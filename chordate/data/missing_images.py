@@ -67,11 +67,11 @@ def report_missing(
     message = missing_file(folder / absent[0], kind)
     if len(absent) > 1:
         message += f"; {count} are missing"
-    elsewhere = _search(Path(absent[0]).name, Path(root))
-    if elsewhere is not None:
-        message += f"; found {elsewhere}"
-        images = elsewhere.as_posix().removesuffix(absent[0])
-        if images != elsewhere.as_posix():
+    namesake = _search(Path(absent[0]).name, Path(root))
+    if namesake is not None:
+        message += f"; found {namesake}"
+        images = namesake.as_posix().removesuffix(absent[0])
+        if images != namesake.as_posix():
             message += f': set {setting}="{os.path.relpath(images, root)}"'
     raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
 

@@ -79,9 +79,9 @@ def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
     model = _short_types(deepcopy(values["model"]))
     if "data_preprocessor" not in model:
         preprocessor = values.get("data_preprocessor")
-        found = pixels(dict(values))
-        if not isinstance(preprocessor, dict) and found:
-            mean, std, bgr = found
+        colors = pixels(dict(values))
+        if not isinstance(preprocessor, dict) and colors:
+            mean, std, bgr = colors
             preprocessor = {"mean": list(mean), "std": list(std), "bgr_to_rgb": not bgr}
             preprocessor["pad_size_divisor"] = size_divisor(dict(values), 1)
         model["data_preprocessor"] = preprocessor

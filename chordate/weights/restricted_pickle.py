@@ -3,6 +3,9 @@
 A pickle is a program: its opcodes put values on a stack and combine them. `Unpickler` executes the opcodes for numbers,
 text, bytes, dicts, lists and tuples. Classes and functions are only names here: a few of them are replaced by functions
 of this package, other calls are refused, and objects of other classes have no value.
+
+`torch.load(weights_only=True)` refuses whole files for one object of another class, such as the `args` of torchvision's
+training script, and has no limits on the time and memory that a pickle takes.
 """
 
 from __future__ import annotations
