@@ -46,7 +46,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
     ("content", "message"),
     [
         ("cat\ndog\n", 'needs an entry "names"; a file with one class per line must be called names.txt'),
-        ("names: cat", "it must be a list of texts"), ("names: {0: a, 2: b}", "without gaps"),
+        ("names: cat", "it must be a list of strings"), ("names: {0: a, 2: b}", "without gaps"),
         ("names: [[a], b]", "one of them is a list"),
         ("nc: 3\nnames: [a, b]", "nc is 3, but there are 2 names"),
         ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "same name"),

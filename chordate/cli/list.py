@@ -1,4 +1,4 @@
-"""List models, backbones and other components, with their parameters and published figures."""
+"""List models, backbones and other components, with their parameter counts and published metrics."""
 
 from __future__ import annotations
 
@@ -215,7 +215,10 @@ def backbone_figure(name: str) -> tuple[str, str]:
 
 
 def backbone_facts(name: str) -> tuple[str, str]:
-    """Parameters of a backbone in millions, and its feature maps; empty strings for a class with required arguments."""
+    """A backbone's number of parameters in millions, and its feature maps.
+
+    Both are empty strings for a class with required arguments.
+    """
     import torch
 
     from chordate.errors import ConfigError

@@ -27,8 +27,8 @@ class AnnotationReader:
         findings: collects the problems.
 
     Attributes:
-        instances: dict from category id to the number of objects: annotations that are not crowds, and whose boxes
-            have an area in their images.
+        instances: dict from category id to the number of objects, that is, of annotations that are not crowds and
+            whose boxes have a positive area inside their images.
         without_mask: category id and annotation id of each object that has no usable mask inside its box.
     """
 
@@ -48,7 +48,7 @@ class AnnotationReader:
 
         Returns:
             `bbox`, `segmentation`, `area`, `iscrowd`, `keypoints` and `num_keypoints`, each only if the annotation has
-            it; None if the annotation is contradictory.
+            it; None if the annotation is invalid.
         """
         crowd = parse_flag(record.get("iscrowd"))
         if crowd is None:
@@ -72,7 +72,7 @@ class AnnotationReader:
         return fields
 
     def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
-        """Count an object whose box has an area in the image, and add it to `without_mask` if it has no usable mask."""
+        """Count an object if its box has a positive area inside the image; also collect it if it has no usable mask."""
         segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
         if "bbox" in fields:
             x, y, w, h = fields["bbox"]

@@ -74,8 +74,8 @@ class CocoDataset(Dataset):
             Annotations of other categories are ignored.
         filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, an
             instance counts only if it has a labeled keypoint.
-        health: "error" raises DataError for contradictions in the file, "warn" leaves the contradictory records out and
-            reports their number (`check_annotations`).
+        health: "error" raises DataError for invalid records in the file, "warn" leaves them out and reports their
+            number (`check_annotations`).
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
             Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
             on with its box only.
@@ -93,7 +93,7 @@ class CocoDataset(Dataset):
         missing_ids: ids in the file of the missing images that were left out.
 
     Raises:
-        DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
+        DataError: a file or folder is missing or broken, records are invalid, a class is unknown, the
             keypoints are missing or differ from the model's, no object has a usable mask although `masks` is set, or
             there is no image to load.
     """

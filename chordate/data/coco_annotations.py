@@ -78,12 +78,12 @@ def check_annotations(
         index: the opened annotations; None if the file `path` must be normalized.
         path: the annotation file, or the folder of annotation files that were converted to `index`.
         images: the folder that the file names are relative to.
-        health: "error" raises on contradictions, such as annotations of unknown images or categories, boxes that are
-            not four finite numbers, and RLEs of another size than the image; "warn" leaves these records out.
+        health: "error" raises on invalid records, such as annotations of unknown images or categories, boxes that are
+            not four finite numbers, and RLEs that differ in size from the image; "warn" leaves these records out.
         whole: check all annotations, also of very large files.
 
     Raises:
-        DataError: `health` is "error" and there are contradictions, or the file is not COCO JSON.
+        DataError: `health` is "error" and there are invalid records, or the file is not COCO JSON.
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))

@@ -19,7 +19,7 @@ FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also maps Fa
 
 
 def parse_number(value: Any) -> float | None:
-    """A number, also from text; None if the value is not a finite number, or exceeds MAX_COORDINATE."""
+    """Convert a number, or text that contains one, to float; None if it is not finite or exceeds ±MAX_COORDINATE."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -126,7 +126,7 @@ def _rle_bounds(encoding: Mapping[str, Any]) -> tuple[int, int, int, int]:
     runs = decompress(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     assert runs is not None  # the encoding is usable
     ends = runs.cumsum()
-    starts, ends = ends[:-1:2], ends[1::2]  # of the foreground runs
+    starts, ends = ends[:-1:2], ends[1::2]  # start and end (exclusive) of each foreground run
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
     is_crossing = (starts // height < ends // height).any()  # whether a run continues in the next column
     top, bottom = (0, height) if is_crossing else (int((starts % height).min()), int((ends % height).max()) + 1)

@@ -26,7 +26,7 @@ def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], 
         images: the folder that the file names are relative to.
 
     Returns:
-        The normalized content, and the AnnotationReader with all problems. Contradictory records are left out.
+        The normalized content, and the AnnotationReader with all problems. Invalid records are left out.
 
     Raises:
         DataError: the content is not COCO's.
@@ -141,7 +141,7 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
     if not names:
         return category
     if not isinstance(names, list) or not all(map(parse_text, names)):
-        findings.repair("keypoint names that are not a list of texts, which are ignored", record["id"])
+        findings.repair("keypoint names that are not a list of strings, which are ignored", record["id"])
         return category
     category["keypoints"] = [parse_text(name) for name in names]
     numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}

@@ -36,7 +36,7 @@ class DataReport:
         sizes: height and width of each image in pixels, by path.
         counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
             if the task has no classes.
-        parts: for each statistic, by title, its parts: one per sample.
+        parts: dict from the title of a statistic to its values, one Statistic per sample.
         suspicious: sample indices by possible error, see `Targets.suspicions`.
     """
 

@@ -50,7 +50,7 @@ class Findings:
         errors = "; ".join(self._describe(self.errors))
         if errors and health == "error":
             raise DataError(
-                f'{source}: {errors}. Fix the file, or leave these records out by health="warn" in the dataset'
+                f'{source}: {errors}. Fix the file, or set health="warn" in the dataset to leave these records out'
             )
         left_out = errors and f"left out: {errors}"
         return [f"{source}: {text}" for text in (left_out, "; ".join(self._describe(self.repairs))) if text]

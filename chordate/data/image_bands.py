@@ -89,7 +89,7 @@ def _mode(image: PIL.Image.Image) -> str:
 
 
 def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None:
-    """Decode a file by OpenCV, to the file's own type and number of channels; None if OpenCV cannot read it.
+    """Decode a file with OpenCV, to the file's own type and number of channels; None if OpenCV cannot read it.
 
     Raises:
         BrokenFile: the image exceeds OpenCV's own limit of pixels.

@@ -59,7 +59,8 @@ def check_image(path: Path, size: Size | None, read: Callable[[Path], Any]) -> N
     Args:
         path: the file.
         size: the wanted height and width, as displayed or as stored; None for any.
-        read: reads the file, and raises if it is broken. Called unless the file begins and ends as a JPEG or PNG.
+        read: reads the file, and raises if it is broken. Called unless the file has the start and end
+            markers of a JPEG or PNG.
 
     Raises:
         BrokenFile: the file is missing, truncated or not an image.

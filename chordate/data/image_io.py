@@ -113,9 +113,10 @@ def wrong_size(path: Path, size: tuple[int, int], annotated: tuple[int, int]) ->
 def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
     """Check the bytes of an image file, without decoding a complete JPEG or PNG.
 
+    Truncated files are found with Pillow, since OpenCV only warns and fills the missing pixels with gray.
+
     Raises:
-        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated: OpenCV only warns and fills missing
-            pixels with gray; Pillow raises.
+        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated.
     """
     head, tail = data[:24].tobytes(), data[-64:].tobytes()
     is_complete = any(head.startswith(start) and end in tail for start, end in ENDINGS.items())

@@ -102,8 +102,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     if len(skeletons) > 1:
         counts = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
         raise DataError(
-            f"{source}: categories have different keypoints ({counts}); select categories with equal keypoints by "
-            f"classes=…"
+            f"{source}: categories have different keypoints ({counts}); select categories with equal keypoints "
+            f"with classes=…"
         )
     return next(iter(skeletons.values()))
 

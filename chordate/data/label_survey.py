@@ -199,7 +199,7 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
         return remedy_of(invalid[0])
     if encoding.default_ids is not None:
         count = len(encoding.default_ids)
-        unnamed = encoding.default_ids[0] == 1  # there is a background without a name, whose value is 0
+        unnamed = encoding.default_ids[0] == 1  # whether pixels with the value 0 are an unnamed background
         if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
             if 0 in values and len(values) == count + 1:
                 ids = "" if values == list(range(count + 1)) else f", ids={values[1:]}"

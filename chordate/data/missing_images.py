@@ -26,7 +26,7 @@ def find_missing(names: Sequence[str], folder: Path) -> NDArray[np.bool_]:
         inside, last = os.path.split(name)
         if inside not in listings:
             listings[inside] = _list(folder / inside)
-        # A file system may ignore case or Unicode normalization, so names that are not listed are tried.
+        # A file system may ignore case or Unicode normalization, so a file whose name is not listed may still exist.
         missing[number] = last not in listings[inside] and not (folder / name).is_file()
     return missing
 

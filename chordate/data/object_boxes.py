@@ -35,7 +35,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     """Read the boxes of the given classes from the `predictions.json` that `chordate predict` writes for a detector.
 
     Returns:
-        A dict from the absolute path of each image file with a prediction to its boxes; labels are indices of
+        The boxes of each image that has predictions, by the absolute path of the image file; labels are indices of
         `classes`.
 
     Raises:

@@ -164,7 +164,7 @@ def _are_classes(root: Path) -> bool:
     return archive is not None or any(folder.images for name in plain for folder in find_folders(root / name))
 
 
-# The recognizers in the order in which they are tried, by a phrase that describes the files that they look for.
+# The recognizers in the order in which they are tried. Each key describes the files that the recognizer looks for.
 RECOGNIZERS: dict[str, Recognizer] = {
     "leftImg8bit/ beside gtFine/ (Cityscapes)": recognize_cityscapes,
     'JSON files with "images", "annotations" and "categories" (COCO, COCO panoptic)': recognize_json,

@@ -20,6 +20,7 @@ class TrainValFolder(ImageFolder):
 
     If the data root contains only one folder that encloses all others (as in the zip of a folder), that folder is used
     instead.
+
     Without `train` and `val`, a fraction of each class's images is held out for validation. The images are chosen by a
     hash of their names, so they are always the same.
 

@@ -45,7 +45,7 @@ class UncheckedAnnotations:
     def check(
         self, annotations: Sequence[dict[str, Any]], image_id: int, size: tuple[int, int]
     ) -> list[dict[str, Any]]:
-        """Repair the annotations of one image, or leave them out.
+        """Check the annotations of one image; returns the valid ones, repaired where necessary.
 
         Args:
             annotations: the image's annotations in the index.
@@ -53,11 +53,11 @@ class UncheckedAnnotations:
             size: its height and width.
 
         Raises:
-            DataError: `health` is "error" and there are contradictions.
+            DataError: `health` is "error" and there are invalid records.
         """
         findings = Findings()
         kept = self._read(annotations, size, findings)
-        findings.lines(self.source, self.health)  # raises on contradictions
+        findings.lines(self.source, self.health)  # raises on invalid records
         row = int(np.searchsorted(self.image_ids, image_id))
         if findings and not self._states[row]:
             self._states[row] = UNREPORTED

@@ -94,7 +94,7 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
             by_number = {int(number): name for number, name in names.items()}
             names = [by_number[number] for number in range(len(names))]
         if not isinstance(names, list):
-            raise ValueError("it must be a list of texts, or a mapping from 0, 1, 2 … to texts")
+            raise ValueError("it must be a list of strings, or a mapping from 0, 1, 2 … to strings")
         if wrong := [name for name in names if not isinstance(name, str) or not name]:
             raise ValueError(f"one of them is {'empty' if wrong[0] == '' else f'a {type(wrong[0]).__name__}'}")
     except (KeyError, ValueError) as error:

@@ -32,7 +32,9 @@ def gaussian_heatmaps(positions: Tensor, size: tuple[int, int], sigma: float) ->
 @torch.no_grad()
 def decode_quarter(heatmaps: Tensor) -> Tensor:
     """Decode keypoints as the highest cell, shifted along each axis by a quarter of a cell toward the higher neighbor
-    (Xiao et al. 2018, section 4.1, after Newell et al. 2016). At the border of an axis, there is no shift along it.
+    (Xiao et al. 2018, section 4.1, after Newell et al. 2016).
+
+    A cell in the first or last column is not shifted in x, and a cell in the first or last row is not shifted in y.
 
     Args:
         heatmaps: `[..., H, W]`.

@@ -148,7 +148,7 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
 
 
 def _nearest_exported(votes: Tensor, points: Tensor) -> Tensor:
-    """The index of the nearest point to each vote, `[N, P]`, by operators that every export format has.
+    """The index of the nearest point to each vote, `[N, P]`, computed with operators that every export format has.
 
     Args:
         votes: `[N, P, 2]`; processed in chunks if the size is fixed.

@@ -9,7 +9,7 @@ from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
 # Number of ground-truth boxes per image that are compared with all candidates at a time. Larger groups need fewer
-# kernels on a GPU, but comparing all boxes at once (images x ground truth x anchors) takes gigabytes.
+# kernel launches on a GPU, but comparing all boxes at once (images x ground truth x anchors) takes gigabytes.
 GROUP = 8
 
 

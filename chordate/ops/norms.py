@@ -104,8 +104,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     from the buffers, so threads share no state. Folding replaces a pass over the feature map by a pass over the
     weights, so it saves no time for small feature maps.
 
-    One value per channel, as from the pooling of a single image, is no error: BatchNorm in training uses its running
-    statistics, and GroupNorm normalizes each group as it does in a larger batch.
+    A feature map with one value per channel, as after global pooling of a single image, is no error: BatchNorm in
+    training uses its running statistics, and GroupNorm normalizes each group as it does in a larger batch.
 
     Args:
         conv: a convolution from `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with a convolution.

@@ -62,7 +62,7 @@ def place_masks(
 def add_padded_stuff(
     ids: Tensor, things: Tensor, scores: Tensor, stuff: Tensor, num_classes: int, stuff_area: int
 ) -> dict[str, Tensor]:
-    """Append one slot per class for stuff, as in `add_stuff`. Returns the outputs that this file describes.
+    """Append one slot per class for stuff, as in `add_stuff`. Returns the outputs described at the top of this file.
 
     Args:
         ids: `[N, H, W]` int32, the slot + 1 of the thing at each pixel, or 0.

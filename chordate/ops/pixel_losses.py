@@ -26,8 +26,8 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: weight of each class in the mean, as in `torch.nn.CrossEntropyLoss`; None for equal weights.
         loss_weight: factor of the loss.
-        hard_fraction: fraction of the labeled pixels that contribute, the pixels with the largest losses (online hard
-            example mining, Shrivastava et al. 2016); 1 for all pixels.
+        hard_fraction: fraction of the labeled pixels that contribute to the loss: those with the largest losses
+            (online hard example mining, Shrivastava et al. 2016); 1 for all pixels.
         label_smoothing: fraction of the target that is spread evenly over all classes.
     """
 

@@ -20,7 +20,7 @@ FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 afte
 def check_instances(sample: Sample, name: str) -> None:
     """Raise ConfigError unless a sample has the fields of a detection sample; `name` is the name of the transform.
 
-    Transforms call it also where they leave the sample unchanged, so that the first sample of a run shows the mistake.
+    Transforms call this even if they leave the sample unchanged, so that the first sample of a run raises the error.
     """
     if missing := [field for field in ("boxes", "labels", "crowd") if field not in sample]:
         raise ConfigError(
