@@ -1,4 +1,4 @@
-"""Recognizes the commands, options and settings of other frameworks, and names ours in the error."""
+"""Recognizes the commands, options and settings of other frameworks; the error names Chordate's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRAINING_SETTINGS = {
     "--sync-bn": "train.sync_bn",
     "--print-freq": "train.log_every",
 }
-# Arguments of Ultralytics and Detectron2 that are no settings here.
+# Arguments of Ultralytics and Detectron2 that do not correspond to a setting of a Chordate config.
 ARGUMENTS = {
     **dict.fromkeys(("task", "mode", "model", "source", "format"), "type {usage}"),
     **dict.fromkeys(("device", "MODEL.DEVICE"), DEVICE),
@@ -67,7 +67,7 @@ COMMANDS = {
 
 
 def unknown_command(word: str, commands: Collection[str]) -> str:
-    """The error message for a command that does not exist; it names ours if the word is another framework's."""
+    """The error message for a command that does not exist; names Chordate's if the word is from another framework."""
     if word in COMMANDS:
         return f"no command {word}; write {COMMANDS[word]}"
     return unknown("command", word, commands)

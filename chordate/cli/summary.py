@@ -96,7 +96,7 @@ def composed_models(pattern: str) -> list[str]:
     if not names and near_names(pattern, list_backbones()):
         raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
     if not names:
-        find_config(pattern)  # the name of a composed config, or an error about its unknown part
+        find_config(pattern)  # accepts the name of any composed config; otherwise, the error names the unknown part
     return names or [pattern]
 
 

@@ -30,7 +30,7 @@ class PanopticIndex:
     """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
 
     Attributes:
-        image_ids: `[len]` int64, ids of the images; for text ids, as in Cityscapes, 0, 1, … in their order.
+        image_ids: `[len]` int64, ids of the images; 0, 1, … in sorted order if the ids are text, as in Cityscapes.
         file_ids: `len` ids of the images as in the file.
         files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
         sizes: `[len, 2]`, height and width of each image in pixels.

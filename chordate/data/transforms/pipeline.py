@@ -58,7 +58,7 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
         if not isinstance(result, Mapping):
             raise TypeError(f"it must return a dict, got {type(result).__name__}")
         if isinstance(result.get("image"), torch.Tensor) and not result["image"].numel():
-            raise ValueError(f"its image has no pixels: its shape is {tuple(result['image'].shape)}")
+            raise ValueError(f"its image has no pixels (shape {tuple(result['image'].shape)})")
         for value in result.values():
             if isinstance(value, BoundingBoxes):
                 value.canvas_size = tuple(result["image"].shape[-2:])
