@@ -23,11 +23,11 @@ NO_OBJECTS = "the model detects no objects there; name other images with --image
 
 @dataclass
 class Parity:
-    """The differences between the predictions of a model and of a file, over images.
+    """The differences between the predictions of a model and of its exported file, over images.
 
     Attributes:
         differences: the largest difference of each field of the predictions, see `difference`.
-        counts: for each image, the number of objects that the model and the file predict; empty if predictions have
+        counts: for each image, the numbers of objects predicted by the model and by the file; empty if predictions have
             no objects. Images with different numbers are left out of `differences`.
         exceeding: the fields whose differences exceed the tolerance in an image.
     """
@@ -94,7 +94,7 @@ def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
 
 
 def paired(ours: Any, theirs: Any) -> Any:
-    """Their detections in the order of ours: rounding may swap detections with almost equal scores."""
+    """Detections `theirs` in the order of `ours`, since rounding may swap detections with almost equal scores."""
     if not isinstance(ours, Detections) or not len(ours):
         return theirs
     distance = (ours.boxes[:, None] - theirs.boxes).abs().amax(-1)

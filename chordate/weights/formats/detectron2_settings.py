@@ -65,7 +65,7 @@ def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_guesses(state: State) -> str:
-    """What `image_settings` guesses, and the options of Detectron2's config to compare it with."""
+    """Text about the settings that `image_settings` guesses, and the options of Detectron2's config to check."""
     if all(name in state for name in PIXELS):
         return "style is guessed from pixel_std; compare it with MODEL.RESNETS.STRIDE_IN_1X1"
     return (

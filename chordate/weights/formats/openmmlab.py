@@ -105,7 +105,7 @@ class MMFormat(Format):
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        # mmcv's EMAHook also saves the weights that were not averaged, as `ema_backbone_conv1_weight`.
+        # MMCV's EMAHook also saves the weights before averaging, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
         return self.names(state).convert(tensors)
 
