@@ -159,7 +159,7 @@ class MMFormat(Format):
 
 
 def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of OpenMMLab's configs that correspond to settings of our models."""
+    """Convert settings of our models to keys and values of OpenMMLab's configs."""
     extractors = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
     options: dict[str, Any] = {}
     for name, value in settings.items():
