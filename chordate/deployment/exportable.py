@@ -20,10 +20,10 @@ MAX_BATCH = 1024
 class Exportable(nn.Module):
     """A copy of a model on the CPU, in float32, with BatchNorms folded, as a function of tensors.
 
-    The inputs are `images` `[N, C, H, W]`, uint8 RGB pixels 0 … 255, and if the model has `exports_sizes`, `sizes`
-    `[N, 2]` int64, the heights and widths of the images without padding; the padding is at the right and the bottom.
-    Height and width are multiples of the model's `size_divisor`. The normalization is part of the model. The outputs
-    are those of `Model.predict_tensors`.
+    The inputs are `images` `[N, C, H, W]`, uint8 RGB pixels 0 … 255, and, for models with `exports_sizes`, `sizes`
+    `[N, 2]` int64: height and width of each image without its padding, which is at the right and the bottom. `H` and
+    `W` are multiples of the model's `size_divisor`. The normalization is part of the model. The outputs are those of
+    `Model.predict_tensors`.
 
     Args:
         model: a model in evaluation mode.

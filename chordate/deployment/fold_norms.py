@@ -66,7 +66,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> list[tuple[Any, Any]]:
-        """The pairs (convolution, norm) in which only the norm reads the convolution's output, and nothing else."""
+        """The pairs (convolution, norm) where the norm reads only the convolution's output, and is its only reader."""
         for hook in self._hooks:
             hook.remove()
         found = []

@@ -19,7 +19,7 @@ from chordate.errors import ConfigError
 from chordate.text import one_line
 
 OPSET = 18  # the newest ONNX operator set whose operators this package uses
-Function = Callable[..., dict[str, Tensor]]  # from the inputs to the outputs, keyed by name
+Function = Callable[..., dict[str, Tensor]]  # maps the input tensors to the outputs, keyed by name
 
 
 class ExportFormat(ABC):

@@ -16,20 +16,20 @@ from chordate.model_contracts import Model
 from chordate.structures import Batch, Detections, ImageInfo
 
 TOLERANCE = 1e-3  # limit on differences of floats, and on the fraction of labels and mask pixels that differ
-RELATIVE_TOLERANCE = 1e-5  # times the absolute value, added to TOLERANCE for floats: 0.01 pixels at x = 900
+RELATIVE_TOLERANCE = 1e-5  # added for floats, times the absolute value: in all, 0.01 pixels at x = 900
 DERIVED = ("areas",)  # not compared, since they follow from a compared field: areas of a PanopticMap from `ids`
 NO_OBJECTS = "the model detects no objects there; name other images with --images"
 
 
 @dataclass
 class Parity:
-    """The differences between the predictions of a model and of a file, over images.
+    """The differences between the predictions of a model and of its exported file, over images.
 
     Attributes:
         differences: the largest difference of each field of the predictions, see `difference`.
-        counts: for each image, the number of objects that the model and the file predict; empty if predictions have
+        counts: for each image, the numbers of objects predicted by the model and by the file; empty if predictions have
             no objects. Images with different numbers are left out of `differences`.
-        exceeding: the fields whose differences exceed the tolerance in an image.
+        exceeding: the fields whose differences exceed the tolerance in any image.
     """
 
     differences: dict[str, float] = field(default_factory=dict)
@@ -73,7 +73,13 @@ def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) ->
 
 @torch.no_grad()
 def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
-    """Compare the predictions of `Model.predict` with the outputs of an exported file, on the CPU."""
+    """Compare the predictions of `Model.predict` with the outputs of an exported file, on the CPU.
+
+    Args:
+        model: the model, in evaluation mode.
+        run: the file as a function, from `ExportFormat.open`.
+        batches: images whose size and number the file accepts.
+    """
     parity = Parity()
     for batch in batches:
         outputs = run(batch.images, batch.sizes) if model.exports_sizes else run(batch.images)
@@ -94,7 +100,7 @@ def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
 
 
 def paired(ours: Any, theirs: Any) -> Any:
-    """Their detections in the order of ours: rounding may swap detections with almost equal scores."""
+    """Detections `theirs` in the order of `ours`, since rounding may swap detections with almost equal scores."""
     if not isinstance(ours, Detections) or not len(ours):
         return theirs
     distance = (ours.boxes[:, None] - theirs.boxes).abs().amax(-1)

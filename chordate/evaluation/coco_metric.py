@@ -71,7 +71,7 @@ class CocoMetric(Metric):
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
         self._engine = engine
-        self._limit_logged = False  # whether the warning about a too low `max_dets` was logged
+        self._limit_logged = False  # whether the warning that `max_dets` is too low was logged
         self._pending: list[PackedDetections] = []
         self._detections = PackedDetections.concatenate([])
         self._specs: dict[IouType, EvalSpec] = {}
@@ -88,7 +88,7 @@ class CocoMetric(Metric):
 
     @cached_property
     def _backend(self) -> Backend:
-        """The backend. Built on first use, and only on the main process, because pycocotools is slow to build."""
+        """The backend. Built on first use, and only on rank 0, because pycocotools is slow to build."""
         return BACKENDS[self._engine](self.truth.coco)
 
     def check_model(self, model: Model) -> None:

@@ -82,7 +82,7 @@ class GroundTruth:
             DataError: an RLE does not describe a mask of its image's size.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
-        objects: Counter[tuple[int, int]] = Counter()  # number by image and category
+        objects: Counter[tuple[int, int]] = Counter()  # number of objects per image and category
         sizes = {image["id"]: (image["height"], image["width"]) for image in load_images(coco)}
         for annotation in load_annotations(coco):
             if annotation["image_id"] in sizes:

@@ -132,7 +132,7 @@ class PanopticMetric(Metric):
             )
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
-        """COCO annotations, without `id`, of the segments 1 … `S`; `numbers` `[H, W]` has each pixel's segment."""
+        """COCO annotations, without `id`, of the segments 1 … `S`; `numbers` `[H, W]` are the pixels' segment ids."""
         masks = numbers == torch.arange(1, len(labels) + 1)[:, None, None]
         areas = masks.sum((1, 2)).tolist()
         return [

@@ -15,7 +15,7 @@ class PRCurves:
     """Precision and recall as COCO's evaluation accumulates them; -1 without ground truth.
 
     Dimensions: `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls (0, 0.01 … 1), `K` categories (those of
-    `EvalSpec.labels`, in order), `A` area ranges, `M` limits on the number of detections per image.
+    `EvalSpec.labels`, in order), `A` area ranges, `M` limits on the detections per image and class.
 
     Attributes:
         precision: `[T, R, K, A, M]`, precision at each recall.

@@ -212,7 +212,7 @@ class SemanticMetric(Metric):
 
 
 def encode_labels(labels: NDArray[np.int16], ids: Sequence[int]) -> bytes:
-    """PNG of the pixel value of each label, with 16 bits if a value needs them.
+    """Encode labels as a PNG of the classes' pixel values, with 16 bits per pixel if a value exceeds 255.
 
     Args:
         labels: `[H, W]`.

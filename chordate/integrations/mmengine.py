@@ -42,7 +42,7 @@ class _Backbones(Registry):
     """A child of mmengine's root registry; it looks up types and variants in Chordate's BACKBONES."""
 
     def get(self, key: str) -> Any:
-        BACKBONES.expand(key)  # raises an error with similar names if there is no such backbone
+        BACKBONES.expand(key)  # raises an error that suggests similar names if there is no such backbone
         return partial(TupleBackbone, type=key)
 
 

@@ -1,6 +1,6 @@
 """Chordate's backbones as encoders of segmentation_models.pytorch: importing this module registers them.
 
-Their names are `chordate_resnet50` …
+Their names are `chordate_<backbone>`, for example `chordate_resnet50`.
 """
 
 from collections.abc import Mapping

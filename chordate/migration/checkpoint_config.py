@@ -1,4 +1,4 @@
-"""The config of a checkpoint of another library, from its tensors and, in OpenMMLab's files, from the config in it."""
+"""Infers the config of another library's checkpoint from its tensors, and from the config in OpenMMLab's files."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
     base = without_defaults(load_config(name).to_dict()["model"], "model")
     target = _with_numbers(without_defaults(model, "model"), base)
     if target["type"] != base["type"]:
-        raise ConfigError(f"it has a {target['type']}, but the tensors are those of a {base['type']}")
+        raise ConfigError(f"its model is a {target['type']}, but the tensors are those of a {base['type']}")
     return differences(target, base, ("model",))
 
 
 def _with_numbers(target: Mapping[str, Any], base: Mapping[str, Any], key: str = "model") -> dict[str, Any]:
-    """Copy settings; numbers that the config's text lacks (None) are those of `base`, or else the defaults."""
+    """Copy settings. None, where the config's text lacks a number, becomes the number in `base`, else the default."""
     defaults = section_defaults(target, key)
     filled: dict[str, Any] = {}
     for name, value in target.items():

@@ -146,7 +146,7 @@ class Keys:
         self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
-        """Mark settings without effect on the numbers as read, with everything in them."""
+        """Mark settings that do not affect the numbers as read, including the settings nested in them."""
         self._read.update(keys)
         self._ignored.update(keys)
 

@@ -39,7 +39,7 @@ def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[s
 
 
 def _docstring(lines: Sequence[str]) -> list[str]:
-    """The lines of a docstring and an empty line; characters that could end it, or be a template, are replaced."""
+    """A docstring's lines and an empty line. Replaces characters that could end the docstring or form a template."""
     replaced = str.maketrans({"\\": "/", '"': "'"})
     first, *rest = [printable(line, None).translate(replaced).replace("{{", "{ {") for line in lines]
     return [f'"""{first}', *rest, '"""', ""] if rest else [f'"""{first}"""', ""]

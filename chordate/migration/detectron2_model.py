@@ -19,7 +19,7 @@ CATALOG = {
         "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/25093814/X-152-32x8d-IN5k.pkl"
     ),
 }
-BACKBONES = {  # BACKBONE.NAME -> how the FPN computes extra levels: "pool", or from its "last" input; "none": no FPN
+BACKBONES = {  # BACKBONE.NAME -> extra levels of the FPN: by "pool", or from its "last" input; "none" without an FPN
     "build_resnet_backbone": "none",
     "build_resnet_deeplab_backbone": "none",
     "build_resnet_fpn_backbone": "pool",
@@ -141,7 +141,7 @@ def _backbone(settings: Keys) -> dict[str, Any]:
     freeze_at = settings.part("BACKBONE").get("FREEZE_AT")
     part |= {"norm": norm, "frozen_stages": freeze_at - 1}
     if "FPN" not in str(settings.part("BACKBONE").get("NAME")).upper():
-        # C4 layout: stage c5 is built too, and runs on the regions.
+        # In the C4 layout, the backbone also builds stage c5, which the heads apply to RoI features.
         shares = settings.part("ROI_HEADS").get("NAME") == "Res5ROIHeads"
         part["out"] = ["c4", "c5"] if shares else [_level(name) for name in resnets.get("OUT_FEATURES")]
     resnets.ignore("OUT_FEATURES", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")

@@ -88,8 +88,7 @@ def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
     """Replace strings that are Python literals, such as "(640, 672)", by their values, as Detectron2 does.
 
     Args:
-        literals: the values of the strings that were evaluated already, since aliases may repeat a string any number of
-            times.
+        literals: cache of the values of evaluated strings, since aliases may repeat a string any number of times.
     """
     if isinstance(value, dict):
         return {key: _decoded(item, evaluator, literals) for key, item in value.items()}

@@ -165,7 +165,7 @@ def box_loss_part(cfg: Keys, key: str, decoded: bool) -> dict[str, Any]:
 
     Args:
         cfg: the head's settings.
-        key: name of the loss in them.
+        key: name of the setting of the loss, such as `loss_bbox`.
         decoded: `reg_decoded_bbox`, whether the loss compares boxes, not deltas.
     """
     loss = cfg.part(key)

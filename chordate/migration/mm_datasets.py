@@ -17,7 +17,7 @@ NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("
 
 
 def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
-    """The dataset inside of wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
+    """The dataset inside wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
     times, balanced = 1, None
     while dataset.get("type") in ("RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
         kind = dataset.get("type")

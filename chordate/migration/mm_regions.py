@@ -1,4 +1,4 @@
-"""Converts the region heads (`roi_head`) of MMDetection configs, and the semantic head of its Panoptic FPN."""
+"""Converts the RoI heads (`roi_head`) of MMDetection configs, and the semantic head of Panoptic FPN."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _mask(model: Keys, shares: bool) -> dict[str, Any]:
 
 
 def pooling(rois: Keys, key: str) -> dict[str, Any]:
-    """`resolution`, `sampling_ratio`, `aligned` and `levels` of a head, for a region extractor."""
+    """`resolution`, `sampling_ratio`, `aligned` and `levels` of a head, from the RoI extractor in the setting `key`."""
     extractor = rois.part(key)
     layer = extractor.part("roi_layer")
     extractor.expect("type", "SingleRoIExtractor", reason="each region is pooled from one level")

@@ -203,7 +203,7 @@ class Evaluator:
     def _loop(
         self, loops: list[ast.comprehension], names: MutableMapping[str, Any]
     ) -> Iterator[MutableMapping[str, Any]]:
-        """The names inside of a comprehension, for each of its iterations."""
+        """Yield the names that are defined in each iteration of a comprehension."""
         if not loops:
             yield names
             return

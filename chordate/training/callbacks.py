@@ -115,7 +115,7 @@ class EarlyStopping(Callback):
 class ValidationLoss(Callback):
     """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each of the losses.
 
-    The losses are means over all images, computed in evaluation mode and full precision (with averaged weights if
+    The losses are means over all images, computed in evaluation mode and full precision (with EMA weights if
     `train.ema` is set). Random sampling has the same seed in every evaluation. This callback needs a second pass over
     the validation data.
     """
@@ -134,7 +134,7 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                # Only losses that require grad count in the total. Averaged weights do not require grad, so the
+                # Only losses that require grad count in the total. The EMA weights do not require grad, so the
                 # training model is used to find these losses, once.
                 if not images:
                     with torch.enable_grad():

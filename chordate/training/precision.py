@@ -63,8 +63,8 @@ def to_channels_last_weights(model: nn.Module) -> None:
 def is_unsafe_in_nhwc(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether the weight gradient of a convolution corrupts memory in NHWC layout on the CPU.
 
-    oneDNN's `jit_1x1` kernels write out of bounds in strided 1 × 1 convolutions with fewer input channels than their
-    block, 16 with AVX-512 and 8 with AVX2 (docs/upstream/onednn_1x1.md).
+    oneDNN's `jit_1x1` kernels write out of bounds in strided 1 × 1 convolutions with fewer input channels than the
+    kernels' block (16 with AVX-512, 8 with AVX2; see docs/upstream/onednn_1x1.md).
     """
     if not isinstance(module, nn.Conv2d):
         return False

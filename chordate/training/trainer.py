@@ -151,7 +151,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> Any:
-        """The model that evaluations use: the model with averaged weights if `train.ema` is set, else `module`."""
+        """The model that evaluations use: the model with EMA weights if `train.ema` is set, else `module`."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self, *, is_locked: bool = False) -> Model:
@@ -161,7 +161,7 @@ class Trainer:
             is_locked: whether the caller already holds the lock of the work dir; otherwise, it is taken here.
 
         Returns:
-            The trained model; its averaged weights are in `ema.module`.
+            The trained model; its EMA weights are in `ema.module`.
 
         Raises:
             TrainingError: a loss is non-finite.
@@ -287,7 +287,7 @@ class Trainer:
         self.log.restart_clock()
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
+        """Compute the metric on the validation data in full precision, with the EMA weights if there are any. The
         metrics are equal on all ranks. Stops and returns an empty dict if `interrupted()` is true after a batch."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
@@ -378,7 +378,7 @@ class Trainer:
         return due and self.losses.read(self.signals.received is not None)
 
     def _exit_on_signal(self, agreed: bool) -> None:
-        """If `agreed` (by all ranks, or by this rank if it need not wait for others), save and exit after a signal."""
+        """Save and exit if `agreed`: all ranks know of a signal, or this rank got one and need not wait for others."""
         if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)

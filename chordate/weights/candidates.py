@@ -80,7 +80,7 @@ def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
 
 
 def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
-    """Convert a library's state dict by one format: the result, and the variants that `best_candidate` also tries."""
+    """Convert a library's state dict: returns the result, and the variants that `best_candidate` also tries."""
     candidate = Candidate(format.library, format.convert(state, model))
     return [variant.state for variant in _variants(candidate, model)]
 

@@ -53,9 +53,9 @@ def recognize(weights: Weights) -> Recognized:
         CheckpointError: no format recognizes the weights and knows their config.
     """
     empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
-    if empty is not None:  # its shape would set the network's: a tiny file could ask for a huge layer
+    if empty is not None:  # a tensor without elements can have any shape, so a tiny file could ask for a huge layer
         raise CheckpointError(
-            f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
+            f"{weights.source}: {printable(empty, 160)} has no elements; name the config: --config CONFIG"
         )
     libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):

@@ -14,9 +14,9 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-# Keys under which training scripts save the weights. The first that has weights is used, so averaged weights are
-# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights that
-# were not averaged, since its EMAHook swaps the two before it saves them.
+# Keys under which training scripts save the weights. The first key with weights is used, so EMA weights are
+# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights before
+# averaging, since its EMAHook swaps the two state dicts before it saves them.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state"),
     *("model", "module", "net", "network", "weights", "params", "ema_state_dict", "blobs", "teacher", "student"),
@@ -29,7 +29,7 @@ class Weights:
     """The weights of a checkpoint.
 
     Attributes:
-        state: tensors keyed by name; the averaged weights if the checkpoint has them.
+        state: tensors keyed by name; the EMA weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
         contents: entries of another library's checkpoint besides the weights, see `Format`.

@@ -35,7 +35,7 @@ from chordate.weights.state_dict_match import StateDictMatch, find_backbones, no
 def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *, strict: bool = True) -> LoadReport:
     """Load weights into `model`; the format is recognized by the tensor names.
 
-    Known formats are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model,
+    Known formats are Chordate's own checkpoints (EMA weights are preferred), the state dict of the same model,
     bare or in a wrapper, and the formats in FORMATS. A backbone loads its part of a whole model's checkpoint. The model
     is changed only if no error is raised.
 
@@ -43,11 +43,11 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
-            (parts that the model does not have are skipped); our own checkpoints set `model.meta`, and those of other
-            libraries the names and order of its classes, if they are known. If False, for fine-tuning, the tensors that
-            fit are loaded; in layers with outputs per class (`class_rows` of the heads), these are the weights of the
-            background and of classes with the same name. The rest of the model is unchanged, and so is `meta` if it has
-            class names rather than numbers.
+            (parts that the model does not have are skipped). Our own checkpoints set `model.meta`; checkpoints of other
+            libraries set only the names and order of its classes, if they are known. If False, for fine-tuning, the
+            tensors that fit are loaded; in layers with outputs per class (`class_rows` of the heads), these are the
+            weights of the background and of classes with the same name. The rest of the model is unchanged, and so is
+            `meta` if it has class names rather than numbers.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or belongs to another model.

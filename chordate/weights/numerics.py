@@ -36,7 +36,7 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
     """The entries of `settings` that differ from the model, keyed by config key: `{"model.preprocess.bgr": True}`.
 
     Settings that the model does not have are left out: a bare backbone has only the settings of the backbone, and mean
-    and std of three channels do not apply to a model of other images.
+    and std of three channels do not apply to a model for images with another number of channels.
     """
     is_backbone = isinstance(model, Backbone)
     differing = {}

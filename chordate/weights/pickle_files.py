@@ -160,7 +160,7 @@ def check_zip(path: Path) -> dict[str, tuple[int, int]]:
             size = sum(member.file_size for member in members)
             if packed or len(set(names)) < len(names) or size > MAX_UNPACKED * path.stat().st_size:
                 raise CheckpointError(
-                    f"{path} is not a file of torch.save: its tensors are compressed, or it has two members of one "
+                    f"{path} is not a file of torch.save: it has compressed tensors, two members with the same "
                     f"name, or members larger than the file"
                 )
             damaged = archive.testzip()

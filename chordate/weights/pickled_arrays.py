@@ -32,7 +32,7 @@ class Array(Unread):
             ValueError: the state is invalid, or the elements are not numbers.
         """
         if not isinstance(self.state, tuple) or len(self.state) != 5:
-            raise ValueError("an array has no shape and elements")
+            raise ValueError("an array has no shape or no elements")
         _, shape, dtype, fortran, data = self.state
         sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape[:MAX_DIMENSIONS])
         data = as_bytes(data)

@@ -4,8 +4,8 @@ A pickle is a program: its opcodes put values on a stack and combine them. `Unpi
 text, bytes, dicts, lists and tuples. Classes and functions are only names here: a few of them are replaced by functions
 of this package, other calls are refused, and objects of other classes have no value.
 
-`torch.load(weights_only=True)` refuses whole files for one object of another class, such as the `args` of torchvision's
-training script, and has no limits on the time and memory that a pickle takes.
+`torch.load(weights_only=True)` refuses a whole file if one object in it has an unknown class, such as the `args` of
+torchvision's training script, and has no limits on the time and memory that a pickle takes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WITHOUT_VALUE = frozenset(
 
 
 class Unread:
-    """A class or function, which is not imported, or an object of such a class. It has no value.
+    """Placeholder for a class or function, which is not imported, or for an object of such a class. It has no value.
 
     Args:
         name: module and name of the class or function.
@@ -64,7 +64,7 @@ class Unpickler:
         file: file at the position where the pickle starts.
         source: path, for messages.
         size: size of the file in bytes. Calls may receive and create at most twice as much.
-        calls: functions that are called in place of those with these names.
+        calls: mapping from the name of a function in the pickle to the function that is called in its place.
         load_storage: returns the object for a persistent id.
 
     Attributes:
@@ -274,10 +274,10 @@ def _attribute(owner: Any, name: Any) -> Unread:
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    """Set an item of a dict. Ignored if the target is an object without a value, or the key is one or a tuple."""
+    """Set an item of a dict. Does nothing if the target or the key is an object without a value, or the key a tuple."""
     if isinstance(target, Unread) or isinstance(key, Unread | tuple):
         return
-    if isinstance(key, int) and key.bit_length() > 63:  # many such keys could have one hash: slow
+    if isinstance(key, int) and key.bit_length() > 63:  # many such keys could have the same hash, which is slow
         raise ValueError("a key of a dict is too large")
     dict.__setitem__(target, key, value)
 

@@ -23,10 +23,10 @@ class StateDictMatch:
     Attributes:
         loaded, adapted: tensors for the model, keyed by the model's names.
         mismatched: mapping from name to the shapes in the checkpoint and in the model, as text; with the data types if
-            the checkpoint's weights are integers. If the shapes are equal, no class name matches.
+            the checkpoint's weights are integers. Equal shapes mean that no class name matches.
         missing: tensors of the model that the checkpoint does not have.
-        unexpected: tensors of parts that the model has, but without these tensors, so the checkpoint contradicts the
-            model.
+        unexpected: tensors that the model lacks, although it has the parts to which they belong, so the checkpoint
+            contradicts the model.
         skipped: tensors of parts that the model does not have, such as a classifier's `fc` for a backbone.
         notes: mapping from the name of an adapted tensor to a description of the change.
     """

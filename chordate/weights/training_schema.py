@@ -205,7 +205,7 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
 
 
 def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
-    """The shapes of the tensors that an optimizer with this type and these defaults keeps for a parameter after one
+    """The shapes of the tensors that a new optimizer of `optimizer`'s type and defaults keeps for a parameter after one
     step; empty if the optimizer cannot be built from its defaults, as is the case in some other libraries."""
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)

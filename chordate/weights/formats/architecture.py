@@ -1,4 +1,4 @@
-"""Recognizes the architecture of a network by its tensors: the name of our config, and overrides where they differ.
+"""Recognizes the architecture of a network by its tensors: finds our nearest config, and the overrides that it needs.
 
 The tensors must have our names: the formats of other libraries convert a state dict before they call these functions.
 """
@@ -22,7 +22,7 @@ _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((3, 4, 23), True): 101,
     ((3, 8, 36), True): 152,
 }
-_NAMED = {(101, 32, 8): "x101-32x8d", (50, 32, 4): "x50-32x4d", (101, 64, 4): "x101-64x4d"}  # depth, groups, width
+_NAMED = {(101, 32, 8): "x101-32x8d", (50, 32, 4): "x50-32x4d", (101, 64, 4): "x101-64x4d"}  # (depth, groups, width)
 _DEEP_STEM = "backbone.conv1.6.weight"
 
 

@@ -22,7 +22,7 @@ from chordate.weights.formats.detectron2_settings import (
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
-FPN_DIVISOR = 32  # stride of res5; with an FPN, images are padded to multiples of it; without, they are not padded
+FPN_DIVISOR = 32  # stride of res5; models with an FPN pad images to multiples of it, models without an FPN do not pad
 
 
 class Detectron2Format(Format):

@@ -20,7 +20,7 @@ class Format:
     r"""The state dicts of one architecture of another library, and their conversion to our names.
 
     `load_checkpoint` tries every registered format, and loads the conversion with the most tensors that fit the model.
-    A format in your own module, imported by `custom_imports` or an entry point:
+    Example of a format in your own module, which `custom_imports` or an entry point imports:
 
         from chordate.registry import FORMATS
         from chordate.weights.formats.format import Format, rename_all
@@ -94,7 +94,7 @@ class Format:
         return {}
 
     def options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The library's own options with the values of `settings` (see there): `{"INPUT.FORMAT": "BGR"}`.
+        """The library's own options with the values of `settings` (from `Format.settings`): `{"INPUT.FORMAT": "BGR"}`.
 
         `chordate convert --to` prints them. Settings for which the library has no option are left out.
         """

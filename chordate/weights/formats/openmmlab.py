@@ -105,7 +105,7 @@ class MMFormat(Format):
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        # mmcv's EMAHook also saves the weights that were not averaged, as `ema_backbone_conv1_weight`.
+        # MMCV's EMAHook also saves the weights before averaging, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
         return self.names(state).convert(tensors)
 
@@ -159,7 +159,7 @@ class MMFormat(Format):
 
 
 def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of OpenMMLab's configs that correspond to settings of our models."""
+    """Convert settings of our models to keys and values of OpenMMLab's configs."""
     extractors = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
     options: dict[str, Any] = {}
     for name, value in settings.items():

@@ -28,8 +28,8 @@ _STEM: Pairs = (
 class MMPretrainResNet(MMFormat):
     """A ResNet or ResNeXt with the last layer `head.fc`.
 
-    Only the names of the deep stem differ from ours. Without a deep stem, weights may therefore be of another library,
-    and their settings and class names are known only if the file has `meta`.
+    Only the names of the deep stem differ from ours. Without a deep stem, weights may therefore be from another
+    library, and their settings and class names are known only if the file has `meta`.
     """
 
     library = "mmpretrain"

@@ -43,7 +43,7 @@ def read_text(text: str) -> dict[str, Any]:
 
 
 def _entries(pairs: list[tuple[Any, ast.expr]]) -> dict[str, Any]:
-    """The entries of a dict whose values are literals."""
+    """The entries with literal values, from pairs of a key and the expression of its value."""
     entries = {}
     for key, node in pairs:
         try:
@@ -64,7 +64,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield a dict and all dicts inside of it, outer ones first."""
+    """Yield a dict and all dicts inside it, outer ones first."""
     queue = deque([value])
     while queue:
         item = queue.popleft()
@@ -103,7 +103,7 @@ def numbers(value: Any) -> tuple[float, ...]:
 
 
 def size_divisor(config: dict[str, Any], default: int) -> int:
-    """Images are padded to multiples of this number, by the data preprocessor or (older versions) by the pipeline."""
+    """The divisor of padded sizes, from the data preprocessor or (older versions) the pipeline; else `default`."""
     for values in dicts(config):
         value = values.get("pad_size_divisor", values.get("size_divisor") if values.get("type") == "Pad" else None)
         if isinstance(value, int) and 0 < value <= 1024:
