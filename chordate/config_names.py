@@ -94,7 +94,7 @@ def match_configs(pattern: str) -> list[str]:
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Whether a name is a file path: it has the suffix of a config file, or a folder."""
+    """Whether a name is a file path: it has the suffix of a config file, or contains a folder."""
     return Path(name).suffix in SUFFIXES or len(Path(name).parts) > 1
 
 
