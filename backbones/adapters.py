@@ -43,7 +43,7 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """Base class of backbones from other libraries. The network is the attribute `net`; subclasses find it in `_find`.
+    """Base class of backbones from other libraries; the network that `_find` of a subclass returns is built as `net`.
 
     Feature maps have `ceil(side / stride)` cells per side, as `Backbone` requires. If convolutions without padding
     (AlexNet, Inception, SqueezeNet) or pooling that rounds down (VGG) result in fewer cells, border cells are

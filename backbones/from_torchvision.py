@@ -14,7 +14,7 @@ from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # stride of each feature map
-# Without padding, a feature map may have up to this many cells fewer per side than `image side // stride`.
+# In networks without padding, feature maps may have up to this many cells fewer per side than `image side // stride`.
 MISSING_CELLS = 4
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the modules after the features
 # torchvision's weights of these two networks expect a different normalization, which the networks apply themselves.

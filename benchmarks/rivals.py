@@ -60,7 +60,8 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to its input's: with mean 0 and variance 1, random networks overflow."""
+    """Set the statistics of every FrozenBN to those of its input; with mean 0 and variance 1, activations
+    overflow in random networks."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]

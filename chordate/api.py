@@ -121,10 +121,10 @@ def _is_ampere(device: torch.device) -> bool:
 
 
 def _objects(model: Model, images: AnyImage | Sequence[AnyImage], boxes: Any) -> list[Detections]:
-    """The boxes of each image.
+    """The objects in each image, as Detections.
 
     Raises:
-        ConfigError: the model does not take boxes, or its pipeline does not crop them.
+        ConfigError: the model does not take boxes, or its test pipeline has no TopDownCrop.
         DataError: the boxes are invalid, or their number is not the number of images.
     """
     if not isinstance(model, TopDownModel):
@@ -200,7 +200,7 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     what = f"image {number}"
     if isinstance(image, PIL.Image.Image):
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            raise DataError(f"{what}: PIL mode {image.mode} has no fixed range; convert it to RGB first")
+            raise DataError(f"{what}: PIL mode {image.mode} has no fixed range of values; convert it to RGB first")
         mode = "L" if channels == 1 else "RGBA" if channels == 4 and image.mode == "RGBA" else "RGB"
         image = np.array(PIL.ImageOps.exif_transpose(image).convert(mode))
     try:
@@ -229,5 +229,5 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer pixels must be within 0 … 255, got other {tensor.dtype} values")
+            raise DataError(f"{what}: integer pixels must be within 0 … 255, got {tensor.dtype} values that are not")
     return tensor.to(torch.uint8).contiguous()

@@ -95,7 +95,8 @@ def load_config(
         _check_plain(tree, origins)
     import_custom_modules(tree.get("custom_imports"), _written_in("custom_imports", origins))
     for key in tree:
-        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # options cannot set `_base_`
+        # The `_base_` of each file is resolved by now; one that is left is from an option, which cannot set it.
+        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):
             raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)

@@ -62,7 +62,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         raise ConfigError(f"{source}: the config inherits from itself")
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
-        convert = "; chordate convert-config converts Detectron2's" if path.suffix in (".yaml", ".yml") else ""
+        convert = "; `chordate convert-config` converts files of Detectron2" if path.suffix in (".yaml", ".yml") else ""
         raise ConfigError(f"{source}: configs are Python or JSON files (.py or .json){convert}")
     look_for_modules_in(path.parent)
     try:

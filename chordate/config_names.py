@@ -21,8 +21,8 @@ from chordate.registry import BACKBONES
 from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
-# Words that may replace another word in a packaged config's name, each with the replaced word and the config file that
-# overrides the packaged config.
+# For each word that may replace a word of a packaged config's name: the replaced word, and the config file whose
+# settings override those of the packaged config.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
     "cifar10-akamaster": ("cifar10", "_base_/models/cifar10_akamaster.py"),
@@ -94,7 +94,7 @@ def match_configs(pattern: str) -> list[str]:
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Whether a name is a file path: it has the suffix of a config file, or a folder."""
+    """Whether a name is a file path: it has the suffix of a config file, or contains a folder."""
     return Path(name).suffix in SUFFIXES or len(Path(name).parts) > 1
 
 
@@ -134,7 +134,7 @@ def find_config(name: str | Path) -> Path | Composition:
         if os.path.isfile(f"{name}.py"):
             raise ConfigError(f'unknown config {repr_name(str(name))}; did you mean "{name}.py"?') from None
         if is_folder:
-            raise ConfigError(f"{path}: a folder; name a config file or a packaged config") from None
+            raise ConfigError(f"{path} is a folder; name a config file or a packaged config") from None
         raise
 
 

@@ -26,7 +26,7 @@ def draw(
 ) -> canvas.Picture:
     """Draw a prediction on its image; `PIL.Image.fromarray(picture).save(path)` writes the result.
 
-    A new task registers its function at `chordate.visualization.draw`.
+    The drawing function for a new type of prediction is registered by `chordate.visualization.draw.register`.
 
     Args:
         prediction: one of the predictions that `chordate.predict` returns.

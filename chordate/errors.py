@@ -46,7 +46,7 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line; or a function that returns it, if making it takes long and it may not be shown.
+        message: the message, one line; or a function that returns it, if making it takes long and is not always needed.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
@@ -68,7 +68,7 @@ class DataError(ChordateError):
 
 
 class BrokenFile(DataError):
-    """A file of a sample is missing, truncated or cannot be decoded; `skip_broken=True` skips the sample."""
+    """A file of a sample is missing or truncated, or cannot be decoded; `skip_broken=True` skips the sample."""
 
 
 class MissingFile(DataError):

@@ -57,15 +57,15 @@ def describe_failure(error: BaseException) -> str | None:
     text = one_line(error)
     if isinstance(error, RuntimeError) and LOST_RANK.search(text):
         short = SHORT.search(text)
-        return f"the connection to another rank is lost ({short[0] if short else text[:100]}); its own output tells why"
+        return f"the connection to another rank is lost ({short[0] if short else text[:100]}); see that rank's output"
     return None
 
 
 def disk_error(error: BaseException) -> OSError | None:
     """Find the OSError behind `error`; None if there is none.
 
-    The result is `error` itself if that names a file, otherwise an OSError about a full disk among the errors that
-    `error` was raised after: torch raises its own RuntimeError after the OSError of a full disk.
+    The result is `error` itself if it is an OSError that names a file, otherwise an OSError about a full disk among the
+    errors that `error` was raised after: torch raises its own RuntimeError after the OSError of a full disk.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return error

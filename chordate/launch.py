@@ -95,7 +95,7 @@ def is_launched(environment: Mapping[str, str]) -> bool:
     Raises:
         ConfigError: the launcher's environment variables are incomplete or invalid.
     """
-    remedy = "start with torchrun or srun, or unset them"
+    remedy = "start with torchrun or srun, or unset the launcher's variables"
     if "RANK" not in environment:
         if environment.get("WORLD_SIZE", "1") != "1":  # otherwise all processes would train independently in one folder
             raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")

@@ -233,7 +233,7 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
 
 
 def check_batch(model: Model, batch: Any, *others: Any) -> None:
-    """Raise ConfigError unless the argument of `model` is one Batch; `others` are further arguments."""
+    """Raise ConfigError unless `model` was called with one Batch and nothing else; `others` are further arguments."""
     if others or not isinstance(batch, Batch):
         name, got = type(model).__name__, ", ".join(type(value).__name__ for value in (batch, *others))
         remedy = (

@@ -113,7 +113,7 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            message = unknown(self.name, plug, self.names(), remedy="a custom one needs custom_imports")
+            message = unknown(self.name, plug, self.names(), remedy="if custom, list its module in custom_imports")
             raise located(ConfigError(message), config, ["type"])
         return config
 

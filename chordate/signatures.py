@@ -32,7 +32,7 @@ class Parameters(NamedTuple):
 
 
 def is_third_party(target: Callable[..., Any]) -> bool:
-    """Whether a class or function comes from a library whose annotations are stricter than the values it accepts."""
+    """Whether a class or function is from a library whose code accepts more values than its annotations allow."""
     return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
 
 

@@ -16,7 +16,8 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         name: the name as it was written.
         templates: the packaged configs.
         listed: the names that `chordate list models` shows.
-        same: dict from a word to the word whose configs it uses: `cifar100` uses those of `cifar10`, `3x` of `1x`.
+        same: dict from a word to the word whose configs it uses: `cifar100` uses the configs of `cifar10`,
+            `3x` those of `1x`.
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()

@@ -65,7 +65,9 @@ def _acquire(path: Path) -> tuple[int | None, str | None]:
         os.close(descriptor)
         return None, holder or "another process"
     except OSError as error:
-        logger.info(f"{path}: this file system has no locks ({error.strerror}); do not start a second run there")
+        logger.info(
+            f"{path}: the filesystem does not support locks ({error.strerror}); do not start a second run there"
+        )
     if not _is_same_file(descriptor, path):  # another run removed the file between opening and locking it
         os.close(descriptor)
         return _acquire(path)

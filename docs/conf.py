@@ -64,7 +64,7 @@ project = "Chordate"
 version = release = chordate.__version__
 copyright = "the authors of Chordate"
 
-# Source pages: those in the repository root, and those under `docs/`; other folders are excluded.
+# The Markdown pages are in the repository root and under `docs/`; other folders are excluded.
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs"]
@@ -149,7 +149,7 @@ def find_public_name(app, env, node, contnode):
 def add_anchors(app, doctree) -> None:
     """Add an anchor for each import path of an object, `chordate.Batch` and `chordate.structures.batch.Batch`.
 
-    The source pages link back to an object by one of these paths, whichever viewcode finds first.
+    viewcode's pages of source code link back to an object by one of these paths, whichever viewcode finds first.
     """
     for signature in doctree.findall(desc_signature):
         name = signature.get("fullname")

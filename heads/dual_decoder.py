@@ -2,8 +2,9 @@
 
 Layers, channels, initial weights and losses are those of Detectron2's project (DSConv), where it agrees with the paper.
 The project differs from the paper and from this file in three points: its center branch has two plain 3×3 convolutions
-before the last one; ASPP's pooled branch has no norm, and averages windows of the size of the training crop; and the
-hardest 20 % of the pixels are 20 % of all pixels, with a loss of 0 for unlabeled pixels.
+before the last one; ASPP's pooled branch has no norm, and averages windows of the size of the training crop; and its
+semantic loss averages the hardest 20 % of all pixels, with a loss of 0 for unlabeled pixels, instead of the hardest
+20 % of the labeled pixels.
 """
 
 from __future__ import annotations

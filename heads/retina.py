@@ -95,7 +95,7 @@ class RetinaHead(AnchorHead):
         self.class_rows = {"cls_score": ClassRows(anchors=self.anchors.per_cell)}
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predict for every anchor of the feature maps `[N, C, H, W]`."""
+        """Predict class logits and box deltas for every anchor of the feature maps `[N, C, H, W]`."""
         maps = [features[name] for name in self.levels]
         return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
 

@@ -81,7 +81,7 @@ class RPNHead(AnchorHead):
         self.box_loss_weight = box_loss_weight
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predict for every anchor of the feature maps `[N, C, H, W]`; `logits` is `[N, A]`."""
+        """Predict objectness logits `[N, A]` and box deltas for every anchor of the feature maps `[N, C, H, W]`."""
         # One convolution with the weights of both predictors reads each feature map only once.
         predictors = (self.objectness_logits, self.anchor_deltas)
         weight = torch.cat([predictor.weight for predictor in predictors])

@@ -30,8 +30,8 @@ class FPN(Neck):
             before. "pool" adds one level (p6) by subsampling the last level (p5; the paper's footnote 2). The name of
             the last input ("c5") or of the last level ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2,
             starting from this feature map (Lin et al. 2017, Focal Loss, section 4). None adds no levels.
-        extra_relu: whether a ReLU comes before the second of these convolutions (the paper's footnote 2, Detectron2,
-            torchvision); MMDetection has none by default.
+        extra_relu: whether a ReLU comes before the second of these convolutions (footnote 2 of the Focal Loss paper,
+            Detectron2, torchvision); MMDetection has none by default.
         norm: norm after the 1×1 and 3×3 convolutions, but not in extra levels, see `make_norm`.
 
     Raises:

@@ -48,7 +48,7 @@ class UNet(Neck):
         if len(by_stride) < len(specs):
             strides = ", ".join(f"{name} {spec.stride}" for name, spec in specs.items())
             raise ConfigError(
-                f"UNet: feature maps must differ in stride, got {strides}; leave output_stride of the backbone out"
+                f"UNet: feature maps must differ in stride, got {strides}; remove output_stride from the backbone"
             )
         stride = max(by_stride)
         self.coarsest = by_stride[stride]

@@ -189,7 +189,7 @@ def test_a_custom_test_time_augmentation_is_used_and_its_settings_are_validated(
         ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
         (
             {"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}},
-            "pixels are 0 … 255, so multiply them by 255",
+            "multiply them by 255, since pixels are 0 … 255",
         ),
     ],
 )

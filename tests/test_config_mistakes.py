@@ -186,7 +186,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"base = 5", "base must name a packaged config or a file, got 5"),
         (b"base = ''", 'base must name a packaged config or a file, got ""'),
         (b"base = ['x']", "base must name"),
-        (b"base = '..'", r"\.\.: a folder; name a config file"),
+        (b"base = '..'", r"\.\. is a folder; name a config file"),
         (b"base = 'x' * 5000", 'unknown config "xxx'),
         (b"_base_ = 5", "_base_ must name a config file, or a list of them, got 5"),
         (b"_base_ = [None]", "_base_ must name .*, got None"),

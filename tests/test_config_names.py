@@ -170,7 +170,7 @@ def test_a_folder_of_a_configs_name_does_not_hide_the_config(tmp_path, monkeypat
     assert load_config("mask-rcnn_r50_fpn_1x_coco").model.backbone.type == "resnet50"
     assert load_config("mask-rcnn_r101_fpn_1x_coco").model.backbone.type == "resnet101"
     assert load_config("resnet20_cifar100").train_data.dataset.type == "CIFAR100"
-    with pytest.raises(ConfigError, match="other: a folder; name a config file"):
+    with pytest.raises(ConfigError, match="other is a folder; name a config file"):
         load_config("other")
 
 

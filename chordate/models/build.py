@@ -168,7 +168,7 @@ def warn_about_frozen_stages(model: Model) -> None:
         if backbone.frozen_stages != -1 and not backbone.pretrained:
             log.warning(
                 f"model.{path}: its frozen stages (frozen_stages={backbone.frozen_stages}) keep random weights; load "
-                f"weights by model.{path}.pretrained or --load-from, or use {scratch_settings(path, backbone)}"
+                f"weights with model.{path}.pretrained or --load-from, or use {scratch_settings(path, backbone)}"
             )
 
 

@@ -44,7 +44,7 @@ class Normalize(nn.Module):
             raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number per channel, and no std of 0")
         if max(std) <= 1 and 0 < max(mean) <= 1:
             raise ConfigError(
-                f"mean {list(mean)} and std {list(std)} are for 0 … 1; pixels are 0 … 255, so multiply them by 255"
+                f"mean {list(mean)} and std {list(std)} are for 0 … 1; multiply them by 255, since pixels are 0 … 255"
             )
         self.bgr = bgr
         self._exact = tuple(mean), tuple(std)

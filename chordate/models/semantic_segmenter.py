@@ -89,7 +89,7 @@ class SemanticSegmenter(Model):
         return self.head(maps if self.neck is None else self.neck(maps))
 
     def scores(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """The logits `[N, num_classes, h, w]`, or with test-time augmentation the mean probabilities."""
+        """Logits `[N, num_classes, h, w]`; with test-time augmentation, mean probabilities `[N, num_classes, H, W]`."""
         if self.tta is not None:
             return self.tta(images, sizes, self.logits, self.size_divisor)
         return self.logits(images, sizes)

@@ -162,7 +162,7 @@ def _needed(windows: Sequence[Window], following: int, next_column: int) -> list
     """The windows that later windows overlap with, without the rows that are no longer needed.
 
     Args:
-        windows: the windows so far.
+        windows: the windows predicted so far.
         following: start of the next row of windows.
         next_column: start of the next window in the current row of windows.
     """

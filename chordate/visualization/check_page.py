@@ -116,7 +116,7 @@ def _tables(report: DataReport) -> list[Table]:
 
 
 def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] | None = None) -> Table:
-    """A table of counts, the largest first, with bars; `images` is a further column."""
+    """A table of counts, the largest first, with bars; `images` maps each name to its text in a further column."""
     ordered = Counts.merge([counts]).rows
     sums = np.array([sum(row) for row in ordered.values()]).clip(0)
     total, most = max(sums.sum(), 1), max(sums.max(initial=0), 1)

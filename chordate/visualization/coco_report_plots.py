@@ -16,7 +16,7 @@ from chordate.visualization.class_plots import ClassBar, class_bars, confusion_m
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 from chordate.visualization.task_drawing import plot_report
 
-COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
+COLORED_CLASSES = 6  # number of classes, those with the most objects, whose curves have a color and a legend entry
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 SIMILARITIES = {"keypoints": "OKS"}  # similarity that the thresholds apply to; IoU for boxes and masks
 

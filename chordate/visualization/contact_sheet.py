@@ -29,7 +29,7 @@ td.bar { width: 12rem; vertical-align: middle } td.bar i { display: block; heigh
 .tables { display: flex; flex-wrap: wrap; gap: 0 3.5rem; align-items: flex-start }
 summary { cursor: pointer; font-size: .95rem; font-weight: 600; margin: 1.4rem 0 .4rem }
 """
-OPEN_ROWS = 25  # longer tables are folded
+OPEN_ROWS = 25  # longer tables are collapsed
 
 
 @dataclass

@@ -75,7 +75,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Get the iterations, and the values of the field `name`, with NaN for null (a non-finite value)."""
+    """Get the iterations, and the values of the field `name`, with NaN where the log has null (non-finite)."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 

@@ -1,7 +1,8 @@
 """Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
 
-Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign has aligned=False and
-sampling_ratio=2; the box loss is smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with `weights=None`).
+Differences from our defaults: anchors are rounded to whole pixels and have torchvision's strides; RoIAlign has
+aligned=False and sampling_ratio=2; the box loss is smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with
+`weights=None`).
 """
 
 _base_ = [

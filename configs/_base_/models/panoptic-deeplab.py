@@ -1,6 +1,7 @@
 """Panoptic-DeepLab (Cheng et al. 2020) at output stride 16, with the settings of Detectron2's project (DSConv).
 
-Detectron2's R-52 is `resnet50s` here. `heads/dual_decoder.py` names the three differences of the heads.
+Detectron2's R-52 is `resnet50s` here. `heads/dual_decoder.py` lists the three differences between its heads
+and ours.
 """
 
 model = dict(
