@@ -50,7 +50,7 @@ def test_a_users_registered_format_is_recognized(paddle):
 
 
 def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
-    """The model's name of the class with this row of weights."""
+    """The model's name for the class whose classifier weights are `row`."""
     (label,) = (model.box.weight[:2] == row).all(dim=1).nonzero().flatten().tolist()
     return model.classes[label]
 

@@ -365,8 +365,8 @@ def test_images_without_crops_are_scaled_back_to_the_original():
 
 
 def test_shifting_undoes_the_offset_of_cells_that_are_not_aligned():
-    """With `aligned=False`, the Gaussian from the flipped image is three quarters of a cell too far left; the shift by
-    one cell leaves a quarter."""
+    """With `aligned=False`, cell k is at pixel 4 k, so the Gaussian from the flipped image is 3/4 cell too far left;
+    shifting it by one cell leaves an error of 1/4 cell."""
     x, width = 50.5, 192
     cells = torch.tensor([[(x - 0.5) / 4, 5.0], [(width - x - 0.5) / 4, 5.0]], dtype=torch.float64)
     plain, mirrored = gaussian_heatmaps(cells, (12, 48), 2.0)

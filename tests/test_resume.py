@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Assert equal losses, evaluations, and final weights, EMA, optimizer and random-generator states."""
+    """Assert equal losses and evaluations, and equal final weights, EMA weights, optimizer and RNG states."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# The process is killed at this point, the n-th time that it is reached. Checkpoints are saved after iterations 2, 3,
-# 4, 6 and 8; the best checkpoint is saved after evaluations.
+# (point, n): the process is killed when it reaches this point for the n-th time. Checkpoints are saved after iterations
+# 2, 3, 4, 6 and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
