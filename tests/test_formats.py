@@ -65,7 +65,7 @@ def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
     ],
 )
 def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkeypatch, ours, is_written, expected):
-    """The first output is the cat's. Names in a file are certain, others are guessed from the number of classes."""
+    """The first output is the cat's. Names in a file are certain; others are guessed from the number of classes."""
     monkeypatch.setattr(FORMATS.get("PaddleDetector"), "has_names", lambda self, state: is_written)
     model, state = TinyDetector(classes=ours), in_paddles_names(TinyDetector())
     with warnings.catch_warnings(record=True) as warned:

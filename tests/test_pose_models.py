@@ -345,7 +345,7 @@ def test_a_pose_without_a_certain_keypoint_scores_0():
 
 
 def test_predict_takes_an_image_as_one_object():
-    """The image of 120×80 px (width × height) is centered in the crop of 192×256 px, with a width of 192 / 1.25 px."""
+    """The image of 120×80 px (width × height) is resized to width 192 / 1.25 px, centered in a crop of 192×256 px."""
     model = oracle(torch.tensor([[[96.0, 128.0], [96.0 + 12.8, 128.0], [96.0, 128.0 - 12.8]]]), torch.ones(1, 3))
     model.pipeline = [{"type": "TopDownCrop", "size": (256, 192)}]
     (pose,) = chordate.predict(model, np.zeros((80, 120, 3), np.uint8))

@@ -145,7 +145,7 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train as in the uninterrupted run, two batches per evaluation; if `stops`, assert that SIGTERM ends the run."""
+    """Train as in the uninterrupted run, with two batches per evaluation; `stops`: assert that SIGTERM ends it."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:
