@@ -84,7 +84,7 @@ class Run:
         self.process.start()
 
     def wait_for(self, phase: str) -> bool:
-        """Wait until the run is in a phase; returns False if the run ends first."""
+        """Wait until the run reaches `phase`; returns False if the run ends first."""
         while self.process.is_alive():
             if self.phase.value == PHASES.index(phase):
                 return True
@@ -109,7 +109,7 @@ class Run:
         return phase
 
     def seconds_until_no_worker(self, limit: float = 60) -> float:
-        """Seconds until no process of the run's group is left."""
+        """Wait up to `limit` seconds until no process of the run's group is left; returns the seconds waited."""
         start = time.monotonic()
         while any(self.members()) and time.monotonic() - start < limit:
             time.sleep(0.02)

@@ -24,7 +24,7 @@ class Result:
 
     Attributes:
         config: the written file, loaded.
-        lost: mapping from the settings that are not carried over to what they change.
+        lost: the effect of each setting that is not carried over, keyed by setting.
     """
 
     def __init__(self, path):

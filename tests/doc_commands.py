@@ -72,7 +72,7 @@ ONE_STEP = "train.iterations=1 train.epochs=None train_data.workers=0 val_data.w
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command line that runs fast: one training step, small images, no download, no fixed port."""
+    """The command line, changed to run fast: one training step, small images, no download, no fixed port."""
     stand_in = {"/data/coco": "coco", "/data/imagenet": "imagenet", "8000": "0"}
     words = [stand_in.get(word, re.sub(r"^torchvision://(.*)", r"\1_random.pth", word)) for word in words]
     if words[1] in ("summary", "list"):

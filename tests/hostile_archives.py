@@ -75,7 +75,7 @@ def archives(base: Path) -> Iterator[tuple[str, Write]]:
 
 
 def larger(content: dict[str, bytes], root: str) -> bytes:
-    """The pickle with storages of a million times as many elements, far more than the file has."""
+    """The pickle, changed to declare a million times as many elements per storage, far more than the file has."""
     pickled = content[f"{root}/data.pkl"]
     return pickled.replace(b"K\x03t", b"J" + struct.pack("<i", 3_000_000) + b"t")
 

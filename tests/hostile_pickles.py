@@ -19,7 +19,7 @@ RECONSTRUCT, NDARRAY = b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndar
 def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
     """Pickles that call other functions, allocate memory, take long, claim wrong sizes, or contain themselves.
 
-    The pickles in `values` are written as files, and in the zip format of `torch.save`.
+    Each pickle in `values` is written both as a plain file and in the zip format of `torch.save`.
     """
     touch = str(canary).encode()
     text = b"X" + struct.pack("<I", len(touch)) + touch

@@ -14,7 +14,7 @@ import numpy as np
 from coco_mutants import HEIGHT, WIDTH
 from pycocotools import mask as rle
 
-GRID = 112  # cells of a mask along each side of its box
+GRID = 112  # number of mask cells along each side of the object's box
 NO_BOX = 0.01  # pixels; objects whose box has a shorter side are left out
 HUGE = 1e9
 

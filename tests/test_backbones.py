@@ -40,8 +40,8 @@ COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED
 
 
 def cases(every: tuple[int, ...], one: tuple[int, ...]) -> list:
-    """Pairs of family and value for `parametrize`: all families with the values `every` and `one`. The values `one`
-    are marked slow except for ResNet-18, since the same code handles them in each family."""
+    """(family, value) pairs for `parametrize`. All values are tested with every family; those in `one` are marked slow
+    except with ResNet-18, since the same code handles them in each family."""
     others = [name for name in FAMILIES if name != "resnet18"]
     slow_cases = [pytest.param(name, value, marks=pytest.mark.slow) for name in others for value in one]
     wide = [pytest.param(*param.values, value, marks=param.marks) for param in ARCHITECTURES for value in every]

@@ -29,7 +29,7 @@ def head_of(**stage) -> CascadeHead:
 
 
 def scene() -> tuple[Proposals, InstanceTargets]:
-    """Two images with objects, one of which is a crowd, and proposals around the objects."""
+    """Two images with objects (one is a crowd), and proposals around the objects."""
     boxes = [[[10.0, 10, 50, 60], [60, 20, 120, 90], [0, 90, 60, 128]], [[30.0, 20, 80, 90]]]
     targets = instances(boxes, labels=[[2, 0, 1], [1]], crowd=[[False, False, True], [False]])
     generator = torch.Generator().manual_seed(0)

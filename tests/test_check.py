@@ -1,4 +1,4 @@
-"""`chordate check`: counts are those of the files, every problem is named, and the exit status is 1 for problems."""
+"""`chordate check`: counts are those of the files, every problem is named, and any problem gives exit status 1."""
 
 import json
 from collections import Counter

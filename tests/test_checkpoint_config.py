@@ -61,7 +61,7 @@ data = dict(samples_per_gpu=2, test=dict(pipeline=[dict(type='LoadImageFromFile'
 
 
 def weights(name: str, text: str | None) -> Weights:
-    """Tensors that use no memory, with the names and shapes of a library's model, and the config in its file."""
+    """A checkpoint of a library's model: tensors that use no memory, and the config `text` (None: no config)."""
     entry = TABLE["models"][name]
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
     state = {key: torch.ones(1).expand(shape) for key, shape in shapes.items()}

@@ -241,7 +241,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     trainer = toy_trainer(tmp_path, iterations=1, ema=0.9, callbacks=[{"type": "EarlyStopping", "monitor": "toy_AP"}])
     trainer.train()
     path = tmp_path / "iteration_1.pt"
-    allowed = torch.serialization.get_safe_globals()  # cleared for this load: torch.distributed adds classes
+    allowed = torch.serialization.get_safe_globals()  # cleared for this load, since torch.distributed adds classes
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)

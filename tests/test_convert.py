@@ -91,7 +91,7 @@ def test_detectron2_opens_the_pickle_and_needs_the_printed_settings(files, tmp_p
 
 @pytest.mark.parametrize("std", [(57.375, 57.12, 58.395), (1.0, 1.0, 1.0)])
 def test_the_way_to_detectron2_and_back_keeps_the_image_settings(files, std):
-    """The weights of a grouped or a new network look like Caffe2's, so these settings cannot be inferred from them."""
+    """Weights of grouped or untrained networks look like Caffe2's, so these settings cannot be inferred from them."""
     preprocess = {"bgr": False, "mean": (3.0, 2.0, 1.0), "std": std}
     cfg = load_config(files / "small.py", {"model.preprocess": preprocess})
     contents = restored(chordate.build_model(cfg, pretrained=False), "detectron2")

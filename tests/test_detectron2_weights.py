@@ -272,7 +272,7 @@ def test_imagenet_weights_load_into_a_backbone_and_a_classifier():
 
 
 def test_caffe2_blobs_of_msras_resnet_have_identity_statistics():
-    """`res2_0_branch2a_bn_s` and `_b` are scale and shift; with eps, mean and variance must change nothing."""
+    """`res2_0_branch2a_bn_s` and `_b` are scale and shift; the mean must be 0, and the variance plus eps 1."""
     theirs = {
         "conv1_w": torch.ones(64, 3, 7, 7), "conv1_b": torch.ones(64), "res_conv1_bn_s": torch.full((64,), 2.0),
         "res_conv1_bn_b": torch.ones(64), "res2_0_branch1_w": torch.ones(256, 64, 1, 1),

@@ -206,7 +206,7 @@ def assert_equal_predictions(model: Exportable, run, batch: Batch) -> None:
     assert parity.agrees and parity.differences, parity
     for field, worst in parity.differences.items():
         assert worst < {"boxes": 1e-3, "keypoints": 1e-3, "masks": TOLERANCE}.get(field, 1e-4), parity
-    # The parity of masks is a fraction of the masks' own pixels; of all pixels, fewer differ.
+    # The limit above is for the fraction of the masks' own pixels that differ; that of all pixels must be smaller.
     for ours, theirs in zip(model.model.predict(batch), model.model.from_tensors(outputs, batch), strict=True):
         if getattr(ours, "masks", None) is not None:
             assert (ours.masks != paired(ours, theirs).masks).double().mean() < 1e-4

@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root with config `x.py` and checkpoint `x.pt` of a classifier for cats and dogs, and its model."""
+    """A data root with `x.py` and `x.pt`, config and checkpoint of a classifier of cats and dogs; the classifier."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)

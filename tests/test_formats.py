@@ -50,7 +50,7 @@ def test_a_users_registered_format_is_recognized(paddle):
 
 
 def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
-    """The model's name of the class with this row of weights."""
+    """The model's name for the class whose classifier weights are `row`."""
     (label,) = (model.box.weight[:2] == row).all(dim=1).nonzero().flatten().tolist()
     return model.classes[label]
 
@@ -65,7 +65,7 @@ def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
     ],
 )
 def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkeypatch, ours, is_written, expected):
-    """The first output is the cat's. Names in a file are certain, others are guessed from the number of classes."""
+    """The first output is the cat's. Names in a file are certain; others are guessed from the number of classes."""
     monkeypatch.setattr(FORMATS.get("PaddleDetector"), "has_names", lambda self, state: is_written)
     model, state = TinyDetector(classes=ours), in_paddles_names(TinyDetector())
     with warnings.catch_warnings(record=True) as warned:

@@ -84,7 +84,7 @@ def test_torchvisions_detectors_differ_from_our_recipe_in_each_setting():
 
 
 def test_sizes_without_elements_are_no_network():
-    """Otherwise, a file of no bytes could ask for a network of any size."""
+    """A tensor without elements takes no space in a file, but its shape could ask for a network of any size."""
     state = weights("fasterrcnn_resnet50_fpn").state
     state["roi_heads.box_predictor.cls_score.bias"] = torch.empty(10**9, 0)
     with pytest.raises(CheckpointError, match=r"x: roi_heads.box_predictor.cls_score.bias has no elements"):

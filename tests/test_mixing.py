@@ -75,7 +75,7 @@ def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
 
 
 def rows(sample: Sample) -> dict[int, int]:
-    """The instance index of each label, keyed by label."""
+    """The index of each instance, keyed by its label, which is unique in the sample."""
     return {label: row for row, label in enumerate(sample["labels"].tolist())}
 
 

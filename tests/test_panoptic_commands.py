@@ -109,7 +109,7 @@ def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
 
 
 def test_predicting_keeps_every_segment_that_the_model_returns_unless_a_threshold_is_given(trained, tmp_path):
-    """The scores of Panoptic-DeepLab's things are heatmap values, mostly below 0.5, and PQ counts all of them."""
+    """The scores of Panoptic-DeepLab's things are heatmap values, mostly below 0.5; PQ counts things of any score."""
     config, root, checkpoint = trained
     thing, stuff = (
         ("center_threshold", "stuff_area")

@@ -206,7 +206,7 @@ def test_panoptic_deeplab_merges_as_detectron2_describes(model, seed, stuff_area
 
 
 def test_groups_in_a_large_image_are_exact():
-    """The two distances of about 4,000 px differ by less than the error of float32 matrix multiplication."""
+    """A pixel's distances to both centers, about 4,000 px, differ by less than the error of float32 matmul."""
     heatmap = torch.zeros(1, 4000, 8)
     heatmap[0, 3990, 2], heatmap[0, 3990, 5] = 1.0, 0.9
     centers = find_centers(heatmap, 0.1, 3, 10)

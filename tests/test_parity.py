@@ -66,7 +66,7 @@ PANOPTIC = panoptic()
     [
         (WHOLE, WHOLE),
         (WHOLE, replace(WHOLE, boxes=WHOLE.boxes + 1e-3, scores=WHOLE.scores - 1e-4)),
-        (WHOLE, WHOLE[torch.tensor([0, 2, 1, 3, 4, 5])]),  # almost equal scores may change places
+        (WHOLE, WHOLE[torch.tensor([0, 2, 1, 3, 4, 5])]),  # detections with almost equal scores may swap
         (WHOLE, replace(WHOLE, masks=changed(WHOLE.masks, (0, 0, 0), ~WHOLE.masks[0, 0, 0]))),
         (CLASSES, CLASSES),
         (LABELS, SemanticMap(changed(LABELS.labels, (0, 0), 9))),

@@ -110,7 +110,7 @@ def test_objects_beside_the_weights_are_left_out(format: str, tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_mmengines_training_is_read(tmp_path: Path) -> None:
-    """Its `message_hub` has HistoryBuffers, which have arrays and methods."""
+    """The checkpoint's `message_hub` contains HistoryBuffers, which have arrays and methods."""
     hub = pytest.importorskip("mmengine.logging").MessageHub("a test of checkpoints")  # only needed to write the file
     hub.update_scalar("loss", 1.0)
     hub.update_info("iter", 3)
@@ -178,7 +178,7 @@ def test_hostile_pickles_need_little_memory_and_time(tmp_path: Path) -> None:
 
 
 def test_a_pickle_cannot_change_how_the_next_file_is_read(tmp_path: Path) -> None:
-    """BUILD sets attributes of any object in Python's own unpickler, also of classes and functions."""
+    """In Python's own unpickler, BUILD sets attributes of any object, also of classes and functions."""
     arrays = {"w": np.arange(3.0), "lr": np.float64(0.5), "bytes": b"a"}
     (tmp_path / "clean.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
     names = [*CALLS, "_codecs.encode", "collections.OrderedDict", "numpy.ndarray"]

@@ -97,8 +97,8 @@ def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpre
     assert not any(gradient.any() for gradient in torch.autograd.grad(pooled.sum(), maps))
 
 
-# Triton's interpreter takes seconds, so only the first two settings always run; they cover both kinds of sampling and
-# both offsets.
+# Triton's interpreter takes seconds, so only the first two settings always run; they cover fixed and adaptive
+# sampling, and both values of `aligned`.
 @pytest.mark.parametrize("numerics", [*NUMERICS[:2], *(pytest.param(n, marks=pytest.mark.slow) for n in NUMERICS[2:])])
 def test_the_gpus_pooling_kernel_and_its_gradient_are_roi_aligns(interpreted, numerics):
     torch.manual_seed(0)

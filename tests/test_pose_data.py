@@ -42,7 +42,7 @@ def opencv_matrix(box, size, padding, angle) -> np.ndarray:
         w = h * width / height
     w, h = w * padding, h * padding
     center = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-    # From the center to the middle of the crop's upper side, in image coordinates.
+    # The vector from the crop's center to the middle of its upper side, in image coordinates.
     up = np.array([-math.sin(math.radians(angle)), -math.cos(math.radians(angle))]) * h / 2
     right = np.array([-up[1], up[0]]) / (h / 2) * w / 2
     source = np.float32([center, center + up, center + right])

@@ -345,7 +345,7 @@ def test_a_pose_without_a_certain_keypoint_scores_0():
 
 
 def test_predict_takes_an_image_as_one_object():
-    """The image of 120×80 px (width × height) is centered in the crop of 192×256 px, with a width of 192 / 1.25 px."""
+    """The image of 120×80 px (width × height) is resized to width 192 / 1.25 px, centered in a crop of 192×256 px."""
     model = oracle(torch.tensor([[[96.0, 128.0], [96.0 + 12.8, 128.0], [96.0, 128.0 - 12.8]]]), torch.ones(1, 3))
     model.pipeline = [{"type": "TopDownCrop", "size": (256, 192)}]
     (pose,) = chordate.predict(model, np.zeros((80, 120, 3), np.uint8))
@@ -365,8 +365,8 @@ def test_images_without_crops_are_scaled_back_to_the_original():
 
 
 def test_shifting_undoes_the_offset_of_cells_that_are_not_aligned():
-    """With `aligned=False`, the Gaussian from the flipped image is three quarters of a cell too far left; the shift by
-    one cell leaves a quarter."""
+    """With `aligned=False`, cell k is at pixel 4 k, so the Gaussian from the flipped image is 3/4 cell too far left;
+    shifting it by one cell leaves an error of 1/4 cell."""
     x, width = 50.5, 192
     cells = torch.tensor([[(x - 0.5) / 4, 5.0], [(width - x - 0.5) / 4, 5.0]], dtype=torch.float64)
     plain, mirrored = gaussian_heatmaps(cells, (12, 48), 2.0)

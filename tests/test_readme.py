@@ -59,7 +59,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The code block with `predict` runs on a noise image; all weights are constant (torchvision's format and ours)."""
+    """The code block with `predict` runs on a noise image, with constant weights in torchvision's format and ours."""
     import numpy as np
     import torch
     from loading import checkpoint_of

@@ -70,7 +70,7 @@ def test_imagenet_recipes_have_the_papers_learning_rates_at_the_papers_epochs(st
 
 @pytest.mark.parametrize("name", [f"convnext_{size}_i384_imagenet" for size in SIZES])
 def test_fine_tuning_at_384_px_has_convnexts_settings(name):
-    """Liu et al. 2022, table 6: 30 epochs of batch 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
+    """Liu et al. 2022, table 6: 30 epochs, batch size 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
     cfg = load_config(name)
     assert learning_rates(name, FINE[0]) == pytest.approx(FINE[1], rel=1e-3)
     optimizer = cfg.optimizer

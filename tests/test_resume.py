@@ -52,7 +52,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Assert equal losses, evaluations, and final weights, EMA, optimizer and random-generator states."""
+    """Assert equal losses and evaluations, and equal final weights, EMA weights, optimizer and RNG states."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,8 +67,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# The process is killed at this point, the n-th time that it is reached. Checkpoints are saved after iterations 2, 3,
-# 4, 6 and 8; the best checkpoint is saved after evaluations.
+# (point, n): the process is killed when it reaches this point for the n-th time. Checkpoints are saved after iterations
+# 2, 3, 4, 6 and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -145,7 +145,7 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train as in the uninterrupted run, two batches per evaluation; if `stops`, assert that SIGTERM ends the run."""
+    """Train as in the uninterrupted run, with two batches per evaluation; `stops`: assert that SIGTERM ends it."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:

@@ -31,7 +31,7 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Object index of each anchor, -1 (background) or -2 (ignored): IoU thresholds 0.4, 0.5; low-quality matches."""
+    """Object index, -1 (background) or -2 (ignored) per anchor, by IoU thresholds 0.4, 0.5 and low-quality matches."""
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -48,7 +48,7 @@ def matched(anchors, targets, image):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_losses_are_the_papers_over_the_positive_anchors(beta):
-    """Focal loss (equation 5) of anchors that are not ignored, and box loss, are divided by the number of positives."""
+    """Losses are divided by the number of positives; the focal loss (equation 5) is that of all unignored anchors."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, targets)

@@ -22,7 +22,7 @@ def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
 
 
 def test_outputs_are_in_the_order_of_the_anchors():
-    """With weights for one anchor shape and input at one cell, the best anchor has that shape and position."""
+    """Only one anchor shape has weights, and only one cell an input; the best anchor has this shape and position."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])

@@ -124,7 +124,7 @@ def test_label_images_of_another_size_than_their_images_are_one_line(tmp_path):
 
 
 def test_labels_of_the_stored_pixels_of_a_turned_photo_fit(tmp_path):
-    """EXIF orientation 6 rotates the displayed image; the label file has the size of the stored, unrotated image."""
+    """The label file fits the stored pixels, so the image is read without its EXIF rotation (orientation 6)."""
     mask = masks_of([0, 1], 1)[0]
     write(tmp_path, [mask])
     pixels = np.zeros((*SIZE, 3), np.uint8)

@@ -20,7 +20,7 @@ from chordate.weights.loading import load_checkpoint
     scope="module",
     params=[
         ("fasterrcnn_resnet50_fpn", "faster-rcnn_r50_fpn_torchvision"),
-        # test_torchvision_instances.py always compares the boxes and losses of a Mask R-CNN with these parts.
+        # Marked slow, since test_torchvision_instances.py always compares a Mask R-CNN that has all of these parts.
         *slow(("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision")),
     ],
     ids=["v1", "v2"],

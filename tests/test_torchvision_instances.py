@@ -35,7 +35,7 @@ from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
 MAX_DETECTIONS = 50  # detections per image
-CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
+CLASSES = 5  # number of classes of the keypoint detector; the published one has a single class
 KEYPOINTS = 17
 
 PAIRS = {

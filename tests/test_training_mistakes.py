@@ -173,7 +173,7 @@ def test_a_missing_optimizer_state_of_a_parameter_is_a_one_line_error(tmp_path: 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_a_parameter_that_is_unfrozen_on_resume_starts_as_in_a_new_optimizer(tmp_path: Path, name: str) -> None:
-    """Fused SGD needs a momentum for every parameter."""
+    """Fused SGD needs a momentum buffer for every parameter."""
     optimizer = {"type": name, "lr": 0.01, **({"momentum": 0.9} if name == "SGD" else {})}
     frozen = ToyModel()
     frozen.head.weight.requires_grad_(False)

@@ -86,7 +86,7 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train a `ToyModel`; the process is killed at the point `kill[0]`, the `kill[1]`-th time that it is reached."""
+    """Train a `ToyModel`; the process is killed when it reaches the point `kill[0]` for the `kill[1]`-th time."""
     multiprocessing.set_start_method("fork", force=True)  # the loader forks its workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []

@@ -72,7 +72,7 @@ def compare(name: str, images: list[Path]) -> Difference:
         else:
             pixels.append(ResizeShortestEdge(SIZE)({"image": tv_tensors.Image(image)})["image"])
         if name.startswith(("DeepLab", "Panoptic")):
-            image = pixels[-1]  # at the original size, Detectron2 would resize the logits twice
+            image = pixels[-1]  # the network's input size; for the original size, Detectron2 would resize logits twice
         sizes.append(tuple(image.shape[-2:]))
     zoo, options = FAMILIES[name]
     cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])

@@ -121,7 +121,7 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
-    if hasattr(layer, "scaled"):  # shared by several levels: later calls only scale down
+    if hasattr(layer, "scaled"):  # a layer shared by several levels is called for each; later calls only scale down
         factor = factor.clamp(max=1)
     layer.scaled = True
     layer.weight.mul_(factor)

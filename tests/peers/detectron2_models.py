@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-# The standard deviation of each predictor's outputs on the images.
+# The standard deviation that each predictor's outputs are scaled to.
 SPREAD = {
     "objectness_logits": 2.0,
     "anchor_deltas": 0.3,
@@ -110,7 +110,7 @@ def _calibrate(module: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _scale(spread: float) -> Any:
-    """A hook that scales a predictor, and its first outputs, to a standard deviation."""
+    """A forward hook that scales a predictor's weights so that its first outputs have this standard deviation."""
 
     @torch.no_grad()
     def scale(module: Any, inputs: Any, output: Tensor) -> Tensor | None:

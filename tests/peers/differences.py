@@ -23,7 +23,7 @@ class Difference(NamedTuple):
     Attributes:
         count: number of the library's detections, segments, or pixels of semantic maps.
         matched: number of these that our predictions match: detections within `BOX` and `SCORE`, segments with an IoU
-            above 0.99, pixels of the same class; -1 if an image has another number of detections or segments.
+            above 0.99, pixels of the same class; -1 if our number of detections or segments differs in an image.
         box, score: largest differences between matched detections, in pixels and in score.
         masks: number of mask pixels of matched detections that differ, and number of mask pixels.
         keypoints: number of keypoints of matched detections that differ by more than `BOX`, and number of keypoints.
@@ -99,7 +99,7 @@ class Level(NamedTuple):
 
     Attributes:
         features: feature map `[1, C, H, W]`.
-        anchors: `[A, 4]`, the anchors of the first cell, then of the next one to the right …
+        anchors: `[A, 4]`, the anchors of the first cell, then those of the next cell to the right …
         logits, boxes: `[A, K]` and `[A, 4]`, the outputs for the anchors.
     """
 
@@ -124,8 +124,8 @@ def our_levels(model: Any, batch: Batch) -> list[Level]:
 def compare_levels(ours: Sequence[Level], theirs: Sequence[Level]) -> float:
     """The largest difference in all levels, relative to the standard deviation of the library's values.
 
-    It also covers the coarse levels, whose boxes are seldom among the 100 best. Libraries order the anchors of a cell
-    differently, so anchors are paired by their positions.
+    Unlike a comparison of detections, it covers the coarse levels, whose boxes are seldom among the 100 best. Libraries
+    order the anchors of a cell differently, so anchors are paired by their positions.
     """
     found = []
     for our, their in zip(ours, theirs, strict=True):
