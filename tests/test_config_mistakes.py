@@ -188,7 +188,7 @@ def test_a_config_of_objects_is_built_but_not_trained() -> None:
         (b"base = ['x']", "base must name"),
         (b"base = '..'", r"\.\. is a folder; name a config file"),
         (b"base = 'x' * 5000", 'unknown config "xxx'),
-        (b"_base_ = 5", "_base_ must name a config file, or a list of them, got 5"),
+        (b"_base_ = 5", "_base_ must name one or more config files or packaged configs, got 5"),
         (b"_base_ = [None]", "_base_ must name .*, got None"),
         (b"_base_ = ''", "_base_ must name"),
         (b"_base_ = '.'", "a folder; name a config file"),
