@@ -55,7 +55,7 @@ def test_unclear_classes_are_an_error(arguments, message):
 def test_a_trained_model_is_built_with_the_classes_of_its_checkpoint(model, tmp_path):
     torch.save(checkpoint_of(model), tmp_path / "best.pt")
     loaded = chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data than requested: classes 3 .cat"):
+    with pytest.raises(CheckpointError, match=r"best.pt was trained on other data .* model has classes 3 .cat"):
         chordate.build_model(DEMO, checkpoint=tmp_path / "best.pt", classes=["cat", "dog", "owl"])
     assert loaded.classes == ("circle", "star", "ring")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())

@@ -66,8 +66,8 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> list[tuple[Any, Any]]:
-        """Remove the hooks; returns the pairs (convolution, norm) where only the norm reads the convolution's output, and
-        the norm reads nothing else."""
+        """Remove the hooks; returns the pairs (convolution, norm) where the norm reads only the convolution's output,
+        and nothing else reads this output."""
         for hook in self._hooks:
             hook.remove()
         found = []

@@ -22,8 +22,8 @@ def optimize(model: Model, compile: bool | None = None) -> Model:
         compile: whether to compile; None to compile on the CPU if there is a C++ compiler.
 
     Returns:
-        The copy, in evaluation mode. Its weights cannot be trained, and its state dict does not fit `model`, since the folded norms are
-        missing.
+        The copy, in evaluation mode. Its weights cannot be trained, and its state dict does not fit `model`, since the
+        folded norms are missing.
     """
     validate_arguments(optimize, {"model": model, "compile": compile}, "optimize")
     fast = fold_norms(model).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -38,7 +38,7 @@ class Parity:
 
     @property
     def agrees(self) -> bool:
-        """Whether all differences are within the tolerance, and model and file predict equally many objects per image."""
+        """Whether all differences are within the tolerance, and in each image, both numbers of objects are equal."""
         return not self.exceeding and all(ours == theirs for ours, theirs in self.counts)
 
     def __str__(self) -> str:

@@ -49,13 +49,13 @@ class CocoMetric(Metric):
         max_dets: three ascending limits on the number of top-scoring detections per image and class. AP uses the last
             limit. For keypoints, the limit is always 20, as in COCO.
         keypoint_sigmas: for each keypoint, the annotators' standard deviation relative to the object's size (half of κ
-            in COCO's object keypoint similarity). None for COCO's sigmas if there are 17 keypoints (a person's);
-            otherwise, every keypoint has the mean of COCO's sigmas.
+            in COCO's object keypoint similarity). None uses COCO's sigmas for 17 keypoints (a person's),
+            and the mean of these sigmas for any other number of keypoints.
 
     Raises:
         ConfigError: the number of sigmas differs from the number of keypoints.
         DataError: the dataset is not `CocoAnnotated`; `iou_types` has "segm", but an annotation has no mask; or
-            keypoints are requested, but no category has keypoints or their numbers differ.
+            keypoints are requested, but no category has keypoints, or categories have different numbers of them.
     """
 
     def __init__(
