@@ -57,7 +57,8 @@ class FPN(Neck):
         self.inputs = tuple(specs)
         if not specs:
             raise ConfigError(
-                "FPN: no inputs; if they are not set, the backbone must output at least one feature map of stride 4 or coarser"
+                "FPN: no inputs; unless inputs are set, the backbone must output "
+                "at least one feature map of stride 4 or coarser"
             )
         for name in specs:
             if not re.fullmatch(r"c\d+", name):

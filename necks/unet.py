@@ -20,8 +20,8 @@ class UNet(Neck):
     """Decoder of U-Net (figure 1, with padded convolutions); its output is the feature map "p0" with stride 1.
 
     Each block upsamples by 2 (nearest neighbor), concatenates the backbone's feature map of the resulting stride if
-    there is one, and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map is
-    cropped to the size of the backbone's.
+    there is one, and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map
+    is cropped to the size of the backbone's.
 
     Args:
         in_features: specs of the backbone's feature maps.

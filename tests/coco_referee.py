@@ -119,7 +119,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
 
 
 def disturb(truth: Truth, rng: np.random.Generator) -> Predictions:
-    """Detections of a mediocre model: shifted, mislabeled, duplicate and missed objects; false positives; equal scores."""
+    """Detections of a mediocre model: shifted, mislabeled, duplicate, missed objects; false positives; tied scores."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
     for annotation in truth.content["annotations"]:

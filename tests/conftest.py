@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Save time in the garbage collection at the end of `chordate train` and `chordate test`: exempt imported modules."""
+    """Exempt imported modules from the garbage collection at the end of `chordate train` and `test`, to save time."""
     gc.freeze()
 
 

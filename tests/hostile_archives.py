@@ -78,7 +78,7 @@ def archives(base: Path) -> Iterator[tuple[str, Write]]:
 
 
 def larger(content: dict[str, bytes], root: str) -> bytes:
-    """The pickle, with storages of 3 elements changed to 3 million elements, far more than the file has."""
+    """The pickle, in which storages of 3 elements declare 3 million instead, far more than the file has."""
     pickled = content[f"{root}/data.pkl"]
     return pickled.replace(b"K\x03t", b"J" + struct.pack("<i", 3_000_000) + b"t")
 

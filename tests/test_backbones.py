@@ -192,7 +192,7 @@ def test_activation_checkpointing_saves_fewer_activations_and_changes_no_result(
 
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
 def test_all_feature_maps_train_with_activation_checkpointing(name):
-    """Some networks end with an in-place ReLU; autograd checks in-place changes only without the previous test's hooks."""
+    """Some networks end with an in-place ReLU; the hooks of the previous test disable autograd's check for it."""
     images, maps = torch.randn(2, 3, 40, 40), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)

@@ -125,7 +125,7 @@ def test_scores_are_the_mean_over_the_stages_and_boxes_are_the_last_stages():
 
 
 def test_stage_losses_are_summed_and_feature_gradients_are_divided_by_three(monkeypatch):
-    """As in Detectron2: the stages' losses are summed; the gradient of the features is divided by the number of stages."""
+    """As in Detectron2: the stages' losses are summed; the features' gradient is divided by the number of stages."""
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)
@@ -159,9 +159,9 @@ def test_cascade_losses_do_not_depend_on_padding(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
+        ({"iou_thresholds": (0.5, 0.6)}, "iou_thresholds has 2 entries, box_weights 3; pass one entry of each"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
-        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by CascadeHead; remove it"),
+        ({"stage": {"iou_threshold": 0.5}}, "`stage` must not contain iou_threshold; set CascadeHead's iou_thresholds"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )

@@ -34,7 +34,7 @@ def test_a_file_url_loads_and_its_hash_is_checked(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The checkpoint folder of torch.hub, moved from the user's cache to a temporary folder."""
+    """The checkpoint folder of torch.hub, in a temporary folder instead of the user's cache."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
 

@@ -244,7 +244,7 @@ def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:
-    """Write a small CIFAR-10 with its checksums set in torchvision; returns its images `[30, 3, 32, 32]`."""
+    """Write a small CIFAR-10 in the official layout, patch torchvision's checksums, return images `[30, 3, 32, 32]`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

@@ -132,7 +132,7 @@ def test_fields_that_are_unused_or_written_otherwise_change_no_sample(root, cont
 
 
 def _naive(root: Path, content) -> dict:
-    """The referee's samples; those of the clean content if it cannot read `content` (huge integers, UTF-16)."""
+    """The referee's objects; of the clean content if the referee cannot read `content` (huge integers, UTF-16)."""
     if isinstance(content, bytes) and (b"9" * 99 in content or content.startswith(b"\xff\xfe")):
         content = clean_content()
     return read_naively(write_content(root, content))
@@ -309,7 +309,7 @@ def test_errors_and_repairs_are_reported_in_one_line_each(root):
 
 @pytest.fixture
 def large_files(monkeypatch) -> None:
-    """Treat files with more than five annotations as very large; only their first two images are checked on opening."""
+    """Treat files with more than 5 annotations and 2 images as very large: opening checks only their first 2 images."""
     monkeypatch.setattr(coco_annotations, "CHECKED_ANNOTATIONS", 5)
     monkeypatch.setattr(coco_annotations, "CHECKED_IMAGES", 2)
 

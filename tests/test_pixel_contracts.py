@@ -111,7 +111,7 @@ HEADS = [
     (LossPerImage, 'LossPerImage: loss "semantic" is not a scalar tensor but [2]'),
     (Detached, "Detached.loss: no loss has a gradient"),
     (NoFeatures, "NoFeatures does not implement SemanticHead.features, which is required"),
-    (WrongChannels, "WrongChannels.features must return [N, 8, h, w] (its channels), got [2, 64, 4, 4]"),
+    (WrongChannels, "WrongChannels.features must return [N, 8, h, w] as set by `channels`; got [2, 64, 4, 4]"),
 ]
 
 

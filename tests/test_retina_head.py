@@ -165,7 +165,7 @@ def test_an_invalid_setting_of_the_retina_head_is_a_config_error(settings, messa
 
 
 def test_levels_with_different_channels_are_refused():
-    with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
+    with pytest.raises(ConfigError, match="RetinaHead needs levels with equal channels .*; got c3"):
         RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
 
 

@@ -35,7 +35,7 @@ class PanopticDeepLab(Model):
     """A backbone, an optional neck, a semantic head for all classes, and a head for instance centers and offsets.
 
     Each pixel of a thing class is assigned to the center nearest to the sum of its position and predicted offset. The
-    class of an instance is the most frequent class of its pixels (section 3.3). In the semantic loss, pixels of small
+    class of an instance is the most frequent class of its pixels (section 3.2). In the semantic loss, pixels of small
     instances have a larger weight. The defaults from `center_threshold` to `small_instance_area` are those of
     Detectron2's Panoptic-DeepLab project.
 
