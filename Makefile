@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
 # One process more than there are cores, since some tests wait for timeouts and other processes.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) + 1)")
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()) + 1)")
 STAMP := $(BIN)/../.chordate
 # An environment serves this clone when it was installed from this folder with this pyproject.toml.
 STATE = $(CURDIR) $(shell cksum < pyproject.toml)
