@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate.allowed_values import format_value
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.composition import (
     KeyPath,
     Origin,
@@ -37,6 +37,7 @@ __all__ = ["find_config", "list_configs", "list_section", "load_config", "packag
 log = logging.getLogger("chordate")
 
 
+@checked_call()
 def load_config(
     config: str | Path | Mapping[str, Any] | Config,
     options: Mapping[str, Any] | None = None,
@@ -64,7 +65,6 @@ def load_config(
         ConfigError: the config does not exist, raises an error, or has an unknown section (names that start with an
             underscore are the config's own variables).
     """
-    validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
     overrides = nested(options or {})
     if isinstance(config, Config):
