@@ -108,7 +108,7 @@ def test_targets_are_the_segments_of_the_png(tmp_path):
     assert instances.labels[0, :3].tolist() == [0, 0, 1] and instances.valid[0].sum() == 3
     assert instances.crowd[0, :3].tolist() == [False, True, False]
     assert instances.boxes[0, :3].tolist() == [[4, 6, 12, 16], [30, 0, 38, 9], [10, 10, 30, 25]]
-    assert targets.describe(0) == "2 instances, 1 crowd, 4 classes"
+    assert targets.describe(0) == "2 things, 2 stuff segments, 1 crowd"
 
 
 def test_the_order_of_the_models_classes_is_followed(tmp_path):
@@ -404,7 +404,7 @@ def test_boxes_and_masks_are_those_of_the_segments():
     assert found.boxes().tolist() == [[0, 0, 8, 3], [2, 3, 4, 5], [4, 4, 7, 6]]
     assert found.masks().sum((1, 2)).tolist() == found.areas.tolist()
     assert segment_boxes(found.ids, 4)[3].tolist() == [0, 0, 0, 0]
-    assert found.describe() == "2 things, 1 stuff"
+    assert found.describe() == "2 things, 1 stuff segment"
 
 
 def test_a_score_threshold_removes_segments_and_renumbers_the_others():
