@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoint_toys import own
-from test_panoptic_data import reader, write_panoptic
+from panoptic_files import reader, write_panoptic
 from torch import nn
 
 from chordate.errors import ConfigError, DataError
