@@ -10,7 +10,7 @@ import torch
 from annotation_folders import LINE, voc, voc_xml, yolo
 from coco_mutants import changed, clean_content, open_set, write_content, write_images
 from coco_referee import Truth, batch_of, detections, disturb, measure, random_truth
-from test_panoptic_data import write_panoptic
+from panoptic_files import write_panoptic
 
 from chordate.data import CocoPanoptic, VocDataset, YoloDataset
 from chordate.data.detected_boxes import ids_by_file_id, read_detected_boxes

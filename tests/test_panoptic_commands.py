@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -147,7 +148,7 @@ def test_predicting_keeps_every_segment_that_the_model_returns_unless_a_threshol
 def test_panoptic_samples_can_be_browsed_and_models_summarized(trained, tmp_path, capsys):
     config, root, _ = trained
     assert main(["browse", str(config), "--data-root", str(root), "--out", str(tmp_path), "--count", "4"]) == 0
-    assert "classes" in (tmp_path / "index.html").read_text() and "instance" in (tmp_path / "index.html").read_text()
+    assert re.search(r"\d things?, \d stuff segments?", (tmp_path / "index.html").read_text())
     assert main(["summary", str(config)]) == 0
     assert "FLOPs" in capsys.readouterr().out
 

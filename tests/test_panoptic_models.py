@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from checkpoint_toys import own
 from detection_toys import train_on_fake_tensors
-from test_panoptic_data import reader, write_panoptic
+from panoptic_files import reader, write_panoptic
 from torch import nn
 
 from chordate.errors import ConfigError, DataError
