@@ -339,7 +339,7 @@ def test_a_dilated_network_equals_the_strided_one_on_a_finer_grid(name, options,
 @pytest.mark.parametrize("name", takes("output_stride"))
 @pytest.mark.parametrize("output_stride", [4, 64, "16"])
 def test_an_output_stride_that_a_backbone_does_not_have_is_refused(name, output_stride):
-    says = "output_stride must be one of 8, 16, 32, got|only for networks whose stride is 32"
+    says = "output_stride must be one of 8, 16, 32, got|output_stride must be 32 with small_stem"
     with pytest.raises(ConfigError, match=says):
         shapes_of(name, output_stride=output_stride)
 

@@ -140,7 +140,7 @@ def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
 
 def test_a_dataset_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, [])
-    assert "no image with an instance of its classes" in error_line(tmp_path, filter_empty=True)
+    assert "no image has an instance of the used classes" in error_line(tmp_path, filter_empty=True)
 
 
 def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_an_error_in_on_train_end_hides_no_earlier_error_and_skips_no_callback(t
     trainer = toy_trainer(tmp_path / "broken", callbacks=[EndsBadly("disk full"), CSVLogger(), Broken()])
     with pytest.raises(RuntimeError, match="the real error"):
         trainer.train()
-    assert "EndsBadly.on_train_end: OSError('disk full')" in log_text(trainer)
+    assert "EndsBadly.on_train_end raised OSError('disk full')" in log_text(trainer)
     assert (trainer.log_dir / "log.csv").exists()
 
 

@@ -104,7 +104,7 @@ def test_a_detector_of_version_2_has_the_settings_of_the_config():
     ("text", "note"),
     [
         (None, "the file has no config"),
-        ("model = dict(type='FCOS')", "cannot be converted; its other settings are guessed: ConfigError: model.type"),
+        ("model = dict(type='FCOS')", "the file's config cannot be converted: ConfigError: model.type"),
         ("model = dict(type='FasterRCNN', backbone=3)", "cannot be converted"),
         ("model = dict(type='FasterRCNN', roi_head=dict(bbox_head=[[]]))", "cannot be converted"),
         ("model = 3", ""),

@@ -285,7 +285,7 @@ ONE = torch.zeros(1)
         ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight must be a dense, unquantized tensor"),
         (
             {"backbone.body.layer1.0.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.weight": ONE},
-            "has the names of torchvision's weights (TorchvisionRCNN), but cannot be converted: KeyError",
+            "has tensor names of torchvision (TorchvisionRCNN), but cannot be converted: KeyError",
         ),
     ],
     ids=[

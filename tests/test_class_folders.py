@@ -182,7 +182,7 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
     assert caplog.messages == [
-        f"{folders}/train: images of classes that are not in the model (1) are ignored: blue (4), green (4)"
+        f"{folders}/train: images of classes not in the model (it has 1) are ignored: blue (4), green (4)"
     ]
 
 

@@ -154,7 +154,7 @@ class CountOnly(Metric):
     ("option", "message"),
     [
         ("--report", "--report: this metric has no report"),
-        ("--predictions", "--predictions: CountOnly does not keep predictions"),
+        ("--predictions", "--predictions: CountOnly does not save predictions; implement its method save_predictions"),
     ],
 )
 def test_output_that_a_metric_cannot_write_is_refused_before_the_evaluation(

@@ -95,7 +95,7 @@ def test_detected_boxes_are_matched_by_the_ids_of_the_file(root, tmp_path, renam
     assert [box[0] for box in found.boxes.tolist()] == [1, 4]
     assert [dataset.labels[id] for id in found.category_ids.tolist()] == [1, 1]
     (tmp_path / "boxes.json").write_text(json.dumps([results[0] | {"image_id": "other"}]))
-    with pytest.raises(DataError, match="first to image other"):
+    with pytest.raises(DataError, match="first belongs to image other"):
         read_detected_boxes(tmp_path / "boxes.json", ids_by_file_id(images), ids_by_file_id(categories))
 
 

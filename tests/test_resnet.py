@@ -342,10 +342,10 @@ def test_a_thin_network_equals_the_full_one_with_the_additional_weights_at_zero(
         ({"depth": 50, "multi_grid": (1, 2)}, "must be 3 numbers"),
         ({"depth": 18, "groups": 32, "group_width": 4}, "groups must be 1 .* without bottlenecks"),
         ({"depth": 50, "drop_path": 1.0}, "drop_path must be ≥ 0 and < 1, got 1.0"),
-        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 without shortcuts"),
+        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 with shortcut=.none."),
         ({"depth": 50, "base_channels": 0}, "base_channels must be ≥ 1"),
         ({"depth": 50, "stem": "9x9"}, "stem must be one of"),
-        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a trainable norm"),
+        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, 'zero_init_last needs norm "BN", "SyncBN" or "GN"'),
     ],
     ids=str,
 )

@@ -150,7 +150,7 @@ def test_boxes_can_be_clipped_after_nms_as_in_detectron2():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
+        ({"levels": ["p2", "p9"]}, r'RetinaHead needs feature maps "p2", "p9", .*no "p9"'),
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
         (
             {"iou_thresholds": (0.5, 0.4)},

@@ -82,7 +82,9 @@ def test_a_config_that_does_not_fit_the_weights_is_one_line(pretrained, changed,
     with pytest.raises(CheckpointError) as caught:
         recognized_config(find_weights(contents))
     error = str(caught.value)
-    assert f"has the names of smp's weights, but their network is unknown ({message}" in error and "\n" not in error
+    assert (
+        f"has tensor names of smp, but its architecture cannot be determined ({message}" in error and "\n" not in error
+    )
 
 
 def test_only_the_arguments_of_the_network_are_in_the_config(pretrained):
