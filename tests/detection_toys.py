@@ -20,7 +20,7 @@ def pyramid(channels: int = 16, levels: int = 5) -> dict[str, FeatureSpec]:
 
 
 def feature_maps(side: int, channels: int = 16, images: int = 2, levels: int = 5) -> dict[str, Tensor]:
-    """Random feature maps `[images, channels, side / stride, side / stride]`, float32."""
+    """Random feature maps `[images, channels, S, S]`, float32; S is side / stride, rounded up."""
     return {
         f"p{i + 2}": torch.randn(images, channels, -(-side // stride), -(-side // stride))
         for i, stride in enumerate(STRIDES[:levels])

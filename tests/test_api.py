@@ -154,7 +154,7 @@ def test_a_part_in_training_mode_is_refused(model, picture):
 
 
 def test_eight_threads_at_once_predict_the_same_as_one():
-    """Prediction does not change the model's state, so results and BatchNorm statistics equal those of one thread."""
+    """Prediction changes neither the mode nor the state dict of the model, so threads do not affect each other."""
     classifier = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=10)
     detector = chordate.build_model(DEMO, num_classes=5, pretrained=False)
     torch.nn.init.normal_(detector.box.cls_score.weight, std=0.3)

@@ -25,7 +25,7 @@ def open_set(root: Path, **settings) -> CocoDataset:
 
 
 def error_line(root: Path, **settings) -> str:
-    """The error message if opening the dataset or reading its first image fails."""
+    """The one-line message of the error that opening the dataset or reading its first image must raise."""
     with pytest.raises(DataError) as error:
         open_set(root, **settings)[(0, 0)]
     message = str(error.value)

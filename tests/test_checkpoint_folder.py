@@ -152,9 +152,7 @@ def test_last_checkpoint_names_only_checkpoints_in_its_folder(
     folder.save("epoch_1.pt", checkpoint(1))
     (tmp_path / "run" / "last_checkpoint").write_text(name.format(tmp=tmp_path))
     assert folder.newest() == tmp_path / "run" / "epoch_1.pt"
-    assert (
-        "instead of epoch_<n>.pt or iteration_<n>.pt; the name is ignored" in caplog.text and "\x1b" not in caplog.text
-    )
+    assert "instead of epoch_<n>.pt or iteration_<n>.pt; it is ignored" in caplog.text and "\x1b" not in caplog.text
 
 
 def test_only_temporary_files_of_a_run_are_removed(tmp_path: Path) -> None:
@@ -179,7 +177,7 @@ class Bomb:
 
 
 def broken(tmp_path: Path, kind: str) -> Path:
-    """Write a checkpoint that is truncated, empty or has one invalid field, as `kind` says."""
+    """Write a checkpoint; replace, change or delete it as `kind` says; return its path."""
     toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)

@@ -28,7 +28,7 @@ SETTINGS = [
 
 @BACKBONES.register_module()
 class SmallBackbone(Backbone):
-    """The smallest backbone that FPN accepts; with `infinite=True` its outputs are infinite or NaN."""
+    """A backbone of one convolution per feature map; with `infinite=True`, its outputs are infinite or NaN."""
 
     def __init__(self, infinite: bool = False):
         super().__init__()

@@ -107,7 +107,7 @@ def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_
 
 
 def with_points_for_all(predictions: dict, keypoints: int) -> dict:
-    """Adds keypoints to detections of all classes, as a keypoint head predicts them."""
+    """Adds keypoints to detections of all classes, as a keypoint head predicts them, and removes the masks."""
     complete = {}
     for image_id, d in predictions.items():
         points = torch.zeros(len(d), keypoints, 3)
@@ -150,7 +150,7 @@ def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
 
 
 def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **changed) -> dict[str, float]:
-    """One object of 100 square pixels, and a detection whose keypoints are `offset` pixels too far to the right."""
+    """Metrics of a detection whose keypoints are `offset` px too far to the right; the object's area is 100 px²."""
     points = np.array([[10 + 3 * n, 20, 2] for n in range(count)])
     annotation = {
         "id": 0, "image_id": 1, "category_id": 5, "bbox": [10, 15, 20, 10], "area": 100, "iscrowd": 0,

@@ -160,7 +160,7 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
         (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate): its config cannot be determined; name it: --config CONFIG"),
         (
             ["{}/plain.pth", "{}/x.pt"],
-            "plain.pth (unknown library): its config cannot be determined; name it: --config CONFIG",
+            "plain.pth (unknown library): its config cannot be determined; name it: --config",
         ),
         (["{}/none.pth", "{}/x.pt"], "no checkpoint"),
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),

@@ -27,7 +27,7 @@ def draw_classification(
 def draw_class_targets(
     targets: ClassTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the name of the class; for soft targets (MixUp, CutMix), the classes with weight > 0, largest first."""
+    """Draw the class; for soft targets (MixUp, CutMix), all classes of weight > 0 with their weights, largest first."""
     return draw_annotations(image, class_annotations(targets.labels[index], image, meta), long_side)
 
 

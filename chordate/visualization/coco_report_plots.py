@@ -114,7 +114,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's error types (Bolya et al. 2020, section 2.2): AP50 gained by fixing the errors of each type, and their count."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): for each, the AP50 gained by fixing it, and its count."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]

@@ -75,7 +75,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Get the iterations, and the values of the field `name`, with NaN where the field is missing or null (non-finite)."""
+    """Get the iterations, and the values of the field `name`, with NaN for missing and null (non-finite) values."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 

@@ -1,1 +1,1 @@
-"""Reads checkpoints from files and URLs without running code from them, and loads every known format; see `docs/weights.md`."""
+"""Reads checkpoints from files and URLs without running their code, and loads every known format (docs/weights.md)."""

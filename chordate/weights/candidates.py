@@ -1,4 +1,4 @@
-"""Candidate state dicts of a checkpoint: all or some tensors, unchanged, and converted by each format that recognizes them."""
+"""Candidate state dicts of a checkpoint: all or some tensors, unchanged, and converted by each matching format."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
 # Prefixes that wrappers add to tensor names. EMA weights are preferred, so their prefixes are first, and `teacher.`
-# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile `_orig_mod.`, and Lightning modules add
-# `model.`, `net.` or `network.`.
+# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile adds `_orig_mod.`, and Lightning
+# modules often add `model.`, `net.` or `network.`.
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
     *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
 )
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
-_MAX_PARTS = (
-    32  # limit on the prefixes that are tried, since each is tried with all formats; real files have at most 10
-)
+_MAX_PARTS = 32  # limit on the prefixes tried, since each format tries them all; real files have at most about 10
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def recognize(weights: Weights) -> Recognized:
     empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
     if empty is not None:  # a tensor without elements can have any shape, so a tiny file could ask for a huge layer
         raise CheckpointError(
-            f"{weights.source}: {printable(empty, 160)} has no elements, so the config is not inferred; name it: --config CONFIG"
+            f"{weights.source}: {printable(empty, 160)} has no elements, so the config is not inferred; name it: "
+            f"--config CONFIG"
         )
     libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):

@@ -80,7 +80,7 @@ class CheckpointFolder:
         """Write the checkpoint `name`, update `last_checkpoint`, and delete the oldest checkpoints beyond `keep`.
 
         Raises:
-            CheckpointError: the disk is full, the folder is not writable, or `state` has a value of a type that cannot be
+            CheckpointError: the disk is full, the folder is not writable, or `state` has a value whose type cannot be
                 loaded safely. Older checkpoints are unchanged.
         """
         self.write(name, state)
@@ -127,7 +127,7 @@ class CheckpointFolder:
                 os.replace(path, target / path.name)
         except OSError as error:
             raise CheckpointError(
-                f"{target}: the checkpoints of an earlier run cannot be moved there ({error.strerror or error})"
+                f"{target}: earlier checkpoints cannot be moved there ({error.strerror or error})"
             ) from error
         return target
 
@@ -151,9 +151,7 @@ class CheckpointFolder:
             name = file.read(256).strip()
         if not name or NAME.fullmatch(name):
             return name
-        logger.warning(
-            f"{pointer} names {printable(name)} instead of epoch_<n>.pt or iteration_<n>.pt; the name is ignored"
-        )
+        logger.warning(f"{pointer} names {printable(name)} instead of epoch_<n>.pt or iteration_<n>.pt; it is ignored")
         return None
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -203,7 +201,8 @@ class CheckpointFolder:
         if readable and damaged:
             names = ", ".join(printable(str(self.folder / name), None) for name in sorted(damaged))
             logger.warning(
-                f"{names} cannot be read (missing or damaged); the newest readable checkpoint is used: {max(readable)[1].name}"
+                f"{names} cannot be read (missing or damaged); the newest readable checkpoint is used: "
+                f"{max(readable)[1].name}"
             )
         return max(readable)[1] if readable else None
 

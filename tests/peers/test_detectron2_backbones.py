@@ -1,4 +1,4 @@
-"""Chordate's backbones in Detectron2's models: outputs equal those with Detectron2's backbones, and models train.
+"""Chordate's backbones in Detectron2's models: equal feature maps, and training. Detectron2's backbones in Chordate.
 
 Skipped without Detectron2, which is built from its source: `FORCE_CUDA=0 pip install --no-build-isolation
 git+https://github.com/facebookresearch/detectron2`.
