@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from chordate.arguments import Fraction, PositiveInt, validate_arguments
+from chordate.arguments import Fraction, PositiveInt, checked_call
 from chordate.config import list_configs
 from chordate.data.image_files import image_files
 from chordate.data.image_io import read_image
@@ -40,6 +40,7 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return BACKBONES.names(pattern)
 
 
+@checked_call()
 @torch.inference_mode()
 def predict(
     model: Model,
@@ -76,8 +77,6 @@ def predict(
             not take boxes.
         DataError: an image cannot be read, or boxes are invalid.
     """
-    settings = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
-    validate_arguments(predict, settings | {"model": model}, "predict")
     first = next(model.parameters())
     half = precision == "bf16" or (precision == "auto" and first.dtype == torch.float32 and _is_ampere(first.device))
     objects = None if boxes is None else _objects(model, images, boxes)
@@ -91,6 +90,7 @@ def predict(
     return [prediction.above(score_threshold) for prediction in predictions]
 
 
+@checked_call()
 @torch.inference_mode()
 def features(
     model: Model, images: AnyImage | Sequence[AnyImage], *, map: str | None = None, batch_size: PositiveInt = 1
@@ -109,7 +109,6 @@ def features(
             in training mode.
         DataError: an image cannot be read, or `images` is empty.
     """
-    validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
     vectors = [feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)]
     if not vectors:
         raise DataError("features: there are no images; pass at least one")

@@ -21,10 +21,12 @@ class Origin(NamedTuple):
     Attributes:
         rank: position among the layers; later layers override earlier ones.
         source: name of the layer in messages, such as the file's path, `config` (a dict) or `--cfg-options`.
+        is_packaged: whether the layer is a config file of the package.
     """
 
     rank: int
     source: str
+    is_packaged: bool = False
 
 
 Origins = dict[KeyPath, Origin]

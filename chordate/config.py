@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate.allowed_values import format_value
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.composition import (
     KeyPath,
     Origin,
@@ -29,7 +29,7 @@ from chordate.config_files import config_layers, dict_layers, read_text
 from chordate.config_names import find_config, list_configs, packaged_configs
 from chordate.custom_imports import import_custom_modules
 from chordate.errors import ChordateError, ConfigError
-from chordate.registry import settings_of
+from chordate.registry import not_inherited, settings_of
 from chordate.section_names import SECTIONS, no_section
 
 __all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "part_section", "section"]
@@ -37,6 +37,7 @@ __all__ = ["find_config", "list_configs", "list_section", "load_config", "packag
 log = logging.getLogger("chordate")
 
 
+@checked_call()
 def load_config(
     config: str | Path | Mapping[str, Any] | Config,
     options: Mapping[str, Any] | None = None,
@@ -64,7 +65,6 @@ def load_config(
         ConfigError: the config does not exist, raises an error, or has an unknown section (names that start with an
             underscore are the config's own variables).
     """
-    validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
     overrides = nested(options or {})
     if isinstance(config, Config):
@@ -86,7 +86,7 @@ def load_config(
             filename, text = f"{file_or_composition.name}.py", f'base = "{file_or_composition.name}"\n'
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
-        merge(tree, layer.values, Origin(rank, layer.source), origins)
+        merge(tree, layer.values, layer.origin(rank), origins)
         rank += 1
     merge(tree, overrides, Origin(rank, source), origins, into_lists=True)
     _replace_length(tree, origins)
@@ -235,7 +235,8 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
     """Remove, in place, inherited settings that a component's new `type` does not accept.
 
     Returns:
-        A log line for each component that lost settings.
+        A log line for each component that lost settings. The line leaves out the packaged configs' settings that the
+        new type never inherits, such as the paths of COCO's files: they describe data that the user does not have.
     """
     lines: list[str] = []
     if isinstance(node, list | tuple):
@@ -248,12 +249,17 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
     dropped = [key for key in inherited if accepted is not None and key not in accepted]
     for key in dropped:
         del node[key]
-    if dropped:
-        by, *others = (origin_of(origins, (*path, key)) for key in ("type", *dropped))
+    from_layers = {key: origin_of(origins, (*path, key)) for key in dropped}
+    reported = {
+        key: origin.source
+        for key, origin in from_layers.items()
+        if origin and not (origin.is_packaged and key in not_inherited(node["type"]))
+    }
+    if reported:
+        by, sources = origin_of(origins, (*path, "type")), " and ".join(dict.fromkeys(reported.values()))
         lines.append(
             f"{by.source if by else 'config'}: {'.'.join(path)}.type={node['type']} does not accept "
-            f"{', '.join(dropped)}; dropped the settings inherited from "
-            + " and ".join(dict.fromkeys(origin.source for origin in others if origin))
+            f"{', '.join(reported)}; dropped the settings inherited from {sources}"
         )
     for key, item in node.items():
         lines += _drop_replaced(item, origins, (*path, str(key)))

@@ -37,6 +37,11 @@ class Layer(NamedTuple):
     path: Path | None
     values: dict[str, Any]
 
+    def origin(self, rank: int) -> Origin:
+        """The Origin of the layer's settings; `rank` is its position among the layers."""
+        is_packaged = self.path is not None and self.path.resolve().is_relative_to(package_root().resolve())
+        return Origin(rank, self.source, is_packaged)
+
 
 def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
     """The config layers of a result of `find_config`, base files first. `inside` and errors are as in `file_layers`."""
@@ -207,7 +212,7 @@ def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]
 def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for rank, layer in enumerate(layers):
-        merge(values, layer.values, Origin(rank, layer.source), {})
+        merge(values, layer.values, layer.origin(rank), {})
     return values
 
 

@@ -10,12 +10,13 @@ import PIL.Image
 from torch import Tensor
 
 from chordate.api import AnyImage, read_images
-from chordate.arguments import Fraction, PositiveInt, validate_arguments
+from chordate.arguments import Fraction, PositiveInt, checked_call
 from chordate.errors import ConfigError
 from chordate.structures import DatasetMeta
 from chordate.visualization import canvas, task_drawing
 
 
+@checked_call()
 def draw(
     prediction: Any,
     image: AnyImage,
@@ -46,13 +47,10 @@ def draw(
     one = not isinstance(image, list | tuple) and getattr(image, "ndim", 3) in (2, 3)
     if meta is None or not one or isinstance(prediction, str | Path | np.ndarray | Tensor | PIL.Image.Image | list):
         got = f"{type(prediction).__name__}, {type(image).__name__}" + ("" if meta is None else ", meta")
-        raise ConfigError(
-            f"draw takes one prediction and one image: call draw(prediction, image, model.meta); got draw({got})"
-        )
-    options: dict[str, Any] = {"score_threshold": score_threshold, "long_side": long_side}
-    validate_arguments(draw, {"meta": meta, **options}, "draw")
+        raise ConfigError(f"call draw(prediction, image, model.meta), with one prediction and image; got draw({got})")
     channels = 3
     if isinstance(image, Tensor | np.ndarray) and image.ndim == 3:
         channels = image.shape[0 if isinstance(image, Tensor) else -1]
     pixels, _ = next(read_images(image, channels, meta.white_level))
-    return task_drawing.draw(prediction, canvas.to_picture(pixels), meta, **options)
+    picture = canvas.to_picture(pixels)
+    return task_drawing.draw(prediction, picture, meta, score_threshold=score_threshold, long_side=long_side)

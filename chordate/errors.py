@@ -31,6 +31,7 @@ _SETTINGS_HERE = {
     "data_preprocessor": ("preprocess",),
     **dict.fromkeys(("learning_rate", "base_lr", "lr0"), ("lr",)),
     "num_classes": ("classes",),
+    **dict.fromkeys(("conf", "conf_thres", "box_score_thresh"), ("score_threshold",)),
 }
 _CLASS_COUNT = "the number of classes comes from the dataset; train_data.dataset.classes selects a subset"
 # Libraries whose networks are not looked up by name: the adapter of each, and the prefix of its argument `model`.

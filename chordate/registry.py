@@ -234,12 +234,25 @@ def settings_of(plug: Any) -> set[str] | None:
     registry has the type. Settings in the type's `not_inherited` are left out."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
+    classes = _classes_of(plug)
+    names = {name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings)}
+    return names - not_inherited(plug) or None
+
+
+def not_inherited(plug: Any) -> set[str]:
+    """The names of the settings that a type never accepts from an inherited config of another type, see
+    `Dataset.not_inherited`."""
+    return {name for _, cls in _classes_of(plug) for name in getattr(cls, "not_inherited", ())}
+
+
+def _classes_of(plug: Any) -> list[tuple[PlugRegistry, Any]]:
+    """The registries that have a type or variant of this name, each with its class."""
+    if not isinstance(plug, str):
+        return []
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
     if not holders:
         holders = [registry for registry in _registries if plug in registry.names()]
-    classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
-    names = (name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings))
-    return set(names).difference(*(getattr(cls, "not_inherited", ()) for _, cls in classes)) or None
+    return [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
 
 
 # These are not arguments of a backbone's class: `load_pretrained` reads them from the built backbone.

@@ -251,3 +251,28 @@ def test_an_unknown_precision_is_refused(model, picture):
 def test_a_batch_size_below_one_image_is_refused(model, picture):
     with pytest.raises(ConfigError, match="batch_size must be ≥ 1, got 0"):
         chordate.predict(model, picture, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("predict", {"score_thr": 0.3}, 'predict "score_thr"; did you mean "score_threshold"'),
+        ("predict", {"conf": 0.3}, 'predict "conf"; did you mean "score_threshold"'),
+        ("features", {"batchsize": 2}, 'features "batchsize"; did you mean "batch_size"'),
+        ("draw", {"score_thr": 0.3}, 'draw "score_thr"; did you mean "score_threshold"'),
+        ("build_model", {"num_class": 3}, 'build_model "num_class"; did you mean "num_classes"'),
+        ("train", {"epochs": 1}, 'train "epochs"; the settings of a run, such as train.epochs, are in its config'),
+    ],
+)
+def test_an_unknown_argument_of_a_public_function_is_answered_with_the_right_one(function, arguments, message):
+    with pytest.raises(ConfigError, match=f"unknown setting of {message}"):
+        getattr(chordate, function)(DEMO, "a.jpg", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("create_model", "build_model"), ("get_model", "build_model"), ("inference_detector", "predict")]
+)
+def test_a_function_of_another_framework_is_answered_with_ours(name, ours):
+    assert ours in chordate.__all__ and not hasattr(chordate, name)
+    with pytest.raises(AttributeError, match=f"^module 'chordate' has no attribute '{name}'; use chordate.{ours}$"):
+        getattr(chordate, name)

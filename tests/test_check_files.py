@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from class_folders import write_folders
 from label_images import folder, masks_of, write
-from test_panoptic_data import write_panoptic
+from panoptic_files import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from panoptic_files import reader, write_panoptic
 from processes import forkserver
 from stick_figures import write_figures
-from test_panoptic_data import reader, write_panoptic
 from test_pose_metric import figures, perfect, uneven
 from test_semantic_data import folder, write_folder
 

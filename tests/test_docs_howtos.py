@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ pytestmark = pytest.mark.usefixtures("without_curves")
 __all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/coming-from.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_the_pages_backbones() -> Iterator[None]:
+    """After the tests, removes the backbones that the modules of the pages register: other tests list all backbones."""
+    backbones = registry.BACKBONES
+    before = set(backbones.names())
+    yield
+    for name in set(backbones.names()) - before:
+        backbones.variants.pop(name, None)
+        backbones.module_dict.pop(name, None)
+    sys.modules.pop("my_network", None)  # another import would register them again
 
 
 # Your own data

@@ -84,6 +84,7 @@ def test_a_dilated_stage_keeps_its_stride():
     assert pyramid["p6"].shape == (1, 4, 2, 2)
 
 
+@pytest.mark.slow  # test_training_steps.py always compiles a detector with an FPN
 def test_fpn_traces_as_one_graph():
     fpn = FPN(SPECS, 4, extra="c5", norm="BN").eval()
     maps = features(65, 97)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 
 import numpy as np
@@ -65,10 +66,13 @@ def advised(message: str) -> list[dict]:
     ],
     ids=str,
 )
-def test_every_advised_setting_opens_the_dataset(tmp_path, classes, settings, values):
+def test_every_advised_setting_opens_the_dataset(tmp_path, caplog, classes, settings, values):
     write(tmp_path, masks_of(values))
     try:
-        (message,) = folder(tmp_path, classes, **settings).health_report
+        with caplog.at_level(logging.INFO):
+            report = folder(tmp_path, classes, **settings).health_report
+        (message,) = [*report, *caplog.messages]
+        assert bool(report) == ("background" not in settings)  # what the config says is no warning
     except DataError as caught:
         message = str(caught)
     settings = [settings | change for change in advised(message)]

@@ -288,10 +288,11 @@ def test_zero_init_makes_blocks_identities(depth):
     ("name", "options"),
     [
         ("resnet18", {"norm": "FrozenBN", "frozen_stages": 1, "shortcut": "A"}),
-        pytest.param("resnet18d", {"output_stride": 8, "out": ["c4"]}, marks=pytest.mark.slow),
+        ("resnet18d", {"output_stride": 8, "out": ["c4"]}),
     ],
     ids=str,
 )
+@pytest.mark.slow  # test_backbones.py and test_conv_norm.py always compile small ResNets
 def test_resnet_traces_as_one_graph(name, options):
     torch._dynamo.reset()
     model = BACKBONES.build({"type": name, "out": ["c3"], **options}).train()

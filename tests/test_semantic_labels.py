@@ -21,7 +21,7 @@ def test_masks_of_0_and_255_are_0_and_1_although_255_is_ignored_by_default(tmp_p
     for index, mask in enumerate(masks):
         assert np.array_equal(dataset.labels_of(index).numpy(), mask // 255)
     (line,) = [record.message for record in caplog.records]
-    assert 'masks of 0 and 255: 255 is "yes", not ignored' in line
+    assert line.endswith('masks of 0 and 255: 255 is "yes", not ignored; to ignore 255, set ids=[0, 1]')
 
 
 def test_two_images_with_one_label_image_are_an_error_that_names_both(tmp_path):

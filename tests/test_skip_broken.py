@@ -11,8 +11,8 @@ import pytest
 import torch
 from class_folders import write_folders
 from loading import open_loader
+from panoptic_files import write_panoptic
 from stick_figures import detected, write_figures
-from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main

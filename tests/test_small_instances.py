@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_panoptic_data import reader, write_panoptic
+from panoptic_files import reader, write_panoptic
 from test_panoptic_models import META, panoptic_deeplab
 from torch.nn import functional as F
 

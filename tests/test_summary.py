@@ -255,3 +255,9 @@ def test_the_input_size_is_the_pipelines_or_is_marked_as_assumed(config, size, a
     title = f"configs whose pipeline sets no size: {size} assumed"
     assert (lines[0].strip() == title) == assumed
     assert any("assumed" in line for line in printed(capsys, config, "--size", "64", "64")) is False
+
+
+def test_a_config_file_is_listed_by_the_name_that_its_runs_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(summary, "multiply_adds", lambda *_: 0.0)
+    (tmp_path / "own.py").write_text('base = "resnet20_cifar10"\n')
+    assert any(re.match(r"│ own +│", line) for line in printed(capsys, str(tmp_path / "own.py")))

@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
                 assumed.append(f"{size[0]}×{size[1]}")
             if config_meta(cfg) is None:
                 notes.append(CLASSES_NOTE)
-            table.add_row(*map(Text, (Path(name).name, *row(model, size, model.feature_specs()))))
+            title = Path(name).stem if Path(name).is_file() else name
+            table.add_row(*map(Text, (title, *row(model, size, model.feature_specs()))))
         for name in sorted(backbones, key=by_number):
             notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):

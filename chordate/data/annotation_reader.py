@@ -16,8 +16,6 @@ from chordate.data.coco_geometry import (
 from chordate.data.findings import Findings
 from chordate.text import printable
 
-UNUSABLE_POLYGON = "segmentation with a polygon that is not three or more points, which is ignored"
-
 
 class AnnotationReader:
     """Reads annotations one by one, and collects their problems.
@@ -92,11 +90,12 @@ class AnnotationReader:
         if isinstance(value, Mapping):
             encoding, reason = parse_rle(value, *size)
             if reason:
-                self.findings.error("the RLE in segmentation does not fit its image", id, reason)
+                self.findings.error("the RLE in segmentation does not fit its image", id, reason, left_out="masks")
             return encoding
         polygons, unusable = parse_polygons(value) if isinstance(value, list) else ([], 1)
         if unusable:
-            self.findings.repair(UNUSABLE_POLYGON, id)
+            problem = "segmentation with a polygon that is not three or more points, which is ignored"
+            self.findings.repair(problem, id)
         elif not isinstance(value[0], list):
             self.findings.repair("segmentation is one polygon without the list around it", id)
         return polygons or None
@@ -120,7 +119,7 @@ class AnnotationReader:
         keypoints = parse_keypoints(value, count) if isinstance(value, list) else None
         if keypoints is None:
             problem = "keypoints are not three finite numbers per keypoint of the category, with visibility 0, 1 or 2"
-            self.findings.error(problem, id, f"{quote(value)} for {count} keypoints")
+            self.findings.error(problem, id, f"{quote(value)} for {count} keypoints", left_out="keypoints")
             return
         fields["keypoints"] = keypoints
         labeled = parse_number(record.get("num_keypoints"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
+from chordate.data.annotation_reader import AnnotationReader
 from chordate.data.coco_geometry import MAX_RLE_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
@@ -33,6 +33,8 @@ CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
 ALL = 2**63 - 1  # the largest possible image id: all images were checked
 WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2, -1, … as 1
+LIST_OR_ID = re.compile(rb'"(?:(images|annotations|categories|licenses)"\s*:\s*\[|id"\s*:\s*(\d+))')
+MAX_SEARCHED = 2**27  # bytes; larger files are not searched for duplicate ids: in train2017, this would take a second
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class OpenedAnnotations:
 
 
 def open_index(path: Path) -> hotcoco.COCO | None:
-    """Open an annotation file; None if hotcoco refuses it.
+    """Open an annotation file; None if hotcoco refuses it, or would print a warning of its own about duplicate ids.
 
     Raises:
         DataError: the file does not exist.
@@ -63,10 +65,29 @@ def open_index(path: Path) -> hotcoco.COCO | None:
     with open(path, "rb") as file:
         if not file.read(100).lstrip().startswith(b"{"):  # hotcoco would accept a list, too
             return None
+    if path.stat().st_size <= MAX_SEARCHED and _has_duplicate_ids(path):
+        return None
     try:
         return hotcoco.COCO(str(path))
     except ValueError:
         return None
+
+
+def _has_duplicate_ids(path: Path) -> bool:
+    """Whether an id occurs twice in a list of a file, by a search of its text, without decoding the JSON.
+
+    An `id` in a nested object also counts; the file is then normalized, which takes longer but gives the same result.
+    """
+    ids: set[bytes] = set()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for match in LIST_OR_ID.finditer(data):
+            if match[1]:
+                ids.clear()
+            elif match[2] in ids:
+                return True
+            else:
+                ids.add(match[2])
+    return False
 
 
 def check_annotations(
@@ -165,11 +186,8 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
         else:
             none = False
     if ids and none:
-        usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
-        raise DataError(
-            f"{source}: {name_annotation(ids[0])} has no {usable}segmentation; masks=True needs one, but none of the "
-            f"{pluralize(total, 'object')} has a usable mask; add masks, or set masks=False"
-        )
+        objects = f"{pluralize(total, 'object')}, the first: {name_annotation(ids[0])}"
+        raise DataError(f"{source}: no object has a usable mask ({objects}); add masks, or set masks=False")
     line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
 

@@ -129,7 +129,7 @@ def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
         if not name:
             findings.error("category without a name", record["id"], quote(record.get("name")))
         elif name in names:
-            findings.error("several categories have the same name; rename them", record["id"], quote(name))
+            findings.error("categories with the name of an earlier category; rename them", record["id"], quote(name))
         if not name or name in names:
             del categories[key]
         names.add(name)

@@ -48,7 +48,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
             to the result of `find_white_level`. None determines it for each image separately.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
-            defaults here.
+            defaults here. If they are a packaged config's, they are dropped without a log message.
     """
 
     meta: DatasetMeta = DatasetMeta()

@@ -6,6 +6,7 @@ The other files are checked when they are read.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from chordate.data.image_headers import image_sizes
-from chordate.data.label_encoding import BACKGROUND, LabelEncoding, remedy_of
+from chordate.data.label_encoding import BACKGROUND, Background, LabelEncoding, remedy_of
 from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.errors import BrokenFile, DataError
 
@@ -23,6 +24,7 @@ SAMPLE = 32  # number of label files to check
 MAX_COLOR_PIXELS = 1 << 18
 LISTED = 5  # maximum number of values in a message
 TWO_VALUED = {0, 255}  # the values of binary masks from image editors and annotation tools
+log = logging.getLogger("chordate")
 
 
 @dataclass
@@ -119,16 +121,20 @@ def wrong_label_size(label: Path, size: tuple[int, int], image: Path, image_size
     return f"{label}: {size[1]}×{size[0]}, but its image {image.name} is {image_size[1]}×{image_size[0]}"
 
 
-def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> tuple[LabelEncoding, list[str]]:
+def check_encoding(
+    survey: LabelSurvey, encoding: LabelEncoding, source: Path, background: Background | None = None
+) -> tuple[LabelEncoding, list[str]]:
     """Check that each value in a dataset's label files is a class or is ignored.
 
     Binary masks with the values 0 and 255 are a special case: if the config does not set ids and the last class has the
-    default id 1, its id becomes 255, although 255 is ignored by default.
+    default id 1, its id becomes 255, although 255 is ignored by default. The log says so; it is no warning if
+    `background` is set.
 
     Args:
         survey: the values in the dataset's files.
         encoding: the encoding that the config sets.
         source: folder of the label files, for messages.
+        background: the setting of this name.
 
     Returns:
         The encoding (with 255 as the id of the last class for such binary masks), and lines for the log.
@@ -141,10 +147,14 @@ def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
     if set(survey.ids) == TWO_VALUED and encoding.default_ids is not None and encoding.ids[-1:] == (1,):
-        advice = f"; set ids={list(encoding.default_ids)} to ignore it" if 255 in encoding.ignored_ids else ""
+        advice = f"; to ignore 255, set ids={list(encoding.default_ids)}" if 255 in encoding.ignored_ids else ""
         ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
         encoding = replace(encoding, ids=ids, ignored_ids=ignored)
-        report.append(f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored{advice}')
+        line = f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored{advice}'
+        if background is None:
+            report.append(line)
+        else:
+            log.info(line)
     meant = {*encoding.ids, *encoding.ignored_ids}
     unknown = [value for value in survey.ids if value not in meant]
     if unknown:

@@ -115,7 +115,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         starts.append(len(rows))
         files.append((images[key].file, file))
     table = np.array(rows, np.int64).reshape(-1, 3)
-    is_text = isinstance(keys[0], str)
+    is_text = any(isinstance(key, str) for key in keys)  # "5" becomes an integer, also beside "a"
     return PanopticIndex(
         image_ids=np.arange(len(keys)) if is_text else np.array(keys, np.int64),
         file_ids=[images[key].id for key in keys],

@@ -74,7 +74,7 @@ class SemanticDataset(Dataset):
         encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
         survey = survey_labels(pairs, self.read_pixels, skip_broken)
         source = Path(os.path.commonpath([label.parent for _, label in pairs]))
-        encoding, self.health_report = check_encoding(survey, encoding, source)
+        encoding, self.health_report = check_encoding(survey, encoding, source, background)
         encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
         if meta is None:
             self.meta = DatasetMeta(encoding.classes, palette=encoding.palette)

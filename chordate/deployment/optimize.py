@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.deployment.fold_norms import fold_norms
 from chordate.model_contracts import Model
 
 
+@checked_call()
 def optimize(model: Model, compile: bool | None = None) -> Model:
     """A faster copy of a model for inference, with the same predictions up to rounding (about 1e-6, relative).
 
@@ -25,7 +26,6 @@ def optimize(model: Model, compile: bool | None = None) -> Model:
         The copy, in evaluation mode. Its weights cannot be trained, and its state dict does not fit `model`, since the
         folded norms are missing.
     """
-    validate_arguments(optimize, {"model": model, "compile": compile}, "optimize")
     fast = fold_norms(model).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_cpu = next(fast.parameters()).device.type == "cpu"
     if compile or (compile is None and on_cpu and has_compiler()):

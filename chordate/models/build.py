@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from chordate.arguments import Names, PositiveInt, validate_arguments
+from chordate.arguments import Names, PositiveInt, checked_call
 from chordate.composition import Section, located
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, check_outputs
@@ -37,6 +37,7 @@ DEFAULT_PIPELINE = [  # the test pipeline of a config without val_data
 ]
 
 
+@checked_call()
 def build_backbone(
     backbone: str | Mapping[str, Any], *, pretrained: str | bool | None = None, **options: Any
 ) -> Backbone:
@@ -57,7 +58,6 @@ def build_backbone(
             `out_features`.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    validate_arguments(build_backbone, {"backbone": backbone, "pretrained": pretrained}, "build_backbone")
     config: dict[str, Any] = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
     if pretrained is not None:
         config["pretrained"] = pretrained
@@ -67,6 +67,7 @@ def build_backbone(
     return built.eval()
 
 
+@checked_call()
 def build_model(
     config: str | Path | Mapping[str, Any] | Config,
     *,
@@ -97,9 +98,6 @@ def build_model(
             the arguments contradict each other.
         CheckpointError: weights cannot be read, are of a different model, or were trained on other data than requested.
     """
-    arguments = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
-    arguments |= {"checkpoint": checkpoint, "pretrained": pretrained}
-    validate_arguments(build_model, arguments, "build_model")
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from chordate import launch
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
 from chordate.data.check_files import check_all_files
 from chordate.data.loader import build_dataset, build_loader, check_data_section
@@ -31,6 +31,7 @@ from chordate.weights.checkpoint_sources import check_exists
 from chordate.work_dir_lock import locked
 
 
+@checked_call(remedy="the settings of a run, such as train.epochs, are in its config")
 def train(
     config: str | Path | Mapping[str, Any] | Config,
     *,
@@ -62,7 +63,6 @@ def train(
             non-finite, another run is using `work_dir`, or the machine failed (see MachineError).
         SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
     """
-    validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
         raise ConfigError(f"resume={resume} continues with the resumed run's weights; leave out load_from={load_from}")
     cfg = load_config(config)

@@ -96,6 +96,7 @@ class Trainer:
         self.device = launch.device()
         self.channels_last = use_channels_last(settings.channels_last, self.device)
         self.config = config or Config({"optimizer": optimizer, "schedule": schedule, "train": train})
+        self.config_text = self.config.pretty_text  # made once, since every checkpoint has it and formatting is slow
         self.work_dir, self.resume, self.resumed = Path(work_dir), resume, False
         self.folder = CheckpointFolder(work_dir, settings.keep)
         self.progress = ProgressBar()

@@ -94,7 +94,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         "chordate": FORM,
         **weights,
         "meta": trainer.module.meta.to_dict(),
-        "config": trainer.config.pretty_text,
+        "config": trainer.config_text,
         "train": {
             "iteration": trainer.iteration,
             "steps_per_epoch": trainer.steps_per_epoch,

@@ -142,7 +142,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
     pen = ImageDraw.Draw(canvas)
     for annotation in reversed(annotations):
         _draw_box(pen, _to_canvas(annotation.box, scale, size), annotation, line)
-        _draw_keypoints(pen, annotation, scale, line)
+        _draw_keypoints(pen, annotation, scale, line, radius=max(3, long_side / 128))
     labels: list[tuple[Pixels, str, Color]] = []
     for annotation in annotations:
         text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
@@ -199,8 +199,8 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, lin
             pen.rectangle((x, y, x + line - 1, min(y + dash, y2)), fill=annotation.color)
 
 
-def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int) -> None:
-    """Draw keypoints and bones with dark edges."""
+def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int, radius: float) -> None:
+    """Draw keypoints of this radius, and bones of the width `line`, with dark edges."""
     colors = annotation.keypoint_colors or [annotation.color] * len(annotation.keypoints)
     points = [None if point is None else (point[0] * scale, point[1] * scale) for point in annotation.keypoints]
     for first, second in annotation.bones:
@@ -211,7 +211,7 @@ def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: flo
             pen.line((*ends[0], *ends[1]), color, line)
     for point, color in zip(points, colors):
         if point is not None:
-            pen.circle(point, 1.5 * line, fill=color, outline="black")
+            pen.circle(point, radius, fill=color, outline="black")
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:

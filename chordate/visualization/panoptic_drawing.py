@@ -51,7 +51,7 @@ def draw_panoptic_targets(
     labels, slots, instances = targets.labels[index].long(), targets.slots[index].long(), targets.instances
     valid = instances.valid[index]
     things = instances.labels[index][valid].tolist()
-    stuff = labels[(slots == IGNORED) & (labels != IGNORED)].unique()
+    stuff = targets.stuff(index)
     rest = torch.searchsorted(stuff, labels) + len(things) + 1 if len(stuff) else labels
     ids = torch.where(slots != IGNORED, slots + 1, torch.where(labels != IGNORED, rest, 0))
     notes = [" (crowd)" if crowd else "" for crowd in instances.crowd[index][valid].tolist()] + [""] * len(stuff)
