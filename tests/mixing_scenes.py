@@ -54,7 +54,7 @@ def with_partners(sample: Sample, *others: Sample) -> Sample:
 
 
 def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
-    """Bitmaps `[M, finer * height, finer * width]` bool of the instances; the image has `height` × `width` pixels."""
+    """Bitmaps `[M, finer * height, finer * width]` bool of the instances, on a canvas of `height` × `width` pixels."""
     whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
     return rasterize(sample["polygons"], whole, finer * height, finer * width).bool()
 

@@ -86,7 +86,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_delete_takes_effect_at_every_level_of_inheritance(written: Path) -> None:
-    """The child inherits by `_base_`; its parent inherits by `base` and replaces the optimizer."""
+    """The parent inherits by `base`, the others by `_base_`; the parent and the child delete inherited settings."""
     (written / "parent.py").write_text(
         f'base = "{R50}"\n'
         'optimizer = dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05)\n'
@@ -189,7 +189,7 @@ by_layer = pytest.mark.parametrize("layer", ["packaged", "_base_", "file", "base
 
 
 def wrong_config(layer: str, head: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
-    """A config with an invalid head in the given layer (a file, options or a dict), and the prefix of its messages."""
+    """A config with an invalid head in the given layer (a file, options or a dict), and the prefix of the error."""
     good, bad = f"model = dict(type='HeadedModel', head={HEAD})\n", f"model = dict(head={head})\n"
     (folder / "root.py").write_text(good)
     (folder / "bad.py").write_text('_base_ = ["root.py"]\n' + bad)

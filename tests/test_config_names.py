@@ -32,7 +32,7 @@ COMPOSED = {
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(("name", "base", "backbone"), [(name, *parts) for name, parts in COMPOSED.items()])
 def test_a_name_composes_to_the_file_with_another_backbone(name, base, backbone, route, tmp_path):
-    """The composed config equals the packaged config with `model.backbone.type` overridden."""
+    """The composed config equals the config `base` with `model.backbone.type` overridden."""
     expected = load_config(base, {"model.backbone.type": backbone})
     if route == "base":
         (tmp_path / "mine.py").write_text(f'base = "{name}"\ntrain = dict(seed=3)\n')
@@ -97,7 +97,7 @@ def test_a_packaged_name_is_split_at_the_backbone_of_its_file(name):
 
 @pytest.fixture
 def registered():
-    """A function that registers a backbone under any names; they are removed after the test."""
+    """A function that registers the backbone `of` under other names, which are removed after the test."""
     names = list[str]()
 
     def register(*new: str, of: str = "resnet50") -> None:
@@ -133,7 +133,7 @@ def test_an_own_backbone_comes_before_a_short_form_of_the_same_spelling(register
     assert load_config("retinanet_resnet101_fpn_1x_coco").model.backbone.type == "resnet101"
 
 
-def test_an_own_backbone_of_a_published_family_follows_the_recipe_of_its_row(registered):
+def test_an_own_backbone_of_a_published_family_follows_the_familys_recipe(registered):
     """On ImageNet, DenseNets follow WRN's recipe; no packaged config trains a DenseNet on ImageNet."""
     registered("densenet264", of="densenet121")
     registered("plain18_wide", of="plain18")
@@ -154,7 +154,7 @@ def test_an_own_backbone_of_a_published_family_follows_the_recipe_of_its_row(reg
     ],
 )
 def test_all_spellings_of_a_name_have_one_work_dir(spellings, stem):
-    """The default work dir is `work_dirs/` and the stem of the config's file name."""
+    """The default work dir is `work_dirs/<stem of the config's file name>`."""
     assert {Path(load_config(name).filename).stem for name in spellings} == {stem}
 
 

@@ -1,4 +1,4 @@
-"""Norms folded into convolutions have the same outputs and gradients as unfolded norms, for every backbone family."""
+"""Folding norms into convolutions keeps outputs and gradients, for every backbone family with BatchNorm."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

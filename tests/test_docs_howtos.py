@@ -109,7 +109,7 @@ def test_the_error_on_own_data_is_that_of_the_program(own_data, capsys):
 
 def test_the_own_backbone_is_pretrained_and_carries_a_detector(folder, capsys, caplog):
     def with_its_weights(words: list[str]) -> list[str]:
-        """The classifier trains on small images; the detector keeps `pretrained`, which `shortened` would remove."""
+        """The classifier trains on small images; the detector keeps `pretrained`, which `shortened` sets to None."""
         words = [word for word in shortened(words) if word != "model.backbone.pretrained=None"]
         sizes = "train_data.pipeline.0.size=64 val_data.pipeline.0.size=64 val_data.pipeline.1.size=64"
         return with_options(words, *sizes.split()) if words[1:3] == ["train", "my_classifier.py"] else words
@@ -169,8 +169,8 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_on_the_migration_page_exist():
-    """Every name in the "here" columns of the page's tables exists: classes are public or registered, registries and
-    functions are public, and configs are packaged."""
+    """Every name in the "here" columns of the page's tables exists: classes are public or registered, registries exist,
+    functions are public or methods of `Model`, and configs are listed."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
     code = ""

@@ -1,4 +1,4 @@
-"""`chordate features` writes feature vectors that equal the outputs of the model's backbone."""
+"""`chordate features` writes feature vectors: the backbone's feature maps, averaged over their positions."""
 
 import json
 
@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root with `x.py` and `x.pt`, config and checkpoint of a classifier of cats and dogs; the classifier."""
+    """A data root that contains the config `x.py` and the checkpoint `x.pt` of a classifier; and the classifier."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)

@@ -1,4 +1,4 @@
-"""Ids that are text, negative or huge change no metric, and outputs have the ids and names of the annotation file."""
+"""Ids that are text, negative or huge change no metric, and outputs have the annotation file's ids and file names."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def with_ids(rename) -> dict:
 
 
 def predict(sample: dict, shift: float) -> Detections:
-    """Detections of the objects of a sample, each shifted by a different distance."""
+    """Detections of the objects of a sample; the box of object i is shifted by i · `shift` pixels in x and y."""
     boxes = sample["boxes"].as_subclass(torch.Tensor) + shift * torch.arange(len(sample["boxes"]))[:, None]
     return detections(boxes, np.linspace(0.9, 0.5, len(boxes)), sample["labels"])
 

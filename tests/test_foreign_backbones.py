@@ -1,6 +1,6 @@
 """Backbones of segmentation_models.pytorch and mmengine's registries: same feature maps, freezing, training, errors.
 
-Detectron2's are tested in peers/.
+Backbones of Detectron2 are tested in tests/peers/.
 """
 
 import sys

@@ -79,7 +79,7 @@ def test_the_keypoint_loss_is_torchvisions():
 
 
 def test_the_keypoint_loss_is_the_same_with_and_without_padding():
-    """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
+    """Compiled graphs and GPUs compute the loss with padding; eager mode on the CPU drops the padding first."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
     compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")

@@ -29,7 +29,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def large_files(monkeypatch) -> None:
-    """Treat files with more than five annotations as very large; only their first two images are checked on opening."""
+    """Treat files with more than 5 annotations and 2 images as very large: opening checks only their first 2 images."""
     monkeypatch.setattr(coco_annotations, "CHECKED_ANNOTATIONS", 5)
     monkeypatch.setattr(coco_annotations, "CHECKED_IMAGES", 2)
 

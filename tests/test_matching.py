@@ -75,7 +75,7 @@ def test_anchors_in_a_crowd_are_neither_positive_nor_negative():
     crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
     matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
     assert not matches.positive.any()
-    assert matches.negative.tolist() == [[False, False, True, True]]  # half of the third box lies in the crowd
+    assert matches.negative.tolist() == [[False, False, True, True]]  # only half of the third box is in the crowd
 
 
 def test_an_object_within_a_crowd_is_still_matched():

@@ -1,4 +1,4 @@
-"""With masks=True, objects without a usable mask are trained on with their boxes only; they do not become crowds."""
+"""With masks=True, objects without a usable mask contribute only their boxes; they do not become crowds."""
 
 import copy
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_the_report_counts_the_objects_without_a_mask(root):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_count_at_opening_is_that_of_the_samples(root, seed):
-    """Masks are polygons or RLEs; some lie outside their boxes or at the border, and some have no area."""
+    """Masks are polygons or RLEs; some lie outside their boxes or at the image border, and some have no area."""
     random = np.random.default_rng(seed)
     content = clean_content()
     objects = []

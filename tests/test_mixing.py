@@ -1,4 +1,4 @@
-"""Mosaic and MixUp change polygons, boxes and keypoints as they change bitmaps; samples that cannot be mixed."""
+"""Mosaic and MixUp change polygons, boxes and keypoints as they change bitmaps; unsuitable samples are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Each of four uniform square images fills its quadrant of the mosaic, up to the image's size, for any center."""
+    """Each of four square images of one color fills its quadrant, up to the size to which it is scaled (40 × 40)."""
     corners = set()
     tiles = []
     for number in range(4):
@@ -160,7 +160,7 @@ def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -
 def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_built(
     transform: Any, tmp_path: Path
 ) -> None:
-    """This also holds if the transform leaves the first sample unchanged."""
+    """The error does not depend on chance: it is raised even with p=0, when no sample is mixed."""
     write_panoptic(tmp_path)
     seldom = {"type": type(transform).__name__, "p": 0.0}
     semantic = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"]}

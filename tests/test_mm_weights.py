@@ -1,7 +1,7 @@
-"""Checkpoints of MMDetection, MMSegmentation and MMPretrain load by content, with their settings, and can be written.
+"""Checkpoints of MMDetection, MMSegmentation and MMPretrain: recognized, loaded with their settings, written back.
 
-Names and shapes are those of the libraries' own models (`tests/data/openmmlab_names.json`). Their predictions are
-compared by `tests/peers/compare_openmmlab.py`.
+Names and shapes are those of the libraries' own models (`tests/data/openmmlab_names.json`). Predictions are compared
+by `tests/peers/compare_openmmlab.py`.
 """
 
 import functools
@@ -81,7 +81,8 @@ def random_numbers() -> torch.Tensor:
 def state_of(name: str) -> dict[str, torch.Tensor]:
     """Random tensors with the names and shapes of a library's model; variances are positive.
 
-    The table lacks `num_batches_tracked`, which every BatchNorm of the libraries has, even with constant statistics.
+    `num_batches_tracked` is added, which the table lacks: every BatchNorm of the libraries has it, even with constant
+    statistics.
     """
     entry, start = TABLE["models"][name], itertools.count(step=101)
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
@@ -154,7 +155,7 @@ def test_the_pooled_features_of_aspp_move_from_first_to_last():
 
 
 def format_of(name: str, text: str = "") -> tuple[Format, dict[str, torch.Tensor]]:
-    """The format of a library's model whose file has the config `text`, and tensors that use no memory."""
+    """The format of a library's checkpoint with the config `text`, and its state dict: expanded tensors of ones."""
     entry = TABLE["models"][name]
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
     state = {key: torch.ones(1).expand(shape) for key, shape in shapes.items()}
@@ -170,7 +171,7 @@ def test_the_second_extra_level_of_retinanet_is_computed_without_a_relu_by_defau
     format, state = format_of("mmdet/retinanet_r50_fpn_1x_coco", f"model = dict(neck=dict(type='FPN', {changes}))")
     assert format.settings(state)["neck.extra_relu"] is relu
     weight = torch.zeros(1, 1, 3, 3)
-    weight[..., 1, 1] = 1  # copies the pixel
+    weight[..., 1, 1] = 1  # an identity kernel
     neck = FPN({"c5": FeatureSpec(1, 32)}, 1, extra="c5", extra_relu=format.settings(state)["neck.extra_relu"])
     neck.load_state_dict({**neck.state_dict(), "extra.p6.weight": weight, "extra.p7.weight": weight})
     pyramid = neck({"c5": torch.full((1, 1, 8, 8), -1.0)})
@@ -242,7 +243,7 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
     ],
 )
 def test_loading_tells_what_no_model_of_chordate_has(model, unsupported):
-    """The tensors of ConvWS, which standardizes weights, have the same names as those of ordinary convolutions."""
+    """ConvWS, which standardizes its weights, shows only in the config: its tensors have the same names as Conv2d's."""
     format, state = format_of("mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco", f"model = dict({model})")
     assert format.unsupported(state) == unsupported
     backbone = chordate.build_backbone("resnet18")
@@ -267,7 +268,7 @@ model = dict(
 
 @pytest.mark.parametrize("evidence", ["config", "statistics"])
 def test_caffe_weights_need_bgr_and_the_stride_in_the_first_convolution(evidence):
-    """Caffe weights are recognized by the checkpoint's config, or else by running means of zero."""
+    """Caffe weights are recognized by the checkpoint's config, or else by zero running means of the first norm."""
     state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
     if evidence == "statistics":
         state["backbone.bn1.running_mean"].zero_()
@@ -329,7 +330,7 @@ def test_class_names_of_every_output_are_known(names, are_known):
 
 
 def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
-    """The background is the last class in both libraries."""
+    """The background is the last class in MMDetection as in Chordate."""
     state = state_of("mmdet/faster-rcnn_r50_fpn_1x_coco")
     names = [f"thing {number}" for number in range(78)] + ["cat", "dog"]
     model = chordate.build_model("faster-rcnn_r50_fpn_1x_coco", classes=["dog", "bird"], pretrained=False)
@@ -341,8 +342,8 @@ def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
 
 
 def test_weights_that_were_not_averaged_are_left_out():
-    """mmcv's EMAHook stores these weights in the state dict, as `ema_backbone_conv1_weight`, and mmengine's EMAHook in
-    `ema_state_dict`."""
+    """mmcv's EMAHook stores the weights before averaging in the state dict, as `ema_backbone_conv1_weight`; mmengine's
+    EMAHook stores them in `ema_state_dict`."""
     state = state_of("mmpretrain/resnet50_8xb32_in1k")
     extra = {f"ema_{name.replace('.', '_')}": tensor + 1 for name, tensor in state.items()}
     ema = {f"module.{name}": tensor + 1 for name, tensor in state.items()}

@@ -45,8 +45,8 @@ def test_a_base_is_a_composed_name_wherever_the_config_is_addressed_from(key, su
 
 
 def test_a_file_of_a_composed_name_may_inherit_from_the_name(tmp_path, monkeypatch):
-    """A config name without a suffix means the packaged or composed config, even if a file or folder beside the config,
-    or in the current folder, has this name."""
+    """A name without a suffix means the packaged or composed config, even if the current folder, or the folder of the
+    inheriting config, contains a file or folder of this name."""
     name = "mask-rcnn_convnext_tiny_fpn_1x_coco"
     monkeypatch.chdir(tmp_path)
     for key in ("base", "_base_"):

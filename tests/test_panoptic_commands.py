@@ -162,7 +162,7 @@ def test_the_shapes_open_as_a_semantic_folder(shapes):
 
 
 def test_the_command_lines_on_panoptic_segmentation_run(folder, capsys, caplog):
-    """Commands train for one step, on the small shapes of the fixture."""
+    """The commands in docs/panoptic.md run. Its train commands are shortened to one iteration."""
 
     def shortened(words: list[str]) -> list[str]:
         short = "train.iterations=1 train.epochs=None train.eval_every=1 train.save_every=1 train_data.batch_size=2"

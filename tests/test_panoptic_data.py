@@ -1,4 +1,4 @@
-"""Panoptic data: the reader, transforms of segments, predictions as records, and one-line error messages."""
+"""Panoptic data: the reader, transforms of segments, and predictions as records."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def separable(in_channels: int, channels: int, kernel: int) -> list[tuple[int, .
 
 
 def decoder(channels: int) -> list[tuple[int, ...]]:
-    """PROJECT_CHANNELS [32, 64] for res2 and res3, ASPP_CHANNELS 256, and CONVS_DIM `channels`."""
+    """Shapes of the weights for PROJECT_CHANNELS [32, 64] (res2, res3), ASPP_CHANNELS 256 and CONVS_DIM `channels`."""
     pixels_and_pooled = [(256, 2048, 1, 1)] * 2
     aspp = [*pixels_and_pooled, *separable(2048, 256, 3) * 3, (256, 5 * 256, 1, 1)]
     res3 = [(64, 512, 1, 1), *separable(256 + 64, channels, 5)]
@@ -36,7 +36,7 @@ def decoder(channels: int) -> list[tuple[int, ...]]:
     return [*aspp, *res3, *res2]
 
 
-# The center branch of the paper is like the offset branch; Detectron2's has (128, 128, 3, 3) and (32, 128, 3, 3).
+# As in the paper, the center branch is like the offset branch; Detectron2's has (128, 128, 3, 3) and (32, 128, 3, 3).
 SHAPES = {
     "semantic": [*decoder(256), *separable(256, 256, 5), (19, 256, 1, 1)],
     "center": [*decoder(128), *separable(128, 32, 5) * 2, (1, 32, 1, 1), (2, 32, 1, 1)],
@@ -54,7 +54,7 @@ def test_convolutions_have_the_shapes_of_detectron2s(name):
     # Only the output convolutions have a bias.
     assert sum(conv.bias is not None for conv in convs) == {"semantic": 1, "center": 2}[name]
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in head.modules())
-    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2's pooling branch has no norm
+    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2's pooling branch has a bias instead of a norm
 
 
 def test_the_stem_of_r52_has_128_channels():

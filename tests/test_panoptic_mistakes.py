@@ -121,7 +121,7 @@ HOSTILE = [
 
 
 def places(value, path=()):
-    """The path of every value in nested lists and objects."""
+    """The path of every value in nested lists and dicts."""
     if path:
         yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -93,7 +93,7 @@ def test_every_part_of_a_panoptic_model_learns_from_the_losses(batch, build):
 
 
 def test_panoptic_deeplab_reads_the_maps_of_its_neck(batch):
-    """The heads' outputs equal those computed from the neck's feature maps, and the neck learns from the losses."""
+    """The center head's losses equal those computed from the neck's feature maps, and the neck gets gradients."""
     levels = {"channels": 16, "aspp_channels": 16, "rates": [1, 2], "level": "p5", "low_levels": ["p3", "p2"]}
     parts = {"semantic": {"type": "PanopticDeepLabHead", **levels}, "center": {"type": "CenterOffsetHead", **levels}}
     model = panoptic_deeplab(backbone=BACKBONE, neck={"type": "FPN", "channels": 24}, **parts).eval()
@@ -163,7 +163,7 @@ def test_no_shape_in_a_panoptic_step_depends_on_the_data(batch, build):
     assert losses and all(loss.shape == () for loss in losses.values())
 
 
-@pytest.mark.slow  # the test above checks for shapes that depend on the data, the usual reason of several graphs
+@pytest.mark.slow  # the test above finds shapes that depend on the data, the usual cause of graph breaks
 @pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
 def test_the_panoptic_step_compiles_whole(batch, build):
     """The targets and losses have no host sync and no shape that depends on the number of instances."""

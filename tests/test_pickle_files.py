@@ -97,7 +97,7 @@ class Mine:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_objects_beside_the_weights_are_left_out(format: str, tmp_path: Path) -> None:
-    """timm, torchvision's references and DETR save `args`; Lightning, `hyper_parameters`."""
+    """timm, torchvision's references and DETR save `args`; Lightning saves `hyper_parameters`."""
     mine = Mine()
     mine.x = 3  # type: ignore[attr-defined]
     rest = {"args": argparse.Namespace(out=Path("a"), lr=0.1), "mine": mine, "set": {1}, "dtype": torch.float16}
@@ -158,7 +158,7 @@ def test_a_whole_model_is_refused_by_the_name_of_its_class(tmp_path: Path) -> No
 
 
 def test_hostile_pickles_need_little_memory_and_time(tmp_path: Path) -> None:
-    """The files have at most 60 kB; if each call in a pickle made a copy, loading would need up to 1 GB."""
+    """The files have at most 110 kB; if each call in a pickle made a copy, loading would need up to 1 GB."""
     cases = dict(pickles(tmp_path / "ran"))
     del cases["pickle repeats one array"]  # a large file
     for number, (name, write) in enumerate(cases.items()):

@@ -1,4 +1,4 @@
-"""Each custom component in docs/plugging.md works as written: its command line runs and uses the component."""
+"""The examples in docs/plugging.md work: custom components, and Chordate's backbones in other libraries."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, config: str, monkeypatch, *options: str, command: str = "train") -> Path:
-    """Run the page's command line for a config, with options that shorten training; returns the work dir."""
+    """Run the page's command line for a config, with `options` added to its `--cfg-options`; returns the work dir."""
     monkeypatch.chdir(folder)
     (line,) = [words for words in COMMANDS if words[:3] == ["chordate", command, config]]
     assert main(with_options(line, *options)[1:]) == 0
@@ -109,7 +109,7 @@ def test_the_one_stage_head_trains(folder, monkeypatch):
 
 
 def test_the_one_stage_head_learns_where_one_object_is(folder, monkeypatch):
-    """After training on one image, the model detects its object: training targets and predictions agree."""
+    """After training on one image, the model detects the object in it, so `loss` and `predict` agree on coordinates."""
     monkeypatch.chdir(folder)
     torch.manual_seed(0)
     model = built(folder, "my_dense_head_config.py").train()
@@ -166,7 +166,7 @@ def test_the_pixel_head_trains_on_the_coarsest_feature_map(folder, monkeypatch):
 
 
 def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
-    """The loss is cross-entropy plus the Brier score of the one labeled pixel; the second pixel is unlabeled."""
+    """The losses are the cross-entropy and the Brier score of the first pixel; the second pixel is unlabeled."""
     monkeypatch.chdir(folder)
     head = built(folder, "my_pixel_loss_config.py").head
     logits = torch.zeros(1, 11, 1, 2)
@@ -178,7 +178,7 @@ def test_the_loss_per_pixel_is_added_to_the_cross_entropy(folder, monkeypatch):
 
 
 def test_the_dataset_trains_a_classifier(folder, monkeypatch):
-    """The dataset reads labels of dark and light images from a CSV file; checkpoints have its classes."""
+    """The dataset reads file names and classes (dark, light) from a CSV file; the checkpoint stores these classes."""
     work_dir = run(folder, "my_dataset_config.py", monkeypatch, "train_data.workers=0", "val_data.workers=0")
     assert torch.load(work_dir / "best_top1.pt", weights_only=True)["meta"]["classes"] == ["dark", "light"]
     assert records(work_dir, "val")[-1].keys() >= {"top1", "error"}
@@ -211,7 +211,7 @@ def test_the_metric_counts_and_chooses_the_best_checkpoint(folder, monkeypatch):
 
 
 def test_the_callback_stops_training(folder, monkeypatch):
-    """The callback stops training at the first evaluation, since every value reaches the target of -1."""
+    """The callback stops training at the first evaluation: its `value` is -1, and every AP is ≥ -1."""
     options = [option for option in DETECTOR if "eval_every" not in option]
     options = [*options, "train.iterations=9", "train.eval_every=1", "callbacks.0.value=-1", NARROW]
     work_dir = run(folder, "my_callback_config.py", monkeypatch, *options)
@@ -225,7 +225,7 @@ def test_the_optimizer_changes_every_weight_by_the_learning_rate(folder, monkeyp
     changes = [(after[name] - before[name]).abs() for name in before if name.endswith("conv1.weight")]
     changes = torch.cat([move.flatten() for move in changes])
     assert len(changes) > 1000
-    assert ((changes - 1e-3).abs() < 1e-6).float().mean() > 0.99  # parameters with gradient 0 do not change
+    assert ((changes - 1e-3).abs() < 1e-6).float().mean() > 0.99  # weights with gradient 0 do not change
 
 
 def test_the_format_converts_the_pretrained_weights(folder, monkeypatch):

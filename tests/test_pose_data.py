@@ -32,7 +32,7 @@ boxes = st.tuples(st.floats(-50, 300), st.floats(-50, 300), st.floats(4, 400), s
 
 
 def opencv_matrix(box, size, padding, angle) -> np.ndarray:
-    """The affine matrix from three points, as in the authors' `get_affine_transform`."""
+    """The affine matrix `[2, 3]` from image to crop, computed from three points as in the code of Simple Baselines."""
     height, width = size
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1

@@ -20,7 +20,7 @@ def test_each_published_name_is_a_config_with_the_settings_of_its_row(name, row)
         assert config.train_data.pipeline == recipe.train_data.pipeline
         assert config.val_data.pipeline == recipe.val_data.pipeline
     size = re.search(r"_i(\d+)_", name)
-    if size:  # the size of the last crop or resize of both pipelines
+    if size:  # _i192_ in a name is the size of the last crop or resize of both pipelines
         sides = [[t["size"] for t in data.pipeline if "size" in t][-1] for data in (config.train_data, config.val_data)]
         assert {side if isinstance(side, int) else max(side) for side in sides} == {int(size[1])}
 

@@ -182,10 +182,10 @@ def photos(tmp_path_factory) -> Path:
 
 
 def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
-    """Train and evaluate a recipe for `steps` steps; returns the training records of the log.
+    """Train a recipe for `steps` steps, evaluate it, and return the training records of the log.
 
-    Only image size, batch size and number of steps are reduced, and the network is truncated after the feature map
-    `cut`.
+    Image size and batch size are reduced, and no pretrained weights are loaded. With `cut`, the network is truncated
+    after this feature map.
     """
     cfg = load_config(name)
     for data in (cfg.train_data, cfg.val_data):
@@ -208,7 +208,7 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     return [line for line in lines if line["mode"] == "train"]
 
 
-# One recipe of each kind, and the last feature map of its network; later stages are not built.
+# Recipes of every kind, and the last feature map of each network; later stages are not built.
 KINDS = {
     "resnet18_imagenet": "c3",
     "preact_resnet50_imagenet": "c3",
@@ -226,7 +226,7 @@ KINDS = {
 }
 
 
-# Recipes of the same kind as another one, with a different network; `-m slow` trains every recipe.
+# Recipes of the same kind as another one in KINDS, with a different network; they are trained only with `-m slow`.
 ALIKE = {"preact_resnet50_imagenet", "resnext50_32x4d_imagenet", "seresnet50_imagenet", "densenet100_12_cifar10"}
 
 

@@ -1,4 +1,4 @@
-"""ResNet against torchvision's and timm's, table 1 of the paper, and the definition of atrous convolution."""
+"""ResNet against torchvision's and timm's, and against the papers on its shortcuts, stochastic depth and multi-grid."""
 
 import functools
 import re
@@ -201,7 +201,7 @@ def test_option_c_projects_every_shortcut_and_b_only_where_the_shape_changes():
 
 @pytest.mark.parametrize("name", ["plain18", *slow("plain34")])
 def test_a_plain_network_has_no_shortcuts(name):
-    """A plain network has the same layers without shortcuts (He et al. 2016, figure 3, middle)."""
+    """A plain network has the layers of a residual network, without shortcuts (He et al. 2016, figure 3, middle)."""
 
     class NoAddition(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

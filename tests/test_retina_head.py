@@ -31,7 +31,10 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Object index, -1 (background) or -2 (ignored) per anchor, by IoU thresholds 0.4, 0.5 and low-quality matches."""
+    """Match by IoU thresholds 0.4 and 0.5, with low-quality matches; background anchors in a crowd are ignored.
+
+    Returns the object index, -1 (background) or -2 (ignored) for each anchor.
+    """
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -48,7 +51,8 @@ def matched(anchors, targets, image):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_losses_are_the_papers_over_the_positive_anchors(beta):
-    """Losses are divided by the number of positives; the focal loss (equation 5) is that of all unignored anchors."""
+    """The focal loss (equation 5) is summed over all anchors that are not ignored, the box loss over the positives;
+    both are divided by the number of positives."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, targets)

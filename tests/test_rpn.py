@@ -22,7 +22,8 @@ def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
 
 
 def test_outputs_are_in_the_order_of_the_anchors():
-    """Only one anchor shape has weights, and only one cell an input; the best anchor has this shape and position."""
+    """Weights are 0 except for one anchor shape, and the input is 0 except in one cell; the highest-scoring anchor has
+    this shape and is at this cell."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])

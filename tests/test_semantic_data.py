@@ -151,7 +151,7 @@ def test_labels_stay_exact_under_every_transform(transform):
     ids=repr,
 )
 def test_image_and_labels_of_the_same_edge_stay_aligned(transform):
-    """The resized image crosses half of its range where the labels change from one class to the other."""
+    """The intensity of the resized image crosses 0.5 where the labels change from one class to the other."""
     torch.manual_seed(0)
     edge = torch.zeros(48, 90)
     edge[:, 41:] = 1

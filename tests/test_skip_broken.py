@@ -1,4 +1,7 @@
-"""Missing and broken images: an error when the dataset is opened, or skipped and counted with `skip_broken=True`."""
+"""Missing images are an error when a dataset is opened, broken images at the latest when they are read.
+
+With `skip_broken=True`, both are skipped and counted.
+"""
 
 import json
 import logging
@@ -277,10 +280,8 @@ def test_detected_boxes_of_missing_images_are_left_out(tmp_path: Path, rename) -
         CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
 
 
-def test_the_names_near_missing_files_are_not_searched_for_skipped_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each search takes 0.1 s in a folder of 3,000 files."""
+def test_similar_names_are_not_searched_for_skipped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the names after "did you mean" takes 0.1 s in a folder of 3,000 files."""
     root, searched = write_coco(tmp_path, BOXES, sizes=((60, 80),) * COUNT), []
     dataset = open_set(root, skip_broken=True)
     for number in range(2, COUNT + 1):

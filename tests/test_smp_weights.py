@@ -1,4 +1,4 @@
-"""Checkpoints of segmentation_models.pytorch, and folders of `save_pretrained`, load, and logits equal smp's."""
+"""Loads checkpoints of segmentation_models.pytorch (smp) and folders of its `save_pretrained`; logits equal smp's."""
 
 import copy
 from typing import Any
@@ -50,7 +50,7 @@ def test_a_folder_of_save_pretrained_gives_smps_logits_and_is_written_back(name,
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> dict[str, Any]:
-    """The contents of a folder of `save_pretrained`."""
+    """The contents of a folder that `save_pretrained` wrote for smp's Unet."""
     folder = tmp_path_factory.mktemp("unet")
     their_model("Unet").save_pretrained(folder)
     return dict(read_state(folder))

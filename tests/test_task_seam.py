@@ -83,7 +83,7 @@ def test_a_checkpoint_has_the_metadata_of_the_dataset(trained):
     assert meta["classes"] == (["right", "left", "down", "up"] if name == "clips" else [])
 
 
-@pytest.mark.parametrize("trained", ["depth", *slow("landmarks", "clips")], indirect=True)  # the others have less state
+@pytest.mark.parametrize("trained", ["depth", *slow("landmarks", "clips")], indirect=True)  # only depth is augmented
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
     _name, folder, config, _checkpoint = trained
     epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
@@ -167,8 +167,8 @@ OPEN = [
 
 
 def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
-    """Line and function name of every check for task types or optional attributes: `isinstance` and `issubclass` with
-    types of tasks, `hasattr`, and `getattr` with a literal name or a default."""
+    """Line and called function of each check for task-specific types or optional attributes: `isinstance` and
+    `issubclass` with one of TASK_TYPES, `hasattr`, and `getattr` with a literal name or a default."""
     checks = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""

@@ -12,7 +12,7 @@ from chordate.structures import DatasetMeta
 from chordate.weights.formats.torchvision_detectors import TorchvisionRetinaNet
 from chordate.weights.loading import load_checkpoint
 
-SIDE = 96  # padded to 128×128, since torchvision infers strides (up to 128) from the sizes of feature maps
+SIDE = 96  # the batch is padded to 128×128, from which torchvision infers the correct strides (up to 128)
 PAIRS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn_torchvision",
     "retinanet_resnet50_fpn_v2": "retinanet_r50_fpn-v2_torchvision",
@@ -55,7 +55,7 @@ def test_retinanet_detections_equal_torchvisions(pair):
 
 @torch.no_grad()
 def test_retinanet_losses_equal_torchvisions(pair):
-    """Compares single images: torchvision averages over images, but the paper divides by all positive anchors."""
+    """Compared per image: torchvision averages over images; we divide by all positive anchors of the batch."""
     referee, model, images, targets = pair
     train_without_norms(referee)
     train_without_norms(model)

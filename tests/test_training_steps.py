@@ -87,7 +87,7 @@ def test_no_shape_in_a_training_step_depends_on_the_data(kind):
     assert losses and all(loss.shape == () for loss in losses.values())
 
 
-# The test above checks all kinds for the usual reason of several graphs, shapes that depend on the data.
+# Most kinds are slow tests: the test above checks all for data-dependent shapes, the usual cause of several graphs.
 @pytest.mark.parametrize("kind", ["two-stage", *slow(*(kind for kind in MODELS_OF if kind != "two-stage"))])
 def test_the_training_step_is_one_graph_for_any_number_of_objects(kind):
     """The graph goes from uint8 images to the losses, forward and backward; NMS is one opaque operator."""

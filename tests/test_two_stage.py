@@ -1,4 +1,4 @@
-"""The two-stage detector as a whole: it is built from parts, trained for a step, and predicts."""
+"""The two-stage detector as a whole: how it is built, trained and compiled, what it detects, and its errors."""
 
 import re
 

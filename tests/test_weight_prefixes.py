@@ -1,4 +1,4 @@
-"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, other tensors reported."""
+"""State dicts with wrappers' prefixes (`module.`, …) are loaded: averaged weights are preferred, others reported."""
 
 import itertools
 import json

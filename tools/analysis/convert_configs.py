@@ -68,7 +68,7 @@ def build(text: str, config: dict[str, Any]) -> None:
             wanted.get(section, {}).pop(key, None)
         for section in {*written, *wanted}:
             if not equal(written.get(section) or {}, wanted.get(section) or {}):
-                raise AssertionError(f"{section}: {written.get(section)} was written for {wanted.get(section)}")
+                raise AssertionError(f"{section}: the file has {written.get(section)}, not {wanted.get(section)}")
         with torch.device("meta"):
             chordate.build_model(loaded, pretrained=False)
 
