@@ -25,7 +25,7 @@ def recompute(block: nn.Module, x: Tensor) -> Any:
 
 @contextmanager
 def _preserved_buffers(block: nn.Module) -> Iterator[None]:
-    """Context manager for recomputation, in which a block updates copies of its buffers: BatchNorm's running statistics
+    """Context manager for recomputation: the block updates copies of its buffers, since BatchNorm's running statistics
     already include the batch."""
     kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:

@@ -1,4 +1,4 @@
-"""Builds our detectors and torchvision's, with the same weights and images, for `two_stage.py` and `inference.py`."""
+"""Builds our detectors and torchvision's with the same weights, and random inputs for both, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
 OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
-MAX_DETECTIONS = 100  # per image; both libraries have this limit
+MAX_DETECTIONS = 100  # per image, the limit of both libraries' R-CNNs; both RetinaNets have a limit of 300
 TWO_STAGE = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 THEIRS = {**TWO_STAGE, "keypoint-rcnn": KeypointRCNN, "retinanet": RetinaNet}
 
 
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
-    """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
+    """Our model and torchvision's, with the same weights; the last three stages are trainable, BatchNorm is frozen.
 
-    Norm statistics and class scores are adjusted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per
-    image, or as many as NMS keeps in a small image.
+    Norm statistics and class scores are adjusted to the first two of `images` `[N, 3, H, W]` uint8, so that both models
+    detect at least 100 objects in each of the two, or as many as NMS keeps in a small image.
     """
     height, width = images.shape[-2:]
     levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if name == "retinanet" else {}

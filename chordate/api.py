@@ -31,7 +31,7 @@ AnyImage = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the packaged model configs that match a shell pattern, for example `"faster-rcnn*"`."""
+    """Names of the packaged and published model configs that match a shell pattern, for example `"faster-rcnn*"`."""
     return list_configs(pattern)
 
 
@@ -57,13 +57,13 @@ def predict(
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
             tensors with a leading batch dimension; or a list of any of these. A folder stands for the images in it and
-            in its subfolders, sorted by path. Pixels are uint8, or float 0 … 1. A model whose images do not have
-            3 channels takes arrays and tensors with its number of channels.
+            in its subfolders, sorted by path. Pixels of arrays and tensors are integers 0 … 255 or floats 0 … 1. A
+            model whose images do not have 3 channels takes arrays and tensors with its number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
-            x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
-            a list of images. None if each image is one object.
-        score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
-            Classifiers ignore the threshold and return all scores.
+            x2, y2 in pixels, or Detections whose labels are indices of `model.classes`; for several images, a list with
+            one such entry per image. None if each image is one object.
+        score_threshold: detections with a lower score are dropped; detectors also apply their own threshold (by default
+            0.05). Predictions without detections or segments, such as a classifier's scores, are returned unchanged.
         batch_size: number of images per forward pass.
         precision: "fp32" keeps the model's data type; "bf16" runs convolutions and matrix products in bfloat16, which
             changes scores by about 0.01; "auto" is "bf16" for a float32 model on a GPU of compute capability 8 (Ampere)
@@ -124,7 +124,7 @@ def _objects(model: Model, images: AnyImage | Sequence[AnyImage], boxes: Any) ->
 
     Raises:
         ConfigError: the model does not take boxes, or its test pipeline has no TopDownCrop.
-        DataError: the boxes are invalid, or their number is not the number of images.
+        DataError: the boxes are invalid, or `boxes` does not have one entry per image.
     """
     if not isinstance(model, TopDownModel):
         raise ConfigError(f"boxes are for top-down models such as PoseEstimator; {type(model).__name__} takes none")
@@ -183,8 +183,10 @@ def read_images(
 ) -> Iterator[tuple[tv_tensors.Image, str]]:
     """Yield each image as uint8 `[channels, H, W]`, with its path or number.
 
+    `white_level`, the largest value of pixels, applies to image files, see `read_image`.
+
     Raises:
-        DataError: a file cannot be read, or an array is not an image.
+        DataError: a file cannot be read, a folder has no images, or an array is not an image.
     """
     for number, image in enumerate(_listed(images)):
         if isinstance(image, str) and "://" in image:
@@ -206,7 +208,9 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
         tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     except (TypeError, ValueError) as error:
         kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"{what}: a {kind} is not an image; give a path, an array, a PIL image or a tensor") from error
+        raise DataError(
+            f"{what}: {kind} cannot be read as an image; give a path, an array of numbers, a PIL image or a tensor"
+        ) from error
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:
@@ -228,5 +232,7 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer pixels must be within 0 … 255, got {tensor.dtype} values that are not")
+            raise DataError(
+                f"{what}: not all pixels ({tensor.dtype}) are integers within 0 … 255; convert them to uint8"
+            )
     return tensor.to(torch.uint8).contiguous()

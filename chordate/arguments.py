@@ -124,8 +124,8 @@ def validate_settings(
     Args:
         target: the class; its signature defines the settings and which of them are required.
         section: the settings; None for an empty section.
-        where: key path of the section (`train`) for error messages; used only if `section` is a plain dict, since a
-            Section stores its key path.
+        where: key path of the section (`train`) for error messages; used only if `section` is a plain dict or None,
+            since a Section stores its key path.
         wiring: further arguments, which are not settings of the section.
 
     Raises:
@@ -183,7 +183,7 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """Format `mine.py: model.rpn: message`, without the key path if the message starts with it.
+    """Format `mine.py: model.rpn: message`; without the key path if it is `where`, which the message contains.
 
     For a plain dict, which has no file and no key path, returns only the message.
     """

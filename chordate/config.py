@@ -1,4 +1,4 @@
-"""Composes configs from files, dicts and options (mmengine's Config), and returns their sections."""
+"""Composes configs (mmengine's Config) from files, dicts and options, and returns their sections."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def check_save_best(config: Config) -> None:
     `val_data=None` is accepted if it was set after `save_best`, for example by an option that turns evaluation off.
 
     Raises:
-        ConfigError: `val_data` is missing, or None without having been set after `save_best`.
+        ConfigError: `val_data` is missing, or is None but was not set after `save_best`.
     """
     best, data = (origin_of(_origins(config), path) for path in (("train", "save_best"), ("val_data",)))
     is_off = best is not None and data is not None and data.rank > best.rank

@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     """A config layer: the settings written in one file (or dict), without inherited settings.
 
     Attributes:
-        source: name of the layer in messages: the file's path, or `config` for a dict.
+        source: name of the layer in messages: the file's path, the name of a composed config, or `config` for a dict.
         path: path of the file; None if the layer is not a file.
         values: the settings.
     """
@@ -145,8 +145,8 @@ def _check_depth(values: dict[str, Any], source: str) -> None:
 
 
 def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> list[Layer]:
-    """The config layers of the files and names listed in `_base_`; files are relative to the folder of `own`, the
-    layer that lists them."""
+    """The config layers of the files and config names listed in `_base_`; files are relative to the folder of `own`,
+    the layer that lists them."""
     folder = (own.path or Path("config")).parent
     layers: list[Layer] = []
     for base in bases:
@@ -163,11 +163,11 @@ def _find(key: str, name: Any, layers: Sequence[Layer], folder: Path | None = No
         name: the value of the key, or one item of it.
         layers: config layers whose `custom_imports` may register the backbone in the config's name; the last one has
             the key.
-        folder: the folder that files in `_base_` are relative to.
+        folder: the folder that files in `_base_` are relative to; None for `base`.
     """
     source = layers[-1].source
     if not (isinstance(name, str | Path) and str(name)):
-        wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
+        wanted = "a packaged config or a file" if folder is None else "one or more config files or packaged configs"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
     if folder is not None and (is_file_name(name) or (folder / name).is_file()):
         name = folder / name
@@ -217,7 +217,8 @@ def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
 
 
 def _source(path: Path) -> str:
-    """The path as shown in messages: `configs/…` for packaged files, else relative to the current folder."""
+    """The path as shown in messages: `configs/…` for packaged files, relative for other files in the current folder,
+    else unchanged."""
     full = path.resolve()
     for folder, prefix in ((package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
         if full.is_relative_to(folder):

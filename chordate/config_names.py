@@ -62,9 +62,9 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def list_configs(pattern: str = "*") -> list[str]:
-    """The names of the packaged and the published configs that match a shell pattern, sorted.
+    """The names of the packaged configs and of the models in `PUBLISHED` that match a shell pattern, sorted.
 
-    Composed names, which replace the backbone of a listed name, are valid too, but are not listed.
+    Other composed names, such as a listed name with another backbone, are valid too, but are not listed.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
@@ -120,7 +120,7 @@ def find_config(name: str | Path) -> Path | Composition:
         slashed = [backbone for backbone in BACKBONES.names() if "/" in backbone and backbone in str(name)]
         if slashed:
             raise ConfigError(
-                f'{name}: a config\'s name has no "/"; use a name with another backbone, and set '
+                f'{name}: a config\'s name must not contain "/"; use a name with another backbone, and set '
                 f"model.backbone.type={repr_name(slashed[0])}"
             )
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []

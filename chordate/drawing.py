@@ -27,7 +27,7 @@ def draw(
 ) -> canvas.Picture:
     """Draw a prediction on its image; `PIL.Image.fromarray(picture).save(path)` writes the result.
 
-    The drawing function for a new type of prediction is registered by `chordate.visualization.draw.register`.
+    The drawing function for a new type of prediction is registered with `chordate.visualization.draw.register`.
 
     Args:
         prediction: one of the predictions that `chordate.predict` returns.
@@ -37,11 +37,11 @@ def draw(
         long_side: longer side of the result in pixels; None for the longer side of `image`, but at least 640.
 
     Returns:
-        A new picture `[H, W, 3]` uint8 RGB.
+        A new picture `[H', W', 3]` uint8 RGB.
 
     Raises:
-        ConfigError: `meta` is missing, the arguments are not one prediction and one image, or the prediction's type
-            has no drawing function.
+        ConfigError: `meta` is missing, the arguments are not one prediction and one image, `score_threshold` or
+            `long_side` is out of its range, or the prediction's type has no drawing function.
         DataError: the image cannot be read.
     """
     one = not isinstance(image, list | tuple) and getattr(image, "ndim", 3) in (2, 3)

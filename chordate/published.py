@@ -1,8 +1,8 @@
 """Results that papers and model zoos published for the packaged models, and the training recipe of each backbone.
 
-Each result is copied from its source and was trained and tested as described there; this project has not reproduced it
-unless `docs/results.md` says so. Errors are top-1 errors on the validation images, with one center crop unless the
-source column says otherwise.
+Each result is copied from its source, which describes training and testing; this project has not reproduced it unless
+`docs/results.md` says so. Errors are top-1 errors: on ImageNet's validation images with one center crop, unless the
+source says otherwise; on CIFAR's test images without cropping.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,11 @@ class Published(NamedTuple):
     """One published model.
 
     Attributes:
-        figure: the result in the source, or an empty string.
+        figure: the published result, such as `37.9 box AP`; empty if the source has no number.
         source: paper and table, or model zoo.
-        recipe: name of the packaged config whose training settings this model uses, if that config is for another
-            backbone; None for the config with the model's own name or, if there is none, for the config of its
-            backbone's family (see `config_templates`).
-        backbone: backbone settings that only this model has.
+        recipe: name of the packaged config with this model's training settings. By default, it is the config with the
+            model's name, or else a config of its backbone's family (see `config_templates.Templates`).
+        backbone: backbone settings of this model, which override those of the recipe.
     """
 
     figure: str

@@ -1,7 +1,7 @@
 """The registries of components (backbones, heads, datasets …), which build objects from a config's dicts.
 
-A component is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
-`custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
+The decorator `@BACKBONES.register_module()` registers a component when its module is imported. A config imports modules
+with `custom_imports`; an installed package names its modules in entry points of the group `chordate.plugins`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PlugRegistry(Registry):
         self.variants: dict[str, dict[str, Any]] = {}
         self.extra_settings = dict(extra_settings)
         self._modules: dict[str, str] = {}  # the module that registered each name
-        self._clashes: dict[str, str] = {}  # error messages about names that two plug-ins registered
+        self._clashes: dict[str, str] = {}  # error messages of names that a plug-in and another module registered
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -95,13 +95,13 @@ class PlugRegistry(Registry):
         if isinstance(config, str):
             config = {"type": config}
         if not isinstance(config, Mapping) or "type" not in config:
-            message = f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}"
+            message = f"the {self.name} must be a name, a dict with `type`, or a built object, got {config!r}"
             raise located(ConfigError(message), config)
         config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
             if not callable(plug):
-                error = ConfigError(f"type must be the name of a {self.name}, got {format_value(plug)}")
+                error = ConfigError(f"type must be the name of a registered {self.name}, got {format_value(plug)}")
                 raise located(error, config, ["type"])
             return config
         self.import_from_location()
@@ -136,7 +136,7 @@ class PlugRegistry(Registry):
                 it does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
+            raise ConfigError(f"the {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
         try:
             is_config = isinstance(config, str | Mapping)
             built = self._build(self.expand(config), dict(facts or {}), wiring) if is_config else config
@@ -178,7 +178,7 @@ def check_contract(part: Any, contract: type) -> None:
     """Check that a component has the attributes and methods (with their arguments) that a class or Protocol declares.
 
     Raises:
-        ConfigError: attributes or methods are missing.
+        ConfigError: attributes or methods are missing, or the arguments of a method have other names.
     """
     missing: list[str] = []
     renamed: list[str] = []

@@ -60,7 +60,7 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The part of a name between a known prefix and suffix, where a backbone is expected; None if there is none."""
+    """The part of a name between a known prefix and suffix, where a backbone is expected; None if no pair matches."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
     # The empty prefix would match any text as the backbone, so use it only if no other prefix occurs with this suffix.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]

@@ -35,17 +35,23 @@ LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
 class DeepLabDecoder(nn.Module):
     """Decoder of Panoptic-DeepLab (section 3.1): ASPP, and one fusion step per finer feature map.
 
-    ASPP's 3×3 convolutions are depthwise separable. A fusion step upsamples to the size of the finer map, concatenates
-    the finer map (with its channels reduced by a 1×1 convolution), and applies a depthwise separable 5×5 convolution.
+    ASPP's 3×3 convolutions are depthwise separable. A fusion step upsamples the output of ASPP or of the previous
+    step to the size of the finer map, concatenates the finer map (with its channels reduced by a 1×1 convolution), and
+    applies a depthwise separable 5×5 convolution.
 
     Args:
         in_features: specs of the available feature maps.
         level: name of ASPP's input feature map; None for the coarsest.
         low_levels: names of the finer feature maps, coarse to fine; None for the maps finer than `level` with a stride
             of at least 4 and below 16.
-        low_channels: number of channels to which each finer feature map is reduced.
+        low_channels: for each finer feature map, the number of channels to which it is reduced.
         channels: number of output channels.
-        aspp_channels, rates, norm, dropout: see `heads.deeplab.ASPP`.
+        aspp_channels: number of output channels of ASPP.
+        rates, norm: see `heads.deeplab.DeepLabV3Head`.
+        dropout: dropout probability of ASPP's output.
+
+    Raises:
+        ConfigError: a feature map does not exist, or `low_channels` does not have one entry per finer feature map.
     """
 
     def __init__(
@@ -147,8 +153,8 @@ class CenterOffsetHead(nn.Module):
         head_channels: number of channels before the last convolution of each output.
         aspp_dropout: dropout probability of ASPP's output.
         sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
-        center_loss_weight: weight of the squared error of the heatmap (section 3.2).
-        offset_loss_weight: weight of the absolute error of the offsets (section 3.2).
+        center_loss_weight: weight of the squared error of the heatmap (section 3.1).
+        offset_loss_weight: weight of the absolute error of the offsets (section 3.1).
     """
 
     def __init__(

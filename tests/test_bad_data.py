@@ -25,7 +25,7 @@ def open_set(root: Path, **settings) -> CocoDataset:
 
 
 def error_line(root: Path, **settings) -> str:
-    """The error message if opening the dataset or reading its first image fails."""
+    """The one-line message of the error that opening the dataset or reading its first image must raise."""
     with pytest.raises(DataError) as error:
         open_set(root, **settings)[(0, 0)]
     message = str(error.value)
@@ -140,7 +140,7 @@ def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
 
 def test_a_dataset_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, [])
-    assert "no image with an instance of its classes" in error_line(tmp_path, filter_empty=True)
+    assert "no image has an instance of the used classes" in error_line(tmp_path, filter_empty=True)
 
 
 def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:

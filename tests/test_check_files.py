@@ -1,4 +1,4 @@
-"""Validation files are checked by their headers before training starts; the reference is to read the whole files."""
+"""Validation files are checked by their first and last bytes before training; the reference reads whole files."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from chordate.registry import BACKBONES
 @pytest.mark.parametrize("depth", [20, 56])
 def test_depth_counts_the_layers_with_weights(kind, depth):
     model = on_meta(f"{kind}{depth}_cifar")
-    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth  # shortcuts have no weights
+    # + 1 counts the classifier; shortcuts have no weights.
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth
 
 
 @torch.no_grad()

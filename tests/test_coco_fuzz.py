@@ -1,6 +1,6 @@
 """Random mutants of a COCO file: each is read as by a naive reader, or raises a one-line DataError.
 
-Boxes, classes, crowds, masks and keypoints are compared. With health="warn", contradictory records
+Boxes, classes, crowds, masks and keypoints are compared. With health="warn", invalid records
 are left out, as by the naive reader, and must be reported.
 """
 
@@ -47,7 +47,7 @@ NAMES = [["head", "tail"], ["head"], ["head", "head"], ["head", 2], "head"]  # m
 
 
 def mutate(random: np.random.Generator, keypoints: bool = False) -> bytes:
-    """The clean file (with keypoints or not) with one to three mutations of its records, and sometimes of its bytes."""
+    """The clean file (with keypoints or not) after up to three mutations of its records, and sometimes of its bytes."""
     content = pose_content() if keypoints else clean_content()
     for _ in range(random.integers(1, 4)):
         kind = str(random.choice(list(FIELDS)))

@@ -109,7 +109,7 @@ def test_fields_that_are_unused_or_written_otherwise_change_no_sample(root, cont
 
 
 def _naive(root: Path, content) -> dict:
-    """The referee's samples; those of the clean content if it cannot read `content` (huge integers, UTF-16)."""
+    """The referee's objects; of the clean content if the referee cannot read `content` (huge integers, UTF-16)."""
     if isinstance(content, bytes) and (b"9" * 99 in content or content.startswith(b"\xff\xfe")):
         content = clean_content()
     return read_naively(write_content(root, content))

@@ -229,6 +229,8 @@ def test_a_backbones_name_may_have_a_dot_and_one_with_a_slash_is_named(registere
     config = load_config("retinanet_resnet50.a1_in1k_fpn_1x_coco")
     assert config.model.backbone.type == "resnet50.a1_in1k"
     assert Path(config.filename).stem == "retinanet_resnet50.a1_in1k_fpn_1x_coco"
-    with pytest.raises(ConfigError, match='a config\'s name has no "/"; .* model.backbone.type="zoo/resnet50"'):
+    with pytest.raises(
+        ConfigError, match='a config\'s name must not contain "/"; .* model.backbone.type="zoo/resnet50"'
+    ):
         load_config("retinanet_zoo/resnet50_fpn_1x_coco")
     assert load_config("retinanet_r50_fpn_1x_coco", {"model.backbone.type": "zoo/resnet50"})

@@ -157,8 +157,11 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate) does not name its config; name it: --config CONFIG"),
-        (["{}/plain.pth", "{}/x.pt"], "plain.pth (unnamed) does not name its config; name it: --config CONFIG"),
+        (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate): its config cannot be determined; name it: --config CONFIG"),
+        (
+            ["{}/plain.pth", "{}/x.pt"],
+            "plain.pth (unknown library): its config cannot be determined; name it: --config",
+        ),
         (["{}/none.pth", "{}/x.pt"], "no checkpoint"),
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
         (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),

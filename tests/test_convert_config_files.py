@@ -127,7 +127,7 @@ def test_a_mistake_names_the_file_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("x.pt").touch()
     assert main(["convert-config", "x.pt"]) == 2
-    assert capsys.readouterr().err.startswith("chordate convert-config: x.pt: configs are")
+    assert capsys.readouterr().err.startswith("chordate convert-config: x.pt: must be a .yaml file")
 
 
 def test_the_defaults_that_detectron2_writes_change_nothing(tmp_path):

@@ -96,7 +96,7 @@ def test_a_detectors_feature_maps_are_averaged_without_their_padding():
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
     torch.testing.assert_close(vectors[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the feature map to average: c2, c3"):
+    with pytest.raises(chordate.ChordateError, match="no default feature vectors; set map .--map. to one of c2, c3"):
         chordate.features(model, image)
 
 

@@ -198,7 +198,7 @@ def test_keypoint_head_defaults_are_the_papers():
     ("settings", "message"),
     [
         ({"channels": 0}, "KeypointHead: channels must be ≥ 1, got 0"),
-        ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
+        ({"levels": ["p9"]}, r'KeypointHead needs feature maps "p9", .*no "p9"'),
     ],
 )
 def test_an_invalid_setting_of_the_keypoint_head_is_a_config_error(settings, message):

@@ -20,7 +20,7 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
     masks[2][0, 0], masks[3][:6] = 9, 5
     message = error(write(tmp_path, masks), ["a", "b"])
     assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
-    assert "4 label files checked: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
+    assert "4 label files checked, unknown values: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
     assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
 
 

@@ -94,7 +94,7 @@ def test_sizes_without_elements_are_no_network():
 def test_the_head_of_fcos_is_no_retinanet():
     with torch.device("meta"):
         fcos = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(CheckpointError, match=r"x \(unnamed\) does not name its config"):
+    with pytest.raises(CheckpointError, match=r"x \(unknown library\): its config cannot be determined"):
         recognized_config(Weights(fcos.state_dict(), None, "x"))
 
 

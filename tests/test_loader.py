@@ -325,5 +325,5 @@ def test_a_loader_has_no_more_workers_than_cores(root: Path, caplog: pytest.LogC
         assert not caplog.messages
         loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)
     assert loader.num_workers == cores
-    message = f"train_data.workers={cores + 1}: only {cores} are started, one per core of this machine"
+    message = f"train_data.workers={cores + 1}: only {cores} are started, one per available CPU core"
     assert caplog.messages == [message]

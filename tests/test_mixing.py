@@ -152,7 +152,7 @@ def test_padding_around_a_smaller_image_is_zero_after_normalization() -> None:
 
 @by_name
 def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{type(transform).__name__} combines .* these samples have no boxes"):
+    with pytest.raises(ConfigError, match=f"{type(transform).__name__} combines .* samples have no boxes"):
         build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
 
 
@@ -170,7 +170,7 @@ def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_b
     panoptic = {"type": "CocoPanoptic", "annotations": "panoptic.json", "images": "images"}
     for dataset in (semantic, panoptic):
         data = {"dataset": dataset, "pipeline": [seldom]}
-        with pytest.raises(ConfigError, match=f"{seldom['type']} combines .* these samples have no boxes; remove it"):
+        with pytest.raises(ConfigError, match=f"{seldom['type']} combines .* samples have no boxes; remove this"):
             build_dataset(data, data_root=tmp_path, training=True)
 
 

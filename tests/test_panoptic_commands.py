@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from backbone_referee import slow
 from doc_commands import folder, run_page
 from doc_pages import with_options
 
@@ -84,6 +85,7 @@ def test_training_lowers_the_losses_and_reports_panoptic_quality(trained):
     assert {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"} <= records[-1].keys()
 
 
+@pytest.mark.parametrize("trained", ["fpn", *slow("deeplab")], indirect=True)
 def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(trained, tmp_path, capsys):
     config, root, checkpoint = trained
     command = ["test", str(config), str(checkpoint), "--data-root", str(root), "--picture", str(tmp_path / "sheet.png")]
@@ -100,6 +102,7 @@ def test_testing_writes_the_table_a_sheet_and_predictions_in_cocos_format(traine
         assert sorted(set(ids.flatten().tolist()) - {0}) == [segment["id"] for segment in record["segments_info"]]
 
 
+@pytest.mark.parametrize("trained", ["fpn", *slow("deeplab")], indirect=True)
 def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
     config, root, checkpoint = trained
     command = ["predict", str(config), str(checkpoint), str(root / "val/000001.jpg"), "--out", str(tmp_path / "drawn")]
@@ -109,6 +112,7 @@ def test_predicting_writes_segments_and_a_drawing(trained, tmp_path):
     assert cv2.imread(str(tmp_path / "drawn/000001_prediction.png")) is not None
 
 
+@pytest.mark.parametrize("trained", ["deeplab", *slow("fpn")], indirect=True)
 def test_predicting_keeps_every_segment_that_the_model_returns_unless_a_threshold_is_given(trained, tmp_path):
     """The scores of Panoptic-DeepLab's things are heatmap values, mostly below 0.5; PQ counts things of any score."""
     config, root, checkpoint = trained
@@ -140,6 +144,7 @@ def test_predicting_keeps_every_segment_that_the_model_returns_unless_a_threshol
         assert len(record["segments_info"]) == count
 
 
+@pytest.mark.parametrize("trained", ["fpn", *slow("deeplab")], indirect=True)
 def test_panoptic_samples_can_be_browsed_and_models_summarized(trained, tmp_path, capsys):
     config, root, _ = trained
     assert main(["browse", str(config), "--data-root", str(root), "--out", str(tmp_path), "--count", "4"]) == 0

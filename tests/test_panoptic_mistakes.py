@@ -84,7 +84,7 @@ MISTAKES = [
         r"category cat has isthing 'yes'; set it to 1 for things, and to 0 for stuff",
     ),
     (lambda root: edit(root, lambda c: c["categories"][1].update(name="sky")), "two categories have the name sky"),
-    (lambda root: edit(root, lambda c: c["categories"][1].update(id=9)), "two categories have the id 9; it must be"),
+    (lambda root: edit(root, lambda c: c["categories"][1].update(id=9)), "two categories have the id 9; ids and"),
     (lambda root: edit(root, lambda c: c["categories"].clear()), "categories is empty; list the categories of the"),
     (lambda root: edit(root, lambda c: c["categories"][1].pop("isthing")), r"category cat has no isthing; set it to 1"),
     (lambda root: edit(root, lambda c: c.pop("categories")), r"not COCO's panoptic format: 'categories' is missing"),
@@ -184,8 +184,8 @@ def test_numbers_as_text_and_nulls_are_read_like_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        (DatasetMeta((*NAMES, "cow"), stuff=("sky", "grass")), "cow is only a class of the model"),
-        (DatasetMeta(NAMES[:3], stuff=("sky",)), "grass is only a class of its categories"),
+        (DatasetMeta((*NAMES, "cow"), stuff=("sky", "grass")), "the class cow is only in the model"),
+        (DatasetMeta(NAMES[:3], stuff=("sky",)), "the class grass is only in this file"),
         (DatasetMeta(NAMES, stuff=("sky",)), "grass is stuff here, but not in the model"),
     ],
 )

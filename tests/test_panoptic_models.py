@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoint_toys import own
+from detection_toys import train_on_fake_tensors
 from panoptic_files import reader, write_panoptic
 from torch import nn
 
@@ -156,10 +157,14 @@ def test_the_content_of_the_padding_does_not_change_a_panoptic_prediction(batch,
     assert first.ids.shape == (32, 40)
 
 
-# Panoptic FPN is marked slow, since test_training_steps.py always compiles a two-stage detector.
-@pytest.mark.parametrize(
-    "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
-)
+@pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
+def test_no_shape_in_a_panoptic_step_depends_on_the_data(batch, build):
+    losses = train_on_fake_tensors(build, batch)
+    assert losses and all(loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.slow  # the test above checks for shapes that depend on the data, the usual reason of several graphs
+@pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
 def test_the_panoptic_step_compiles_whole(batch, build):
     """The targets and losses have no host sync and no shape that depends on the number of instances."""
     model = build()

@@ -169,7 +169,7 @@ FILES = [
     ("{", "not predictions of a detector"),
     (
         '[{"file": "a.png", "class": "dog", "score": 1, "box": [1, 2, 9, 9]}]',
-        r"no box of the model's classes \(figure\)",
+        r"no box has a class of the model \(figure\); the boxes are of dog",
     ),
     (
         '[{"file": "a.png", "class": "figure", "score": 1, "box": [1, 2, 9, 9]}]',

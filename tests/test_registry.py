@@ -121,7 +121,10 @@ def test_the_error_for_a_missing_feature_map_names_both_parts():
     stem.name = "Stem-8"
     with pytest.raises(ConfigError) as caught:
         select(offered(stem), ["c2", "c6"], "FPN")
-    assert str(caught.value) == 'FPN(in=["c2", "c6"]): Stem-8 offers c2 (8 ch, stride 4); no "c6"'
+    assert (
+        str(caught.value)
+        == 'FPN needs feature maps "c2", "c6", but Stem-8 offers c2 (8 ch, stride 4); there is no "c6"'
+    )
 
 
 def test_a_backbone_without_out_features_is_an_error_with_the_remedy():

@@ -150,7 +150,7 @@ def test_boxes_can_be_clipped_after_nms_as_in_detectron2():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
+        ({"levels": ["p2", "p9"]}, r'RetinaHead needs feature maps "p2", "p9", .*no "p9"'),
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
         (
             {"iou_thresholds": (0.5, 0.4)},
@@ -165,7 +165,7 @@ def test_an_invalid_setting_of_the_retina_head_is_a_config_error(settings, messa
 
 
 def test_levels_with_different_channels_are_refused():
-    with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
+    with pytest.raises(ConfigError, match="RetinaHead needs levels with equal channels .*; got c3"):
         RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
 
 

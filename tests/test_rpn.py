@@ -125,7 +125,7 @@ def test_the_convolutions_run_once_per_level_in_a_training_step():
 
 
 def test_rpn_levels_with_different_channels_are_refused():
-    with pytest.raises(ConfigError, match=r"equal channels; got p2 \(16 ch, stride 4\), p3 \(32 ch, stride 8\)"):
+    with pytest.raises(ConfigError, match=r"equal channels .*; got p2 \(16 ch, stride 4\), p3 \(32 ch, stride 8\)"):
         RPNHead({"p2": FeatureSpec(16, 4), "p3": FeatureSpec(32, 8)})
 
 

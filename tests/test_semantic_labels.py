@@ -119,7 +119,7 @@ def test_ids_beyond_8_bits(tmp_path, dtype, suffix):
 def test_label_images_of_another_size_than_their_images_are_one_line(tmp_path):
     message = error(write(tmp_path, masks_of([0, 1]), image_size=(24, 32)), ["a", "b"])
     assert message == (
-        f"{tmp_path}/labels/000.png: 16×12, but its image 000.jpg is 32×24 (3 of 3 label files checked differ)"
+        f"{tmp_path}/labels/000.png: 16×12, but its image 000.jpg is 32×24 (wrong size in 3 of 3 label files checked)"
     )
 
 

@@ -318,7 +318,7 @@ def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(or
 
 
 def test_a_window_stride_that_leaves_pixels_out_is_refused():
-    with pytest.raises(ConfigError, match=r"window: .*stride \[40, 30\] is larger than the window size \[32, 40\]"):
+    with pytest.raises(ConfigError, match=r"window: .*must be ≤ size .* got stride \[40, 30\] and size \[32, 40\]"):
         segmenter({"type": "FCNHead"}, window={"size": (32, 40), "stride": (40, 30)})
 
 

@@ -193,7 +193,7 @@ def test_train_aug_from_the_mat_files_of_sbd(tmp_path):
 
 def test_missing_parts_of_voc_are_one_line(tmp_path, monkeypatch):
     voc(tmp_path)
-    with pytest.raises(DataError, match=r"benchmark_RELEASE.*no such folder.*; train_aug needs it, or .*ClassAug"):
+    with pytest.raises(DataError, match=r"benchmark_RELEASE.*no such folder.*label files of SBD, or PNGs in .*Aug"):
         voc_dataset(tmp_path)
     folder = tmp_path / "benchmark_RELEASE/dataset/cls"
     folder.mkdir(parents=True)

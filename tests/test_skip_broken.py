@@ -273,7 +273,7 @@ def test_detected_boxes_of_missing_images_are_left_out(tmp_path: Path, rename) -
     assert "2.png" not in {Path(dataset.read(index)["info"].path).name for index in range(10)}
     assert {dataset.id_in_file(index) for index in range(10)} == {rename(10 * number) for number in (1, 3, 4, 5, 6)}
     (tmp_path / "found.json").write_text(json.dumps([*detected(content), *detected(content, image_id=77)]))
-    with pytest.raises(DataError, match="12 of 22 boxes belong to images that the annotations do not have"):
+    with pytest.raises(DataError, match="12 of 22 boxes belong to images that are not in the annotation file"):
         CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
 
 

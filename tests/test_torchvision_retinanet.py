@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from backbone_referee import without_init
+from backbone_referee import slow, without_init
 from torchvision_referee import as_batch, ours, photos, scatter, train_without_norms
 
 from chordate.data.coco_classes import COCO_CLASSES
@@ -19,7 +19,7 @@ PAIRS = {
 }
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=["v1", "v2"])
+@pytest.fixture(scope="module", params=[*slow("retinanet_resnet50_fpn"), "retinanet_resnet50_fpn_v2"], ids=["v1", "v2"])
 def pair(request, cells):
     """Torchvision's model; Chordate's with the same weights, both in float64; two photos; their targets."""
     images, targets = photos(cells, SIDE)

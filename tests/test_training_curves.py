@@ -41,8 +41,8 @@ def test_plotting_a_file_that_is_not_a_training_log_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other.txt").write_text("{this is}\n")
     for name, message in (
-        ("absent", "not a training log"),
-        ("other.txt", "not a training log"),
+        ("absent", "cannot be read as a training log"),
+        ("other.txt", "cannot be read as a training log"),
         ("empty.jsonl", "no training records"),
     ):
         with pytest.raises(DataError, match=message):

@@ -48,7 +48,7 @@ def test_a_metric_must_not_have_the_name_of_a_log_field(name):
         def compute(self) -> dict[str, float]:
             return {name: 0.5}
 
-    with pytest.raises(ConfigError, match=f'Clash: a number must not be named "{name}"'):
+    with pytest.raises(ConfigError, match=f'Clash: a metric must not be named "{name}"'):
         compute_numbers(Clash())
 
 
@@ -74,7 +74,7 @@ def test_nan_in_a_buffer_or_an_average_is_not_saved(tmp_path: Path, part: str) -
     with pytest.raises(TrainingError) as error:
         toy_trainer(tmp_path, callbacks=[Spoil()], ema=0.9).train()
     name = "head.weight" if part == "average" else "backbone.1.running_var"
-    owner = "" if part == "buffer" else "the average of "
+    owner = "" if part == "buffer" else "the EMA of "
     assert str(error.value).startswith(f"{owner}{name} has a NaN or Inf after iteration")
     assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1.pt"]
 

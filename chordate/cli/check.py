@@ -90,7 +90,9 @@ def is_data(arguments: argparse.Namespace) -> bool:
     data = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
     for option, value in (("--data-root", arguments.data_root), ("--cfg-options", arguments.cfg_options)):
         if data and value:
-            raise ConfigError(f"{option} belongs to a config, but {path} is data; leave it out, or name a config")
+            raise ConfigError(
+                f"{option} belongs to a config, but {path} is data; leave the option out, or name a config"
+            )
     return data
 
 

@@ -80,7 +80,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str], usage:
         words: the command line after `chordate <command>`.
         command: the command, such as `train`.
         options: the command's options, such as `--work-dir`.
-        usage: the command line with all arguments, such as `chordate train CONFIG`.
+        usage: the command line with the required arguments, such as `chordate train CONFIG`.
     """
     settings: list[str] = []
     arguments: dict[str, list[str]] = {}  # keyed by the advice about them

@@ -27,7 +27,7 @@ class AnnotationReader:
     Attributes:
         instances: dict from category id to the number of objects, that is, of annotations that are not crowds and
             whose boxes have a positive area inside their images.
-        without_mask: category id and annotation id of each object that has no usable mask inside its box.
+        without_mask: category id and annotation id of each object that has no usable mask overlapping its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
@@ -45,8 +45,9 @@ class AnnotationReader:
             size: height and width of its image in pixels.
 
         Returns:
-            `bbox`, `segmentation`, `area`, `iscrowd`, `keypoints` and `num_keypoints`, each only if the annotation has
-            it; None if the annotation is invalid.
+            `iscrowd`; and `bbox`, `segmentation`, `area`, `keypoints` and `num_keypoints`, each only if the annotation
+            has a usable value. None if its `iscrowd` or `bbox` is invalid, or if it has neither a `bbox` nor a usable
+            `segmentation`.
         """
         crowd = parse_flag(record.get("iscrowd"))
         if crowd is None:
@@ -70,7 +71,7 @@ class AnnotationReader:
         return fields
 
     def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
-        """Count an object if its box has a positive area inside the image; also collect it if it has no usable mask."""
+        """Count an object whose box has an area inside the image; list it in `without_mask` if no mask is usable."""
         segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
         if "bbox" in fields:
             x, y, w, h = fields["bbox"]
@@ -100,7 +101,7 @@ class AnnotationReader:
         return polygons or None
 
     def _read_area(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any) -> None:
-        """Keep a positive area; without an area, hotcoco and pycocotools compute it from the mask or the box."""
+        """Keep a positive area; the evaluation computes missing areas from masks or boxes."""
         area = parse_number(record.get("area"))
         if area is not None and area > 0:
             fields["area"] = area

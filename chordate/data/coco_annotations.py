@@ -1,7 +1,7 @@
-"""Opens COCO annotation files and checks them for errors before training.
+"""Opens COCO annotation files and checks them for errors.
 
-A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a check objects to, is read by
-`coco_normalize`.
+A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that fails a check, is first
+normalized by `coco_normalize`.
 """
 
 import logging
@@ -27,12 +27,12 @@ from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
-# If a file has more annotations, only those of the first images are checked when it is opened (seconds instead of tens
-# of seconds for COCO's train2017); the others are checked when they are read.
+# In a file with more annotations and images than this, only the annotations of the first CHECKED_IMAGES images are
+# checked on opening (seconds instead of tens of seconds for COCO's train2017), the others when they are read.
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
 ALL = 2**63 - 1  # the largest possible image id: all images were checked
-WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads these values as 1
+WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2, -1, … as 1
 LIST_OR_ID = re.compile(rb'"(?:(images|annotations|categories|licenses)"\s*:\s*\[|id"\s*:\s*(\d+))')
 MAX_SEARCHED = 2**27  # bytes; larger files are not searched for duplicate ids: in train2017, this would take a second
 
@@ -45,7 +45,7 @@ class OpenedAnnotations:
         coco: the annotations.
         report: problems that are not errors, one line each.
         reader: the AnnotationReader that has read the checked annotations.
-        checked: the largest id of the images whose annotations were checked.
+        checked: the largest id of the images whose annotations were checked; `ALL` if all were checked.
     """
 
     coco: hotcoco.COCO
@@ -100,10 +100,12 @@ def check_annotations(
         path: the annotation file, or the folder of annotation files that were converted to `index`.
         images: the folder that the file names are relative to.
         health: "error" raises on invalid records, such as annotations of unknown images or categories, boxes that are
-            not four finite numbers, and RLEs that differ in size from the image; "warn" leaves these records out.
-        whole: check all annotations, also of very large files.
+            not four finite numbers, and RLEs that differ in size from the image; "warn" leaves these records out (of
+            an object with an invalid RLE or invalid keypoints, only the RLE or the keypoints).
+        whole: whether to check all annotations, also of a very large file.
 
     Raises:
+        ConfigError: `health` is neither "error" nor "warn".
         DataError: `health` is "error" and there are invalid records, or the file is not COCO JSON.
     """
     if health not in ("error", "warn"):
@@ -129,7 +131,7 @@ def check_annotations(
 
 
 def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
-    """Whether the names, sizes and ids of a file that hotcoco accepts can be used as they are."""
+    """Whether the names, sizes, ids and crowd flags of a file that hotcoco accepts can be used as they are."""
     image_ids, category_ids, annotation_ids = index.get_img_ids(), index.get_cat_ids(), index.get_ann_ids()
     names = [category["name"] for category in index.load_cats(category_ids)]
     if index.load_warnings or len(set(names)) < len(names):
@@ -146,7 +148,7 @@ def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
 
 
 def _has_wrong_flags(path: Path) -> bool:
-    """Whether a file has an `iscrowd` other than 0 and 1. hotcoco reads every other number as 1."""
+    """Whether a file has an `iscrowd` other than 0 and 1. hotcoco reads every other integer as 1."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return WRONG_FLAG.search(data) is not None
 

@@ -107,7 +107,7 @@ class DataReport:
         return Counter(self.sizes.values()).most_common()
 
     def lines(self) -> list[str]:
-        """The notes, the counts and the statistics, one line each."""
+        """Lines for the terminal: notes, counts per class, statistics, image sizes, counts of suspicious samples."""
         lines = list(self.notes)
         counts = self.class_counts()
         if counts is not None:

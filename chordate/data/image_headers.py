@@ -1,4 +1,4 @@
-"""Reads the sizes in the headers of image files, and checks image files without decoding them."""
+"""Reads the sizes in the headers of image files, and checks JPEG and PNG files without decoding them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def image_sizes(path: Path) -> tuple[Size, Size]:
 
     Raises:
         BrokenFile: the file is missing or not an image.
+        DataError: the array in a `.npy` file is not a non-empty `[H, W]` or `[H, W, C]`.
     """
     if not path.is_file():
         raise BrokenFile(partial(missing_file, path, "image"))

@@ -51,7 +51,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     known = [entry for entry in entries if entry.name in classes]
     if entries and not known:
         others = ", ".join(map(printable, sorted({entry.name for entry in entries})[:5]))
-        raise DataError(f"{path}: no box of the model's classes ({', '.join(classes)}); its boxes are of {others}")
+        raise DataError(f"{path}: no box has a class of the model ({', '.join(classes)}); the boxes are of {others}")
     by_file: dict[Path, list[PredictedBox]] = {Path(entry.file).resolve(): [] for entry in entries}
     for entry in known:
         by_file[Path(entry.file).resolve()].append(entry)

@@ -1,4 +1,4 @@
-"""Recognizes published semantic segmentation datasets by the names of their folders."""
+"""Recognizes published segmentation datasets by the names of their folders and files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def recognize_cityscapes(path: Path) -> Recognition | None:
 
 
 def recognize_paired(path: Path) -> Recognition | None:
-    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, with PNGs named as in the dataset."""
+    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, with label PNGs named as in `PAIRED`."""
     for root in _folders_with(path, "images", "annotations"):
         for name, (kind, pattern, splits) in PAIRED.items():
             labeled = [s for s in splits if next((root / "annotations" / s).glob(pattern), None) is not None]

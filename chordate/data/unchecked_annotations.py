@@ -1,4 +1,4 @@
-"""Checks the annotations of very large files when they are read, and counts the images with problems."""
+"""Checks the annotations of very large files when they are read, and reports their problems."""
 
 from __future__ import annotations
 
@@ -64,15 +64,18 @@ class UncheckedAnnotations:
         return kept
 
     def unreported(self) -> list[int]:
-        """Indices of the images with problems that were read since the last report."""
+        """Indices of the images that were read and whose problems have not been reported yet."""
         return (self._states == UNREPORTED).nonzero()[:, 0].tolist()
 
     def report(self, index: hotcoco.COCO, rows: Sequence[int]) -> list[str]:
-        """The problems of those images in `rows` that were not reported before, in the format of `Findings.lines`.
+        """Report the problems of the images `rows`, except images that were already reported.
 
         Args:
             index: the opened annotation file.
-            rows: indices of images with problems: the `unreported` of all ranks.
+            rows: indices of images with problems: the results of `unreported` on all ranks.
+
+        Returns:
+            The lines of `Findings.lines`.
         """
         findings, rows = Findings(), [row for row in rows if self._states[row] != REPORTED]
         for image_id in self.image_ids[rows].tolist():

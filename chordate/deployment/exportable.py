@@ -12,9 +12,9 @@ from chordate.errors import ConfigError
 from chordate.model_contracts import Model
 from chordate.text import one_line
 
-MIN_SIDE = 64
-MAX_SIDE = 8192  # upper limits of dynamic sizes: pixels per side, and images per batch
-MAX_BATCH = 1024
+MIN_SIDE = 64  # limits of a dynamic height or width in pixels
+MAX_SIDE = 8192
+MAX_BATCH = 1024  # limit of a dynamic number of images
 
 
 class Exportable(nn.Module):
@@ -35,7 +35,7 @@ class Exportable(nn.Module):
         outputs: names of the outputs, set by `program`.
 
     Raises:
-        ConfigError: the size does not fit the model.
+        ConfigError: the height or width is not a multiple of the model's `size_divisor`.
     """
 
     def __init__(self, model: Model, size: tuple[int, int], batch: int = 1, dynamic: bool = False):

@@ -36,10 +36,11 @@ class CocoAnnotated(Protocol):
 
 
 def check_annotated(dataset: object, metric: str) -> None:
-    """Check that a dataset is CocoAnnotated.
+    """Check that a dataset is CocoAnnotated; messages name `metric`.
 
     Raises:
-        DataError: the dataset is not CocoAnnotated; the message lists the attributes that `metric` needs.
+        DataError: the dataset lacks an attribute, `coco` is not a hotcoco.COCO, or the number of category ids differs
+            from the number of classes.
     """
     name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
     if not isinstance(dataset, CocoAnnotated):
@@ -113,7 +114,7 @@ class GroundTruth:
         if self.without_masks:
             raise DataError(
                 f"CocoMetric: {self.without_masks} of {self.with_masks + self.without_masks} annotations have no "
-                f'segmentation, so masks cannot be evaluated; add them, or set metric.iou_types=["bbox"]'
+                f'segmentation, so masks cannot be evaluated; add the segmentations, or set metric.iou_types=["bbox"]'
             )
 
     def count_keypoints(self) -> int:

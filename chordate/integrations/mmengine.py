@@ -18,8 +18,8 @@ class TupleBackbone(nn.Module):
     """A Chordate backbone for OpenMMLab's libraries: `forward` returns a tuple of feature maps, from fine to coarse.
 
     Args:
-        settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. The
-            model's neck or head needs the numbers of channels in `backbone.out_features`.
+        settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. Set
+            `in_channels` of the model's neck or head to the numbers of channels in `backbone.out_features`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.

@@ -28,8 +28,8 @@ class CheckpointConfig(NamedTuple):
     """The config of a checkpoint.
 
     Attributes:
-        name: name of the config that it derives from.
-        overrides: its other settings; keys are dotted, values may be dicts.
+        name: name of the packaged config that it derives from.
+        overrides: the settings that differ from the packaged config; keys are dotted, values may be dicts.
         notes: lines about guessed settings, and settings that are not carried over.
     """
 
@@ -42,7 +42,7 @@ def checkpoint_config(weights: Weights) -> CheckpointConfig:
     """The config of a checkpoint of another library.
 
     The architecture is inferred from the tensors. OpenMMLab's files have the text of a config, whose section `model` is
-    converted as `chordate convert-config` does; settings inferred from the tensors override it.
+    converted as by `chordate convert-config`; settings inferred from the tensors override it.
 
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
@@ -62,7 +62,10 @@ def checkpoint_config(weights: Weights) -> CheckpointConfig:
             difference = _difference(model, name)
         except _ERRORS as error:
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
-            notes.append(f"The config in the file cannot be converted; its other settings are guessed: {reason}")
+            notes.append(
+                f"Settings that the tensors do not determine are guessed, since the file's config cannot be converted: "
+                f"{reason}"
+            )
         else:
             overrides = {"model": difference, **overrides}
             if conversion.not_carried:
@@ -109,7 +112,7 @@ def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _with_numbers(target: Mapping[str, Any], base: Mapping[str, Any], key: str = "model") -> dict[str, Any]:
-    """Copy settings. None, where the config's text lacks a number, becomes the number in `base`, else the default."""
+    """Copy settings. A None in place of a number becomes the number in `base`, or else the default."""
     defaults = section_defaults(target, key)
     filled: dict[str, Any] = {}
     for name, value in target.items():

@@ -10,8 +10,8 @@ from chordate.allowed_values import format_value
 from chordate.errors import ConfigError
 from chordate.text import printable
 
-# Differences from the other framework: in the predictions of the same weights, in the training, in the data that are
-# read, or in nothing that changes numbers.
+# What differs from the other framework if a setting is not carried over: the predictions of the same weights, the
+# training, the data that are read, or nothing that affects numbers.
 Effect = Literal["predictions", "training", "data", "nothing"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NUMERIC: tuple[Effect, ...] = ("predictions", "training")
@@ -146,7 +146,7 @@ class Keys:
         self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
-        """Mark settings that do not affect the numbers as read, including the settings nested in them."""
+        """Exclude settings that do not affect the numbers, and the settings nested in them, from `report_unread`."""
         self._read.update(keys)
         self._ignored.update(keys)
 

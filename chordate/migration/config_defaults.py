@@ -16,7 +16,7 @@ from chordate.signatures import parameters_of
 from chordate.training.settings import TrainSettings
 
 REGISTRIES = (MODELS, BACKBONES, NECKS, HEADS, LOSSES, TRANSFORMS, DATASETS, METRICS, SCHEDULES)
-# For each section or argument without `type`: the class or function whose arguments it contains.
+# For each section or argument without `type`: the class whose arguments it contains.
 UNTYPED: Mapping[str, Any] = {
     "preprocess": Normalize,
     "anchors": AnchorGenerator,
@@ -55,7 +55,7 @@ def defaults_of(plug: str) -> Mapping[str, Any]:
 
 
 def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The default values of the settings of a dict at `key` in a config."""
+    """Default values of the settings in `values`, a dict named `key` in a config."""
     if key in ("train_data", "val_data"):
         return DATA
     if key == "optimizer":

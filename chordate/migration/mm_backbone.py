@@ -1,4 +1,4 @@
-"""Converts the backbones, the preprocessing and the losses that MMDetection and MMSegmentation have in common."""
+"""Converts backbones, norms and preprocessing of MMDetection and MMSegmentation, and MMDetection's box losses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from chordate.migration.config_conversion import Keys
 from chordate.migration.resnet_names import resnet_part
 from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES
 
-# Norms in Chordate, where `train.sync_bn` enables SyncBN.
+# Norm in OpenMMLab -> norm in Chordate, where `train.sync_bn` enables SyncBN.
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that an output stride implies
 
 
 def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
-    """Chordate's norm for the setting `key` of `cfg`, a dict such as `norm_cfg`; `default` if it is missing."""
+    """Chordate's norm for `cfg[key]`, a dict such as `dict(type="BN")`; `default` if it is missing or None."""
     if key not in cfg:
         cfg.ignore(key)
         return default
@@ -44,7 +44,7 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
         cfg: the section `backbone`.
         norm_eval: the framework's default of `norm_eval`.
         contract: whether the framework's ResNet has `contract_dilation`.
-        pretrained: MMSegmentation's `model.pretrained`.
+        pretrained: the setting `model.pretrained`, which is used unless `init_cfg` names a checkpoint.
 
     Raises:
         ConfigError: Chordate has no such backbone.
@@ -126,7 +126,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
 
 
 def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
-    """The backbone's `pretrained` in Chordate, from `init_cfg` or MMSegmentation's `model.pretrained`."""
+    """The backbone's `pretrained` in Chordate, from `init_cfg`, or else from `model.pretrained`."""
     init = cfg.parts("init_cfg")[0]
     source = init.get("checkpoint") if init.get("type") == "Pretrained" else pretrained
     cfg.ignore("init_cfg", "pretrained")

@@ -58,7 +58,9 @@ def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> di
     dataset.ignore("pipeline", "backend_args", "test_mode", "metainfo", "data_prefix", "serialize_data", "lazy_init")
     dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file")
     filters = dataset.part("filter_cfg")
-    filters.ignore("min_size", "bbox_min_size")  # no image of the usual datasets is smaller
+    # No image of the usual datasets is below min_size. Boxes below bbox_min_size (VOC) are kept, but MMDetection
+    # ignores them in training.
+    filters.ignore("min_size", "bbox_min_size")
     if semantic:
         part = _semantic(outer, dataset, prefix, kind, split, classes)
     elif kind == "VOCDataset":
@@ -110,7 +112,7 @@ def _semantic(outer: Keys, dataset: Keys, prefix: Keys, kind: str, split: str, c
     if kind == "COCOStuffDataset":
         return {"type": "CocoStuff", "split": last}
     if kind == "PascalVOCDataset":
-        # MMSegmentation concatenates VOC's and SBD's images, which are one split here.
+        # MMSegmentation concatenates VOC's and SBD's images, which are one split in Chordate.
         name = "train_aug" if _is_concatenated(outer) else PurePosixPath(dataset.get("ann_file")).stem
         return {"type": "VocSemantic", "split": name}
     _only_first(outer, split)

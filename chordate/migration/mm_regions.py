@@ -69,7 +69,7 @@ def _box(model: Keys) -> dict[str, Any]:
 
 
 def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
-    """The arguments of BoxHead for a box head, which is stage `number` of a cascade."""
+    """The arguments of BoxHead for `head`, which is stage `number` of a cascade, or the only box head (0)."""
     kind = head.get("type")
     if kind not in BOX_HEADS:
         raise ConfigError(f"model.roi_head.bbox_head.type {kind} has no counterpart; {', '.join(BOX_HEADS)} have one")

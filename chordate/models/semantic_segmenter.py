@@ -41,7 +41,7 @@ class SemanticSegmenter(Model):
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
-        ConfigError: two parts do not fit together; the message names both.
+        ConfigError: two parts do not fit together (the message names both), or the metadata has no classes.
     """
 
     example_size = (512, 1024)

@@ -41,7 +41,8 @@ def place_masks(
         overlap_threshold: maximum fraction of an instance's mask that may already be taken, 0 … 1.
 
     Returns:
-        `[N, H, W]` int32, the slot + 1 of the instance at each pixel or 0, and `[N, D]` bool, the instances placed.
+        `[N, H, W]` int32, the slot + 1 of the instance at each pixel (0 for none), and `[N, D]` bool, whether each
+        instance is kept.
     """
     height, width = size
     ids = torch.zeros(masks.shape[0], height, width, dtype=torch.int32, device=masks.device)

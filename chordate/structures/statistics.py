@@ -55,7 +55,7 @@ class Values:
     Attributes:
         values: `[V]` float32.
         unit: unit of the values, such as "px", or an empty string.
-        logarithmic: whether the axis of the histogram is logarithmic; then the values are positive.
+        logarithmic: whether the axis of the histogram is logarithmic; if so, all values must be positive.
     """
 
     values: NDArray[np.float32]

@@ -50,7 +50,8 @@ def train(
         resume: path of a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
         load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its classes
             differ (weights of classes with the same name are loaded, other classes keep their initial weights).
-            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
+            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored if `resume=True` finds
+            a checkpoint; an error if `resume` is a path.
         callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:
@@ -58,7 +59,8 @@ def train(
         `best` the best evaluation.
 
     Raises:
-        ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is non-finite.
+        ChordateError: an argument, the config, the data or a checkpoint is invalid or does not fit, a loss is
+            non-finite, another run is using `work_dir`, or the machine failed (see MachineError).
         SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
     """
     if load_from and resume and resume is not True:
@@ -132,10 +134,11 @@ def train(
 
 
 def check_settings(cfg: Config, settings: TrainSettings) -> None:
-    """Check the settings that can be checked without data, before datasets are read, which may take a minute.
+    """Check the settings that can be checked without data, before the datasets are read, which may take a minute.
 
     Raises:
-        ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid.
+        ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid, or `train.save_best` is
+            set without `val_data`.
     """
     check_save_best(cfg)
     check_data_section(section(cfg, "train_data"), training=True)
@@ -147,4 +150,4 @@ def check_settings(cfg: Config, settings: TrainSettings) -> None:
     if unreached:
         unit = "epochs" if settings.by_epoch else "iterations"
         numbers = ", ".join(f"{milestone:g}" for milestone in unreached)
-        logger.warning(f"schedule.milestones: {numbers} not reached, since train.{unit}={length}")
+        logger.warning(f"schedule.milestones: {numbers} will not be reached, since train.{unit}={length}")

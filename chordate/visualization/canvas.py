@@ -22,7 +22,7 @@ from chordate.text import printable
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Color = tuple[int, int, int]
-Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both ends included
+Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box; right and bottom are inclusive
 
 LONG_SIDE = 640  # default minimum of the longer side in pixels; smaller images are upscaled to it
 PADDING = 3  # pixels around the text of a label
@@ -70,8 +70,8 @@ def instance_colors(
 ) -> list[Color]:
     """A color per instance: the color of its class, lighter or darker if the class has several instances.
 
-    From left to right, the instances of a class cycle through `SHADES`. So neighbors have different colors, and correct
-    detections have the same colors as the ground truth.
+    From left to right, the instances of a class cycle through `SHADES`. So neighbors have different colors, and
+    detections that match the ground truth one to one have its colors.
     """
     colors, seen = [(0, 0, 0)] * len(boxes), Counter[int]()
     for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2]):
@@ -104,7 +104,8 @@ def write_image(path: str | Path, image: Picture) -> None:
     """Write an RGB picture `[H, W, 3]` uint8; the file's extension selects the format.
 
     Raises:
-        DataError: the folder does not exist or the extension is unknown.
+        DataError: the file cannot be written, for example because the folder does not exist or the extension is
+            unknown.
     """
     try:
         Image.fromarray(image).save(path, quality=92)

@@ -1,4 +1,4 @@
-"""Candidate state dicts for loading a checkpoint: all or part of it, converted by each format that recognizes it."""
+"""Candidate state dicts of a checkpoint: all or some tensors, unchanged, and converted by each matching format."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
 # Prefixes that wrappers add to tensor names. EMA weights are preferred, so their prefixes are first, and `teacher.`
-# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile `_orig_mod.`, Lightning's modules the
-# others.
+# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile adds `_orig_mod.`, and Lightning
+# modules often add `model.`, `net.` or `network.`.
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
     *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
 )
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
-_MAX_PARTS = 32  # limit on the prefixes that are tried, since every format tries each; real files have at most about 10
+_MAX_PARTS = 32  # limit on the prefixes tried, since each format tries them all; real files have at most about 10
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class Candidate:
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
     """Find the candidate with the most tensors that fit the model. Returns the candidate and its StateDictMatch.
 
+    If no tensor of any candidate fits, the candidate with the most mismatched tensors is returned.
+
     Args:
+        weights: the weights of the checkpoint.
+        model: the model to load, or a backbone.
         by_name: whether to match outputs by class name if the classes of the model and the checkpoint differ.
 
     Raises:
@@ -114,7 +118,7 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
-            f"{weights.source} has the names of {format.library}'s weights ({type(format).__name__}), but cannot be "
+            f"{weights.source} has tensor names of {format.library} ({type(format).__name__}), but cannot be "
             f"converted: {reason}"
         ) from error
 

@@ -15,8 +15,8 @@ from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
 # Keys under which training scripts save the weights. The first key with weights is used, so EMA weights are
-# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights before
-# averaging, since its EMAHook swaps the two state dicts before it saves them.
+# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights without
+# averaging, since its EMAHook swaps the two state dicts before they are saved.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state"),
     *("model", "module", "net", "network", "weights", "params", "ema_state_dict", "blobs", "teacher", "student"),
@@ -82,7 +82,8 @@ def _unwrap(contents: Mapping[Any, Any], wrappers: int = _MAX_WRAPPERS) -> tuple
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
     entries; None if there are no weights.
 
-    A wrapper may also contain tensors that are not weights, such as `best_acc1` or an EMA's `updates`.
+    Nested dicts are searched first, since a wrapper may also contain tensors that are not weights, such as `best_acc1`
+    or an EMA's `updates`.
     """
     for key in _WRAPPERS if wrappers else ():
         inner = contents.get(key)

@@ -50,7 +50,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
             `meta` if it has class names rather than numbers.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or belongs to another model.
+        CheckpointError: the checkpoint cannot be read, or does not fit the model.
     """
     validate_value(str | Path | Mapping, source, "load_checkpoint: source")
     model = _unwrap_model(model)
@@ -64,7 +64,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     broken = not_finite(tensors)
     if broken:
         text = f"NaN or infinite values in {pluralize(len(broken), 'tensor')}: {abbreviate(broken)}"
-        warnings.warn(f"{weights.source}: {text}", stacklevel=2)
+        warnings.warn(f"{weights.source} has {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and meta is not None:
         model.meta = meta
@@ -92,8 +92,8 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
-        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights. If a
-            download fails, the message says how to load a local file, and how to build the model without weights.
+        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
+        DownloadError: a download failed; the message says how to load a local file, and how to train from scratch.
     """
     reports = []
     for path, backbone in find_backbones(model):
@@ -155,10 +155,11 @@ def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, s
     """The metadata that the model takes from the checkpoint; None if it keeps its own.
 
     Class names that are inferred from the number of classes (see `Format.has_names`) do not replace other names; they
-    only reorder the model's names, if these are the same set.
+    only change the order of the model's names, if both sets of names are equal.
 
     Raises:
-        CheckpointError: the order of the classes differs, and the model is built for its own order.
+        CheckpointError: the classes differ in name or order, but the model has stuff classes and is built for its own
+            order.
     """
     if weights.meta is not None:
         return weights.meta if _takes_meta(model, weights.meta, strict) else None
@@ -180,7 +181,7 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
     """Whether to replace the model's metadata with the checkpoint's.
 
     The number of classes, the number of keypoints (if the model has keypoints) and the model's `extra` entries must be
-    equal in both. Unless `strict`, the model's classes must also be unnamed.
+    equal in both. Unless `strict`, the model must also have classes, and these must be unnamed.
     """
     if meta is None or not isinstance(model, Model):
         return False

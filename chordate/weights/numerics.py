@@ -16,8 +16,11 @@ from chordate.ops.norms import FOLDABLE
 
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any], guesses: str = "") -> None:
-    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message lists the
-    overrides that set them, and says which are guessed."""
+    """Warn if the model's settings differ from `settings` (see `Format.settings`).
+
+    The message lists the command-line options that set the model to `settings`, and quotes `guesses` (see
+    `Format.guesses`).
+    """
     options = overrides(model, settings)
     if options:
         warnings.warn(
@@ -82,7 +85,7 @@ def _written(value: Any) -> str:
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
-    """Warn if the image mean or std of timm's weights differs from the model's Normalize layer."""
+    """Warn if `source` is `timm://…` and its image mean or std differs from the model's Normalize layer."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")

@@ -1,7 +1,8 @@
 """Compares random models of Detectron2 with the models that `chordate convert` makes of their checkpoints.
 
-Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [FAMILY …]`. Prints a table in
-Markdown. Everything is computed in float64: in float32, even one library's outputs differ between memory formats.
+Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [IMAGE_FOLDER] [FAMILY …]`.
+Prints a table in Markdown. Everything is computed in float64: in float32, even one library's outputs differ between
+memory formats.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ TORCHVISION = [
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
-CROP = (512, 1024)  # height and width of DeepLab's images in pixels: its training crop, the window of ASPP's pooling
+# Height and width of DeepLab's images in pixels: the training crop, since the pooling window of its ASPP has this size.
+CROP = (512, 1024)
 DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
 # Detectron2's config and options, keyed by the name in the table.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {

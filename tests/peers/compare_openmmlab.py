@@ -2,7 +2,7 @@
 
 Run in an environment with these libraries (see `mmcv_ops_stub.py`):
 `python tests/peers/compare_openmmlab.py [CONFIG …]`. Prints a table in Markdown. `--names FILE` writes the names and
-shapes of their tensors, as in `tests/data/openmmlab_names.json`.
+shapes of the tensors of the libraries' models; `tests/data/openmmlab_names.json` lists equal backbones once.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _drop_pretrained(part: Any) -> None:
         part.pop("init_cfg", None)
         part.pop("pretrained", None)
         if part.get("type") == "SyncBN":
-            part["type"] = "BN"  # SyncBN needs several processes; its tensors are BN's
+            part["type"] = "BN"  # `calibrate` needs BatchNorm2d; SyncBN's tensors are the same
     for value in part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ():
         _drop_pretrained(value)
 

@@ -1,7 +1,7 @@
 """Random models of Detectron2, and their predictions on images, for comparison with the converted models.
 
-Random weights are useless as they are: activations grow without limit, and no score exceeds a threshold. So the
-statistics of the frozen norms are set from the images, and the predictors are scaled until there are many detections.
+Random weights are useless as they are: activations grow without limit, and no score exceeds the threshold. So the
+statistics of all BatchNorms are set from the images, and the predictors are scaled so that there are many detections.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def config(name: str, options: list[Any] = []) -> CfgNode:  # noqa: B006
     else:
         cfg = model_zoo.get_config(f"{name}.yaml")
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
-    _replace(cfg, "SyncBN", "BN")  # SyncBN needs several processes; its tensors are BN's
+    _replace(cfg, "SyncBN", "BN")  # `random_model` calibrates BatchNorm2d; SyncBN's tensors are the same
     return cfg
 
 
 def random_model(cfg: CfgNode, images: list[Tensor], seed: int = 0) -> nn.Module:
     """Build a model with random weights that are calibrated on the images, uint8 `[3, H, W]` RGB.
 
-    If PIXEL_STD is 1, norms are like those of MSRA's weights: the statistics are folded into weight and bias.
+    If PIXEL_STD is 1, frozen norms are like those of MSRA's weights: the statistics are folded into weight and bias.
     """
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
@@ -89,7 +89,7 @@ def float64() -> Iterator[None]:
 
 @torch.no_grad()
 def predict(model: nn.Module, cfg: CfgNode, images: list[Tensor], sizes: list[tuple[int, int]] | None = None) -> Any:
-    """Predict on images; boxes are in pixels of images of `sizes` (height, width), by default their own sizes."""
+    """Predict on images; outputs are scaled to `sizes`, height and width per image, by default the images' own."""
     dtype = next(model.parameters()).dtype
     inputs = []
     for index, image in enumerate(images):

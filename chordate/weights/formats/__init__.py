@@ -1,4 +1,4 @@
-"""Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
+"""Checkpoint formats of other libraries. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import (
     cifar_classifiers,

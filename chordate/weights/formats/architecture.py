@@ -1,6 +1,7 @@
 """Recognizes the architecture of a network by its tensors: finds our nearest config, and the overrides that it needs.
 
-The tensors must have our names: the formats of other libraries convert a state dict before they call these functions.
+The tensors must have our names, so the formats of other libraries convert a state dict first. `count` works with any
+names; the names that `pools_in_shortcuts` reads are the same in OpenMMLab's libraries.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def resnet(state: State) -> tuple[str, Overrides]:
     blocks = tuple(count(state, f"backbone.layer{number}.{{}}.conv1.weight") for number in (1, 2, 3))
     is_bottleneck = "backbone.layer1.0.conv3.weight" in state
     if (blocks, is_bottleneck) not in _DEPTHS:
-        raise ValueError(f"no ResNet has {blocks} blocks in c2 … c4")
+        raise ValueError(f"with {blocks} blocks in c2 … c4, it is not a ResNet-18, 34, 50, 101 or 152")
     depth = _DEPTHS[blocks, is_bottleneck]
     overrides: Overrides = {"model.backbone.pretrained": None}
     norm = norm_of(state, "backbone.bn1.")
@@ -74,6 +75,9 @@ def detector(state: State, meta: DatasetMeta | None) -> tuple[str, Overrides] | 
 
     Returns:
         None if the model predicts keypoints or stuff and `meta` is None, since their names are not in the weights.
+
+    Raises:
+        ValueError: as in `resnet`.
     """
     family = _family(state)
     if meta is None and family in ("keypoint-rcnn", "panoptic-fpn"):
@@ -126,7 +130,7 @@ def _is_c4(state: State) -> bool:
 
 
 def neck(state: State) -> Overrides:
-    """Overrides of an FPN."""
+    """Overrides of an FPN's channels and norm; empty if `state` has no FPN."""
     overrides: Overrides = {}
     levels = sorted(name for name in state if name.startswith("neck.output.") and name.endswith(".0.weight"))
     if levels:
@@ -186,7 +190,12 @@ def _mask_head(state: State) -> Overrides:
 
 
 def norm_of(state: State, layer: str) -> str | None:
-    """The norm type that a layer's tensors imply: "BN" (trained), "FrozenBN" or "GN"; None without such a layer."""
+    """Infer the type of a norm from its tensors: "BN" (trained), "FrozenBN" or "GN"; None if there is no such norm.
+
+    Args:
+        state: tensors by name.
+        layer: prefix of the norm's tensors, such as `backbone.bn1.`.
+    """
     if f"{layer}weight" not in state:
         return None
     if f"{layer}running_mean" not in state:

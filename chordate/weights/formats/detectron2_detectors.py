@@ -1,4 +1,4 @@
-"""Formats of Detectron2's detectors: R-CNNs on FPN, C4 and a dilated C5, Panoptic FPN, and RetinaNet."""
+"""Formats of Detectron2's detectors: R-CNNs (on FPN, C4 or a dilated C5), Panoptic FPN and RetinaNet."""
 
 from __future__ import annotations
 

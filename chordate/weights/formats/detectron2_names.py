@@ -24,10 +24,7 @@ KEYPOINT: Pairs = (
 
 
 def resnet(theirs: str, ours: str) -> Pairs:
-    """Pairs of name prefixes of a ResNet; they start with `theirs` and `ours`.
-
-    The stem is one convolution, or three in DeepLab's ResNets. Shortcuts are projections where the shape changes.
-    """
+    """Pairs of name prefixes of a ResNet whose stem is one convolution; they start with `theirs` and `ours`."""
     stem = (
         (f"{theirs}stem.conv1.norm.", f"{ours}bn1."),
         (f"{theirs}stem.conv1.", f"{ours}conv1."),

@@ -1,4 +1,4 @@
-"""Formats of Detectron2's semantic segmentation models: DeepLab v3 and v3+, and Semantic FPN."""
+"""Format of Detectron2's semantic segmentation models: DeepLab v3 and v3+, and Semantic FPN."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from chordate.weights.formats.detectron2_detectors import FPN_DIVISOR, Detectron
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
 
-# Settings of Detectron2's DeepLab configs that the tensors do not show: R-103 with output stride 16 and multi-grid,
-# trained on crops of 512×1024 px, whose feature maps have 32×64 cells.
+# Settings from Detectron2's DeepLab configs; they are not read from the tensors. R-103 has output stride 16 and
+# multi-grid, and is trained on crops of 512×1024 px, whose feature maps have 32×64 cells.
 _DEEPLAB: Overrides = {
     "model.backbone.output_stride": 16,
     "model.backbone.multi_grid": [1, 2, 4],

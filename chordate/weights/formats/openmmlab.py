@@ -27,8 +27,8 @@ MAX_CLASSES = 100_000  # limit, since the file may be untrusted
 def backbone(state: State) -> Pairs:
     """Pairs of name prefixes (theirs, ours) of a ResNet; `state` has the library's names or ours.
 
-    The library's names equal ours, except for GroupNorms and the deep stem of "v1c" and "v1d". The library's deep stem
-    is one nn.Sequential of nine layers; ours is an nn.Sequential that ends before the last norm.
+    The library's names equal ours, except for GroupNorms, the shortcuts of "v1d" (see `shortcuts`), and the deep stem
+    of "v1c" and "v1d". The library's deep stem is one nn.Sequential of nine layers; ours ends before the last norm.
     """
     stem: Pairs = (
         ("backbone.stem.7.", "backbone.bn1."),
@@ -43,7 +43,8 @@ def backbone(state: State) -> Pairs:
 def shortcuts(state: State) -> Pairs:
     """Pairs of name prefixes (theirs, ours) of the shortcuts of "v1d" with stride 1.
 
-    The library's shortcuts have no pool there, ours have a pool without effect, so their layers have other numbers.
+    The library has no pool there. Our shortcuts start with an nn.Identity or, in dilated stages, a pool, so the numbers
+    of their other layers are higher by one.
     """
     if not pools_in_shortcuts(state):
         return ()
@@ -72,7 +73,7 @@ def conv_module(theirs: str, ours: str) -> Pairs:
 
 
 def restore_norms(theirs: State) -> State:
-    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` uses the first pair of `conv_module`, which has `bn`."""
+    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` uses the first pair that matches, which has `bn`."""
     grouped = {
         name.rpartition(".bn.")[0]
         for name in theirs
@@ -105,7 +106,7 @@ class MMFormat(Format):
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        # MMCV's EMAHook also saves the weights before averaging, as `ema_backbone_conv1_weight`.
+        # MMCV's EMAHook also saves the weights without averaging, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
         return self.names(state).convert(tensors)
 
@@ -154,7 +155,7 @@ class MMFormat(Format):
         return bool(names) and len(names) == self.outputs(state)
 
     def outputs(self, state: State) -> int:
-        """The number of classes, without background, of the network with the library's names."""
+        """The number of classes, without background; `state` has the library's names."""
         raise NotImplementedError
 
 
@@ -201,8 +202,8 @@ def _are_strings(value: Any) -> TypeGuard[list[str]]:
 def _pixels_by_statistics(state: State) -> tuple[*Pixels, bool]:
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
-    The statistics of Caffe's ResNets are zero, since Caffe folded them into scale and shift; the "caffe" configs keep
-    them constant in training. ResNets with GroupNorm are also from Caffe2 and use BGR images, but have the stride in
+    The running means of Caffe's ResNets are 0, since Caffe folded them into the shift; the "caffe" configs keep them
+    constant in training. ResNets with GroupNorm are also from Caffe2 and use BGR images, but have the stride in
     the 3×3 convolution.
     """
     statistics = state.get("backbone.bn1.running_mean")

@@ -10,7 +10,7 @@ from typing import Any
 
 from chordate.text import printable
 
-MAX_TEXT = 1_000_000  # limit, since the file may be untrusted
+MAX_TEXT = 1_000_000  # limit in characters, since the file may be untrusted
 # Strides of the stages of a ResNet -> output stride.
 OUTPUT_STRIDES: dict[tuple[int, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "decode_head", "auxiliary_head", "head")
@@ -18,11 +18,11 @@ _PLAIN = (None, "Conv", "Conv2d")  # types of `conv_cfg` that are ordinary convo
 
 
 def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
-    """The variables of the config in a checkpoint that have literal values; {} if there is no config.
+    """The variables with literal values in a checkpoint's config; {} if the config is missing, too long or invalid.
 
     Args:
         contents: entries of the checkpoint besides the weights: `{"meta": {"cfg": text}}` in MMEngine's files,
-            `{"meta": {"config": text}}` in MMCV's. The text has all base files merged.
+            `{"meta": {"config": text}}` in MMCV's. All base files are merged into the text.
     """
     meta = contents.get("meta")
     texts = (meta.get("cfg"), meta.get("config")) if isinstance(meta, Mapping) else ()
@@ -31,7 +31,7 @@ def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def read_text(text: str) -> dict[str, Any]:
-    """The variables that a config's text assigns literals to."""
+    """Parse a config's text: returns its variables with literal values; {} if the text is not valid Python."""
     values: dict[str, Any] = {}
     try:
         for node in ast.parse(text).body:
@@ -64,7 +64,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield a dict and all dicts inside it, outer ones first."""
+    """Yield `value`, if it is a dict, and all dicts nested in it, breadth first."""
     queue = deque([value])
     while queue:
         item = queue.popleft()
@@ -96,7 +96,7 @@ def pixels(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """A list of numbers as a tuple; () for other values."""
+    """A list of at most 16 numbers, as a tuple of floats; () for other values."""
     is_list = isinstance(value, list) and 0 < len(value) <= 16
     are_numbers = is_list and all(type(number) in (int, float) and abs(number) < 1e9 for number in value)
     return tuple(map(float, value)) if are_numbers else ()
@@ -112,7 +112,7 @@ def size_divisor(config: dict[str, Any], default: int) -> int:
 
 
 def not_supported(config: dict[str, Any]) -> list[str]:
-    """The settings of a network that no network of Chordate has, such as `decode_head.align_corners=True`."""
+    """The network's settings that Chordate does not support, such as `decode_head.align_corners=True`."""
     found = []
     for name in PARTS:
         for values in dicts(at(config, f"model.{name}")):

@@ -16,7 +16,7 @@ from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, 
 from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
 from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
-SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
+SIZE_DIVISOR = 32  # pad_size_divisor in MMDetection's configs, for checkpoints without a config
 # target_stds of the box coders of MMDetection's Cascade R-CNN; our box_weights are their inverses.
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _EXTRACTORS = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
@@ -70,7 +70,8 @@ class MMDetection(MMFormat):
         return super().meta(state, model) or coco_meta(self.convert(state, None))
 
     def config(self, state: State) -> tuple[str, Overrides] | None:
-        """See `Format.config`. MMDetection trains the weights of BatchNorms, but not their statistics (`norm_eval`)."""
+        """See `Format.config`. By default, MMDetection trains the weights of BatchNorms, but freezes their statistics
+        (`norm_eval`)."""
         ours = self.convert(state, None)
         named = detector(ours, self.meta(state, nn.Identity()))
         is_eval = at(self.cfg, "model.backbone.norm_eval", True) is True

@@ -22,8 +22,8 @@ _KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.me
 
 
 def _class_rows(outputs: int, model: Any) -> list[int]:
-    """The rows of torchvision's predictor for the classes of `model`, in its order: all rows except the background's
-    row 0. For a model with COCO's 80 classes, the rows of unused ids are also left out.
+    """The rows of the classes in torchvision's predictor: all `outputs` rows except row 0, the background. If COCO's 91
+    outputs are converted for a model with 80 classes, the rows of unused ids are also left out.
     """
     rows = list(range(1, outputs))
     if outputs == len(_COCO_IDS) and isinstance(model, Model) and len(model.classes) == 80:
@@ -89,7 +89,9 @@ class TorchvisionDetector(Format):
         return f"{_BODY}bn1.num_batches_tracked" not in state
 
     def packaged(self, family: str, state: State, classes: int | None) -> tuple[str, dict[str, Any]] | None:
-        """The packaged config of a detector with this ResNet, see `Format.config`.
+        """The packaged config of a detector with the ResNet in `state`, see `Format.config`.
+
+        Returns None if the ResNet is unknown.
 
         Args:
             family: beginning of the config's name, for example "mask-rcnn".
@@ -174,8 +176,8 @@ _RATIOS = 3  # number of aspect ratios of the anchors
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(TorchvisionDetector):
-    """RetinaNet. The 91 outputs of COCO's weights are indexed by category id; index 0 and the unused ids have no class.
-    A model with 91 classes gets all outputs, a model with COCO's 80 classes only those of its classes.
+    """RetinaNet. The 91 outputs of the COCO weights are indexed by category id; index 0 and the unused ids have no
+    class. A model with 91 classes gets all outputs, a model with COCO's 80 classes only those of its classes.
 
     Torchvision orders the anchors of a cell by ratio, then by size; ours are ordered by size, then by ratio, as in
     Detectron2.
@@ -231,8 +233,8 @@ class TorchvisionRetinaNet(TorchvisionDetector):
 
 
 def by_size(rows: Tensor, per_cell: int) -> Tensor:
-    """Reorder a predictor's outputs `[per_cell * K, ...]`: anchors ordered by ratio, then by size, become anchors
-    ordered by size, then by ratio."""
+    """Reorder a predictor's outputs `[per_cell * K, ...]`, K per anchor: anchors ordered by ratio, then by size,
+    become anchors ordered by size, then by ratio."""
     return _transposed(rows, per_cell, _RATIOS)
 
 

@@ -1,4 +1,5 @@
-"""Writes our detectors with torchvision's names; the inverse of `TorchvisionRCNN` and `TorchvisionRetinaNet`."""
+"""Converts our detectors' state dicts to torchvision's names, for `restore` of `TorchvisionRCNN` and
+`TorchvisionRetinaNet`."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ _RETINANET: Names = (
 
 
 def restore_rcnn(state: State) -> State:
-    """The state dict of an R-CNN with torchvision's names. The background is the first class; its box and mask, which
-    torchvision never reads, are zero."""
+    """The state dict of an R-CNN with torchvision's names. The background is the first class; its rows of the
+    box and mask predictors, whose outputs torchvision never uses, are zero."""
     convs = sum(name.startswith("box.trunk.convs.") and name.endswith(".0.weight") for name in state)
     # Without convolutions, the fully connected layers are fc6 and fc7. With convolutions, there is only one, which
     # follows nn.Flatten, so its index in the nn.Sequential is convs + 1.
@@ -57,7 +58,7 @@ def restore_rcnn(state: State) -> State:
 
 
 def restore_retinanet(state: State) -> State:
-    """The state dict of a RetinaNet with torchvision's names; its anchors must be in torchvision's order already."""
+    """The state dict of a RetinaNet with torchvision's names; `state` must already have torchvision's anchor order."""
     return rename_all(state, _RETINANET)
 
 
