@@ -56,13 +56,14 @@ class Findings:
         Raises:
             DataError: there are errors, and `health` is "error".
         """
-        errors = "; ".join(self._describe(self.errors))
-        if errors and health == "error":
+        parts = dict.fromkeys(self._left_out.values())
+        if self.errors and health == "error":
+            errors, these = "; ".join(self._describe(self.errors)), " and ".join(part or "records" for part in parts)
             raise DataError(
-                f'{source}: {errors}. Fix the file, or set health="warn" in the dataset to leave these records out'
+                f'{source}: {errors}. Fix the file, or set health="warn" in the dataset to leave these {these} out'
             )
         lines = []
-        for part in dict.fromkeys(self._left_out.values()):
+        for part in parts:
             problems = {problem: ids for problem, ids in self.errors.items() if self._left_out[problem] == part}
             lines.append(f"{part} left out: {'; '.join(self._describe(problems))}".lstrip())
         if self.repairs:
