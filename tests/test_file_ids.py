@@ -206,7 +206,7 @@ def test_images_without_ids_are_named_by_their_files(tmp_path):
     folders = [voc(tmp_path / "voc", {"b/1.xml": voc_xml()}, ["b/1.png"])]
     folders.append(yolo(tmp_path / "yolo", {"b/1.txt": LINE}, ["b/1.png"]))
     for dataset in (VocDataset(folders[0]), YoloDataset("images", names="data.yaml", data_root=folders[1])):
-        assert dataset.segments_of(dataset[(0, 0)]["info"].image_id) == "b/1.png"
+        assert dataset.id_in_file(dataset[(0, 0)]["info"].image_id) == "b/1.png"
 
 
 def test_renumbered_annotations_keep_their_own_ids(root):

@@ -205,7 +205,7 @@ def test_evaluation_data_without_annotations_is_accepted_with_a_warning(tmp_path
     ("transforms", "message"),
     [
         ([{"type": "RandomCrop", "size": 500}], "RandomCrop failed: ValueError: .*500"),
-        ([{"type": "CenterCrop", "size": 0}], r"CenterCrop failed: ValueError: its image has .* no pixels"),
+        ([{"type": "CenterCrop", "size": 0}], r"CenterCrop failed: ValueError: its image has no pixels"),
         ([{"type": "ToDtype", "dtype": "float32"}, {"type": "JPEG", "quality": 50}], "JPEG failed: RuntimeError: "),
         (
             [{"type": "RandomCrop", "size": 8}, {"type": "SanitizeBoundingBoxes", "min_size": 50}],

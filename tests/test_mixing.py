@@ -182,7 +182,7 @@ def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(tran
 
 @pytest.mark.parametrize("name", ["MixUp", "CutMix"])
 def test_the_error_for_a_classifiers_mixup_in_a_pipeline_names_the_detectors(name: str) -> None:
-    with pytest.raises(ConfigError, match="`mix` of a classifier's model. .*DetectionMixUp"):
+    with pytest.raises(ConfigError, match="`mix` of an ImageClassifier. .*DetectionMixUp"):
         build_pipeline([{"type": name, "num_classes": 3}])
 
 

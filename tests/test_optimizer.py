@@ -183,7 +183,7 @@ def test_the_name_of_an_optimizer_is_torchs_or_timms(name: str, cls: type[torch.
 
 @pytest.mark.parametrize("name", ["Kron", "kron", "kronc", "kronw"])
 def test_an_optimizer_whose_random_state_is_in_no_checkpoint_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'"{name}": it has a random generator'):
+    with pytest.raises(ConfigError, match=f'"{name}" is not supported: it has a random generator'):
         build_optimizer(Model(), {"type": name, "lr": 0.01}, 16)
 
 

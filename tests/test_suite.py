@@ -9,7 +9,7 @@ import pytest
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
 # Private names of other packages that the tests may use, since there is no public counterpart.
-OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree"}
+OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree", "_subclasses"}
 OF_TORCHVISION = {"_utils", "_KERNEL_REGISTRY", "_loss_type"}
 OF_TIMM = {"_hub"}
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}

@@ -131,7 +131,7 @@ def test_check_reads_the_samples(trained, tmp_path):
 def test_summary_counts_the_model(trained, capsys):
     _name, _folder, config, checkpoint = trained
     assert main(["summary", str(config)]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if config.name in line)
+    row = next(line for line in capsys.readouterr().out.splitlines() if f" {config.stem} " in line)
     count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
     millions = float(row.split("│")[3])
     assert millions == pytest.approx(count / 1e6, abs=0.01)

@@ -49,7 +49,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
         ("names: cat", 'wrong or missing: the entry "names"'), ("names: {0: a, 2: b}", "without gaps"),
         ("names: [[a], b]", "a name that is a list"),
         ("nc: 3\nnames: [a, b]", "nc is 3, but there are 2 names"),
-        ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "same name"),
+        ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "name of an earlier category"),
         ("names: !!python/object/apply:os.system ['false']", "no class names|wrong or missing|unknown|range|class"),
     ],
 )  # fmt: skip
