@@ -48,7 +48,7 @@ UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -
 
 @pytest.fixture(scope="module", params=TASKS)
 def trained(request, without_curves, tmp_path_factory):
-    """The task's name, folder, config file and best checkpoint."""
+    """Train a custom task; returns its name, folder, config file and best checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     task = TASKS[request.param]
     shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
@@ -149,7 +149,7 @@ def test_data_whose_classes_differ_from_the_models_is_refused(trained, tmp_path,
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
 def test_summary_counts_a_backbone_for_clips(trained):
-    """Counts include the 3×3×3 convolutions for 6 frames of 224×224 and a classifier with 1000 classes."""
+    """The counts include a classifier with 1000 classes; multiply-adds are those for a clip of 6 frames of 224×224."""
     _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
     stem, stage = 3 * 8 * 27, 8 * 16 * 27
     assert maps == "c2:8/4 c3:16/8"

@@ -127,7 +127,8 @@ def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
-    """Torchvision crops its mask targets from full-size bitmaps, ours are stored per box; here, both are the same."""
+    """Torchvision's targets are soft and cropped from full-size bitmaps; ours are binary, from bitmaps of the boxes.
+    Here, both heads get the same binary targets."""
     referee, model, images, targets = masks
     noise = F.interpolate(torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)), 640)[0, 0].double()
 

@@ -122,7 +122,7 @@ CURVES = {
 
 @pytest.mark.parametrize("curve", CURVES)
 def test_training_curves_mark_single_points_and_the_label_overlaps_nothing(curve, tmp_path, monkeypatch):
-    """The best value's label is within the axes, and overlaps no curve and no legend; ticks are whole iterations."""
+    """The label of the best value is within the axes, clear of curves and legend, and ticks are whole iterations."""
     count, every, value = CURVES[curve]
     lines = []
     for n in range(1, count + 1):

@@ -217,7 +217,7 @@ def test_keypoints_are_decoded_from_averaged_heatmaps_with_left_and_right_swappe
             (augmented.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue")
         )
         assert distance < 4
-        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with a lower value
+        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # the peak is averaged with a lower value
 
 
 def random_detections(generator: torch.Generator, count: int) -> Detections:

@@ -233,7 +233,7 @@ def test_an_rle_of_another_size_than_its_image_is_an_error(tmp_path: Path, size:
         return CocoDataset("annotations.json", "images", data_root=tmp_path, masks=True, health=health)[0, 0]
 
     assert "annotations.json" in message(read, "error")
-    with suppress(DataError):  # the only object may have been left out
+    with suppress(DataError):  # raised if `box`: the object is kept, but no mask is usable
         assert not read("warn")["boxes"].numel()
 
 
