@@ -31,7 +31,7 @@ class LoadReport:
         format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
         loaded: names of the model's tensors that were copied unchanged.
         adapted: names of the model's tensors that were copied after a change: outputs reordered by class or keypoint
-            name, or a 3-channel stem converted to another number of input channels.
+            name, a 3-channel stem converted to another number of input channels, or weights that were standardized.
         skipped: names, after conversion, of the checkpoint's tensors that were not used.
         missing: names of the model's tensors that were not loaded and keep their values.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
