@@ -92,6 +92,14 @@ def float64() -> Iterator[None]:
         Boxes.__init__ = own
 
 
+def in_float64(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Convert a model to float64, with the config's mean and std: the model has rounded them to float32."""
+    model.double()
+    for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
+        getattr(model, name).copy_(torch.tensor(values, dtype=torch.float64)[:, None, None])
+    return model
+
+
 @torch.no_grad()
 def predict(model: nn.Module, cfg: CfgNode, images: list[Tensor], sizes: list[tuple[int, int]] | None = None) -> Any:
     """Predict on images; boxes are in pixels of images of `sizes` (height, width), by default their own sizes."""
