@@ -41,6 +41,8 @@ CONFIGS = {
     "Panoptic FPN": "panoptic-fpn_r50_fpn_1x_coco",
     "DeepLab v3": "deeplabv3_r50c_d8_80k_cityscapes",
     "DeepLab v3+": "deeplabv3plus_r50c_d8_80k_cityscapes",
+    "Panoptic-DeepLab": "panoptic-deeplab_r50c_cityscapes",
+    "Panoptic-DeepLab, DSConv": "panoptic-deeplab_r50c_cityscapes",
     "Faster R-CNN FPN, torchvision's ResNet": "faster-rcnn_r50_fpn_1x_coco",
 }
 # Families marked slow: the Mask R-CNN of the same layout has all their tensors and settings, and more.
@@ -126,7 +128,15 @@ def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
 
 @pytest.mark.parametrize(
     ("family", "divisor"),
-    [("Faster R-CNN FPN", 32), ("Faster R-CNN C4", 1), ("Mask R-CNN DC5", 1), ("RetinaNet", 32), ("DeepLab v3+", 1)],
+    [
+        ("Faster R-CNN FPN", 32),
+        ("Faster R-CNN C4", 1),
+        ("Mask R-CNN DC5", 1),
+        ("RetinaNet", 32),
+        ("DeepLab v3+", 1),
+        ("Panoptic-DeepLab", 1),
+        ("Panoptic-DeepLab, DSConv", 640),
+    ],
 )
 def test_images_are_padded_as_in_detectron2(family, divisor):
     """`Backbone.size_divisibility`: 0 without FPN, else the stride of res5; RetinaNet's p7 does not count."""

@@ -38,6 +38,7 @@ OURS = {
     "mmdet/faster-rcnn_r50-caffe_fpn_1x_coco": "faster-rcnn_r50_fpn_1x_coco",
     "mmdet/mask-rcnn_r50_fpn_1x_coco": "mask-rcnn_r50_fpn_1x_coco",
     "mmdet/cascade-rcnn_r50_fpn_1x_coco": "cascade-rcnn_r50_fpn_1x_coco",
+    "mmdet/cascade-mask-rcnn_r50_fpn_1x_coco": "cascade-mask-rcnn_r50_fpn_1x_coco",
     "mmdet/retinanet_r50_fpn_1x_coco": "retinanet_r50_fpn_1x_coco",
     "mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco": "mask-rcnn_r50_fpn_1x_coco",
     "mmseg/deeplabv3_r50-d8_4xb2-80k_cityscapes-512x1024": "deeplabv3_r50c_d8_80k_cityscapes",
@@ -62,6 +63,17 @@ V1C = "resnet50_v1c_mmpretrain"
 TABLE["backbones"]["resnet50_v1d_mmpretrain"] = with_pools(TABLE["backbones"][V1C])
 TABLE["models"]["mmpretrain/resnetv1d50_8xb32_in1k"] = {
     **TABLE["models"]["mmpretrain/resnetv1c50_8xb32_in1k"], "backbone": "resnet50_v1d_mmpretrain"
+}  # fmt: skip
+
+# Cascade Mask R-CNN has Cascade R-CNN's tensors, and the mask head of Mask R-CNN in each stage.
+MASK_HEAD = "roi_head.mask_head."
+TABLE["models"]["mmdet/cascade-mask-rcnn_r50_fpn_1x_coco"] = {
+    "backbone": "resnet50",
+    "shapes": TABLE["models"]["mmdet/cascade-rcnn_r50_fpn_1x_coco"]["shapes"] | {
+        name.replace(MASK_HEAD, f"{MASK_HEAD}{stage}."): shape
+        for name, shape in TABLE["models"]["mmdet/mask-rcnn_r50_fpn_1x_coco"]["shapes"].items()
+        for stage in range(3) if name.startswith(MASK_HEAD)
+    },
 }  # fmt: skip
 
 
@@ -235,15 +247,16 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
 @pytest.mark.parametrize(
     ("model", "unsupported"),
     [
-        ("backbone=dict(conv_cfg=dict(type='ConvWS'))", ["backbone.conv_cfg=ConvWS"]),
+        ("backbone=dict(conv_cfg=dict(type='ConvAWS'))", ["backbone.conv_cfg=ConvAWS"]),
         ("decode_head=dict(align_corners=True)", ["decode_head.align_corners=True"]),
-        ("neck=dict(conv_cfg=dict(type='ConvWS'))", ["neck.conv_cfg=ConvWS"]),
+        ("neck=dict(conv_cfg=dict(type='ConvAWS'))", ["neck.conv_cfg=ConvAWS"]),
+        ("decode_head=dict(conv_cfg=dict(type='ConvWS'))", ["decode_head.conv_cfg=ConvWS"]),
         ("backbone=dict(dcn=dict(type='DCN'), conv_cfg=None)", ["backbone.dcn"]),
         ("decode_head=dict(align_corners=False), neck=dict(conv_cfg=dict(type='Conv2d'))", []),
     ],
 )
 def test_loading_tells_what_no_model_of_chordate_has(model, unsupported):
-    """ConvWS, which standardizes its weights, shows only in the config: its tensors have the same names as Conv2d's."""
+    """The tensors of ConvAWS, and of ConvWS outside of MMDetection's R-CNNs, have the names of plain convolutions."""
     format, state = format_of("mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco", f"model = dict({model})")
     assert format.unsupported(state) == unsupported
     backbone = chordate.build_backbone("resnet18")

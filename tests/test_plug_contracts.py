@@ -148,6 +148,7 @@ def test_different_metadata_of_training_and_validation_data_is_an_error(tmp_path
         ("BoxHead", head_contracts.RegionHead),
         ("CascadeHead", head_contracts.RoIHead),
         ("MaskHead", head_contracts.InstanceHead),
+        ("CascadeMaskHead", head_contracts.InstanceHead),
         ("KeypointHead", head_contracts.InstanceHead),
         ("RetinaHead", head_contracts.DenseHead),
     ],

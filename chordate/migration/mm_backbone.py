@@ -37,6 +37,15 @@ def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -
     return {"type": name, **options} if options else name
 
 
+def plain_convolutions(cfg: Keys) -> None:
+    """Report `conv_cfg` of `cfg`, unless it is None. Loading folds the standardization of ConvWS into the weights."""
+    settings = cfg.get("conv_cfg")
+    if isinstance(settings, dict) and settings.get("type") == "ConvWS":
+        cfg.lose("conv_cfg", "weights are standardized when they are loaded, not in training", "training")
+    else:
+        cfg.expect("conv_cfg", None, reason="plain convolutions")
+
+
 def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any = None) -> dict[str, Any]:
     """Convert a ResNet or ResNeXt to Chordate's `model.backbone`.
 
@@ -74,7 +83,7 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
     cfg.expect("dcn", None, reason="deformable convolutions are not supported; plain 3×3 convolutions")
     cfg.expect("stage_with_dcn", None, (False,) * 4, reason="deformable convolutions are not supported")
     cfg.expect("plugins", None, reason="plug-in layers of blocks are not supported")
-    cfg.expect("conv_cfg", None, reason="plain convolutions")
+    plain_convolutions(cfg)
     cfg.ignore("num_stages", "out_indices", "zero_init_residual", "stage_with_dcn")
     weights = _pretrained(cfg, pretrained, part["type"])
     if weights:

@@ -46,6 +46,7 @@ class Candidate:
         settings: settings that the weights were trained with, see `Format.settings`.
         guesses: which of the settings are guessed, see `Format.guesses`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
+        notes: how tensors were computed, see `Format.notes`.
     """
 
     format: str
@@ -56,6 +57,7 @@ class Candidate:
     settings: dict[str, Any] = field(default_factory=dict)
     guesses: str = ""
     unsupported: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
@@ -114,6 +116,7 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
             settings=format.settings(state),
             guesses=format.guesses(state),
             unsupported=format.unsupported(state),
+            notes=format.notes(state),
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
@@ -140,7 +143,8 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
         part = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
         if part:
             left_out = [name for name in state if not name.startswith("backbone.")]
-            yield replace(candidate, state=part, left_out=[*candidate.left_out, *left_out])
+            notes = {name.removeprefix("backbone."): note for name, note in candidate.notes.items()}
+            yield replace(candidate, state=part, left_out=[*candidate.left_out, *left_out], notes=notes)
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:

@@ -32,7 +32,7 @@ class LoadReport:
             ("chordate" for our own checkpoints, "state dict" for others).
         loaded: names of the model's tensors that were copied unchanged.
         adapted: names of the model's tensors that were copied after a change: outputs reordered by class or keypoint
-            name, or a 3-channel stem converted to another number of input channels.
+            name, a 3-channel stem converted to another number of input channels, or weights that were standardized.
         skipped: names of the checkpoint's tensors that were not used (converted names, except for tensors that were
             left out before the conversion).
         missing: names of the model's tensors that were not loaded and keep their values. A tensor that does not

@@ -75,15 +75,16 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     if lost:
         text = f"{weights.source}: Chordate has no counterpart of {', '.join(lost)}, so predictions are wrong"
         warnings.warn(text, stacklevel=2)
+    computed = {name: candidate.notes[name] for name in matched.loaded if name in candidate.notes}
     return LoadReport(
         source=weights.source,
         format=candidate.format,
-        loaded=list(matched.loaded),
-        adapted=list(matched.adapted),
+        loaded=[name for name in matched.loaded if name not in computed],
+        adapted=[*computed, *matched.adapted],
         skipped=[*matched.mismatched, *matched.unexpected, *matched.skipped, *candidate.left_out],
         missing=[*matched.missing, *matched.mismatched],
         meta=candidate.meta,
-        notes={**matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
+        notes={**computed, **matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
         settings=candidate.settings,
     )
 

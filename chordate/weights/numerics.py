@@ -57,15 +57,16 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
 def read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
-    RoIAlign's settings are read from a head's pooler, settings of ASPP's pooling from a head's ASPP, and the epsilon of
-    the norms from a norm of the backbone.
+    RoIAlign's settings are read from a head's pooler, settings of ASPP's pooling from a head's ASPP, the epsilon of the
+    norms from a norm of the backbone, and `stage` of a cascade from its first stage.
     """
+    name = name.replace(".stage.", ".stages.0.")
     part, _, last = name.rpartition(".")
     if last == "eps":
         backbone = model if isinstance(model, Backbone) else getattr(model, part.partition(".")[0], None)
         norms = backbone.modules() if isinstance(backbone, Backbone) else ()
         return next((norm.eps for norm in norms if isinstance(norm, FOLDABLE)), None)
-    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}"):
+    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}", f"{part}.decoder.aspp.{last}"):
         try:
             return attrgetter(path)(model)
         except AttributeError:

@@ -55,7 +55,9 @@ CONFIGS = {
         "faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco",
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco",
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco",
+        "gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco",
         "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco",
+        "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco",
         "retinanet/retinanet_r50_fpn_1x_coco",
     ],
     "mmseg": [
@@ -160,7 +162,8 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
     kept = [key for key in state if not key.endswith("num_batches_tracked")]
-    changed = [key for key in kept if key not in back or not torch.equal(back[key], state[key])]
+    written = state | standardized_weights(model, state)  # as weights of plain convolutions
+    changed = [key for key in kept if key not in back or not torch.equal(back[key], written[key])]
     batch = Batch(image, torch.tensor([SIZE]), [ImageInfo(0, "image", *SIZE)])
     ours = ours.double()
     with torch.no_grad():
@@ -170,6 +173,20 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         names = ("bboxes", "scores", "labels", "masks")
         difference = compare_detections(ours.predict(batch)[0], *(expected.get(key) for key in names))
         return difference._replace(levels=compare_levels(our_levels(ours, batch), their_levels(model, x))), changed
+
+
+def standardized_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with which the ConvWS layers of a model convolve, by the formula of `mmcv.cnn.ConvWS2d`."""
+    from mmcv.cnn import ConvWS2d
+
+    weights = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, ConvWS2d):
+            own = state[f"{name}.weight"]
+            flat = own.view(len(own), -1)
+            mean, std = (x.view(-1, 1, 1, 1) for x in (flat.mean(dim=1), flat.std(dim=1)))
+            weights[f"{name}.weight"] = (own - mean) / (std + layer.eps)
+    return weights
 
 
 def their_levels(model: Any, x: Tensor) -> list[Level]:

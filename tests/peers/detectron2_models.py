@@ -29,19 +29,24 @@ SPREAD = {
     "mask_head.predictor": 2.0,
     "score_lowres": 2.0,
     "sem_seg_head.predictor": 3.0,
+    "center_predictor": 0.3,
+    "offset_predictor": 3.0,
 }
 
 
 def config(name: str, options: list[Any] = []) -> CfgNode:  # noqa: B006
-    """A config of Detectron2's model zoo, or of its DeepLab project, on the CPU, without weights."""
-    if name.startswith("deeplab"):
+    """A config of Detectron2's model zoo, or of its DeepLab projects, on the CPU, without weights."""
+    if "deeplab" in name:
         import detectron2
         from detectron2.projects.deeplab import add_deeplab_config
+        from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
         cfg = get_cfg()
-        add_deeplab_config(cfg)
-        root = Path(detectron2.__file__).parents[1] / "projects/DeepLab/configs/Cityscapes-SemanticSegmentation"
-        cfg.merge_from_file(str(root / f"{name}.yaml"))
+        is_panoptic = name.startswith("panoptic_deeplab")
+        (add_panoptic_deeplab_config if is_panoptic else add_deeplab_config)(cfg)
+        project = "Panoptic-DeepLab" if is_panoptic else "DeepLab"
+        (file,) = (Path(detectron2.__file__).parents[1] / f"projects/{project}/configs").glob(f"*/{name}.yaml")
+        cfg.merge_from_file(str(file))
     else:
         cfg = model_zoo.get_config(f"{name}.yaml")
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
@@ -85,6 +90,14 @@ def float64() -> Iterator[None]:
             yield
     finally:
         Boxes.__init__ = own
+
+
+def in_float64(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Convert a model to float64, with the config's mean and std: the model has rounded them to float32."""
+    model.double()
+    for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
+        getattr(model, name).copy_(torch.tensor(values, dtype=torch.float64)[:, None, None])
+    return model
 
 
 @torch.no_grad()

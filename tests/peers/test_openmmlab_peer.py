@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("mmcv")
+
+import mmcv_ops_stub  # noqa: F401
+
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 pytest.importorskip("mmpretrain")

@@ -115,7 +115,7 @@ def _family(state: State) -> str:
         return "panoptic-fpn"
     if "keypoint.heatmaps.weight" in state:
         return "keypoint-rcnn"
-    has_masks = "mask.masks.weight" in state
+    has_masks = f"{_mask_stage(state)}masks.weight" in state
     if _is_cascade(state):
         return "cascade-mask-rcnn" if has_masks else "cascade-rcnn"
     return "mask-rcnn" if has_masks else "faster-rcnn"
@@ -123,6 +123,11 @@ def _family(state: State) -> str:
 
 def _is_cascade(state: State) -> bool:
     return "box.stages.0.cls_score.weight" in state
+
+
+def _mask_stage(state: State) -> str:
+    """Prefix of the names of the mask head, or of its first stage."""
+    return "mask.stages.0." if "mask.stages.0.masks.weight" in state else "mask."
 
 
 def _is_c4(state: State) -> bool:
@@ -153,7 +158,7 @@ def _region_heads(state: State) -> Overrides:
     overrides: Overrides = {}
     _set(overrides, "model.rpn.convs", count(state, "rpn.convs.{}.weight"), 1)
     overrides |= _box_head(state)
-    if "mask.masks.weight" in state:
+    if f"{_mask_stage(state)}masks.weight" in state:
         overrides |= _mask_head(state)
     if "keypoint.heatmaps.weight" in state:
         _set(overrides, "model.keypoint.convs", count(state, "keypoint.convs.{}.0.weight"), 8)
@@ -180,12 +185,17 @@ def _box_head(state: State) -> Overrides:
 
 def _mask_head(state: State) -> Overrides:
     overrides: Overrides = {}
-    masks = state["mask.masks.weight"]
-    _set(overrides, "model.mask.convs", count(state, "mask.convs.{}.0.weight"), 0 if _is_c4(state) else 4)
-    _set(overrides, "model.mask.channels", masks.shape[1], 256)
-    _set(overrides, "model.mask.norm", norm_of(state, "mask.convs.0.1."), None)
+    name, stage = "model.mask", _mask_stage(state)
+    if stage != "mask.":
+        stages = count(state, "mask.stages.{}.masks.weight")
+        overrides |= {"model.mask.type": "CascadeMaskHead", "model.mask.stages": stages}
+        name = "model.mask.stage"
+    masks = state[f"{stage}masks.weight"]
+    _set(overrides, f"{name}.convs", count(state, f"{stage}convs.{{}}.0.weight"), 0 if _is_c4(state) else 4)
+    _set(overrides, f"{name}.channels", masks.shape[1], 256)
+    _set(overrides, f"{name}.norm", norm_of(state, f"{stage}convs.0.1."), None)
     if num_classes(state) > 1:
-        _set(overrides, "model.mask.class_agnostic", len(masks) == 1, False)
+        _set(overrides, f"{name}.class_agnostic", len(masks) == 1, False)
     return overrides
 
 

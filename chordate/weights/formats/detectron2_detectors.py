@@ -102,7 +102,7 @@ class Detectron2RCNN(Detectron2Format):
     def settings(self, state: State) -> dict[str, Any]:
         has_fpn = "backbone.fpn_output2.weight" in state
         shares_trunk = "roi_heads.res5.0.conv1.weight" in state
-        heads = [] if _is_cascade(state) else ["box"]
+        heads = ["box.stage" if "roi_heads.box_predictor.0.cls_score.weight" in state else "box"]
         if "roi_heads.mask_head.predictor.weight" in state and not shares_trunk:
             heads.append("mask")
         if "roi_heads.keypoint_head.score_lowres.weight" in state:
@@ -143,7 +143,3 @@ class Detectron2RetinaNet(Detectron2Format):
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return coco_meta(self.convert(state, None))
-
-
-def _is_cascade(state: State) -> bool:
-    return "roi_heads.box_predictor.0.cls_score.weight" in state

@@ -50,7 +50,7 @@ def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Convert settings of our models to keys and values of Detectron2's config."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
-        head, _, last = name.rpartition(".")
+        head, _, last = name.replace(".stage.", ".").rpartition(".")
         if name == "preprocess.bgr":
             options["INPUT.FORMAT"] = "BGR" if value else "RGB"
         elif head == "preprocess":

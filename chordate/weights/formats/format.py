@@ -104,6 +104,13 @@ class Format:
         """Text for the warning: which of the `settings` are guessed, and the library's options to compare them with."""
         return ""
 
+    def notes(self, state: State) -> dict[str, str]:
+        """How `convert` computes tensors that are not copies of the library's, keyed by our names.
+
+        The report of loading lists these tensors as adapted.
+        """
+        return {}
+
     def unsupported(self, state: State) -> list[str]:
         """The library's settings that no model of Chordate has: `["decode_head.align_corners=True"]`. Loading warns."""
         return []

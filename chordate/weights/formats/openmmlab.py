@@ -16,11 +16,15 @@ from chordate.weights.formats.detectron2_settings import CAFFE, EPS, RGB, Pixels
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable, Pairs
 from chordate.weights.formats.openmmlab_config import at, config_of, not_supported, numbers, pixels
+from chordate.weights.formats.weight_standardization import NOTE, standardize, standardized_weights
 
 GUESSED = (
     "the file has no config, so colors, mean, std and style are guessed from the first BatchNorm, and all settings "
     "that the tensors do not show are those of the library's usual configs"
 )
+# Part of our model with a RoIAlign -> the extractor in MMDetection's `roi_head`.
+EXTRACTORS = {f"{head}{stage}": f"{theirs}_roi_extractor"
+              for head, theirs in (("box", "bbox"), ("mask", "mask")) for stage in ("", ".stage")}  # fmt: skip
 MAX_CLASSES = 100_000  # limit, since the file may be untrusted
 
 
@@ -108,7 +112,13 @@ class MMFormat(Format):
     def convert(self, state: State, model: Any) -> State:
         # MMCV's EMAHook also saves the weights without averaging, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
+        for name, eps in standardized_weights(tensors, self.cfg).items():
+            tensors[name] = standardize(tensors[name], eps)
         return self.names(state).convert(tensors)
+
+    def notes(self, state: State) -> dict[str, str]:
+        weights = {name: state[name] for name in standardized_weights(state, self.cfg)}
+        return dict.fromkeys(self.names(state).convert(weights), NOTE)
 
     def restore(self, state: State, model: Any) -> State:
         if any(name.endswith("downsample.0.0") for name, _ in model.named_modules()):
@@ -161,7 +171,6 @@ class MMFormat(Format):
 
 def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Convert settings of our models to keys and values of OpenMMLab's configs."""
-    extractors = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
     options: dict[str, Any] = {}
     for name, value in settings.items():
         head, _, last = name.rpartition(".")
@@ -175,8 +184,8 @@ def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
             options["model.backbone.style"] = value
         elif name == "neck.extra_relu":
             options["model.neck.relu_before_extra_convs"] = value
-        elif head in extractors and last in ("aligned", "sampling_ratio"):
-            options[f"model.roi_head.{extractors[head]}.roi_layer.{last}"] = value
+        elif head in EXTRACTORS and last in ("aligned", "sampling_ratio"):
+            options[f"model.roi_head.{EXTRACTORS[head]}.roi_layer.{last}"] = value
     return options
 
 

@@ -15,6 +15,7 @@ MAX_TEXT = 1_000_000  # limit in characters, since the file may be untrusted
 OUTPUT_STRIDES: dict[tuple[int, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "decode_head", "auxiliary_head", "head")
 _PLAIN = (None, "Conv", "Conv2d")  # types of `conv_cfg` that are ordinary convolutions
+_FOLDED = {(part, "ConvWS") for part in ("backbone", "neck", "roi_head")}  # see `weight_standardization`
 
 
 def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def not_supported(config: dict[str, Any]) -> list[str]:
     for name in PARTS:
         for values in dicts(at(config, f"model.{name}")):
             convolution = at(values, "conv_cfg.type")
-            if convolution not in _PLAIN:
+            if convolution not in _PLAIN and (name, convolution) not in _FOLDED:
                 found.append(f"{name}.conv_cfg={printable(str(convolution), 40)}")
             if values.get("align_corners") is True:
                 found.append(f"{name}.align_corners=True")
