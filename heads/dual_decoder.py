@@ -153,8 +153,8 @@ class CenterOffsetHead(nn.Module):
         head_channels: number of channels before the last convolution of each output.
         aspp_dropout: dropout probability of ASPP's output.
         sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
-        center_loss_weight: weight of the squared error of the heatmap (section 3.1).
-        offset_loss_weight: weight of the absolute error of the offsets (section 3.1).
+        center_loss_weight: weight of the heatmap's MSE loss (section 3.1).
+        offset_loss_weight: weight of the offsets' L1 loss (section 3.1).
     """
 
     def __init__(
