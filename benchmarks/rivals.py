@@ -23,8 +23,9 @@ THEIRS = {**TWO_STAGE, "keypoint-rcnn": KeypointRCNN, "retinanet": RetinaNet}
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
     """Our model and torchvision's, with the same weights; the last three stages are trainable, BatchNorm is frozen.
 
-    Norm statistics and class scores are adjusted to the first two of `images` `[N, 3, H, W]` uint8, so that both models
-    detect at least 100 objects in each of the two, or as many as NMS keeps in a small image.
+    Calibrates the norm statistics on the first two of `images` `[N, 3, H, W]` uint8, and scales the classifier's
+    weights until the models output at least 100 detections for each of these images (fewer if NMS keeps fewer in a
+    small image).
     """
     height, width = images.shape[-2:]
     levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if name == "retinanet" else {}
@@ -99,7 +100,7 @@ def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    """A batch as our loader yields it: masks are 112×112 bitmaps that cover the boxes."""
+    """A batch as our loader yields it: each mask is a 112×112 bitmap, cropped to its box."""
     count, _, height, width = images.shape
     filled = torch.ones(count, OBJECTS, dtype=torch.bool)
     masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)

@@ -52,8 +52,8 @@ def load_config(
     are imported; they may be in the config's folder or in the current folder.
 
     Args:
-        config: the name of a packaged config (in which the backbone may be replaced), the path of a config file, a
-            dict, or a Config. It may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones),
+        config: the name of a packaged config (optionally with another backbone in the name), the path of a config file,
+            a dict, or a Config. It may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones),
             and from a packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`), which the files of `_base_` override.
         options: overrides with dotted keys, such as `{"optimizer.lr": 0.01}`.
         source: origin of the options for error messages.

@@ -161,8 +161,8 @@ class CenterOffsetHead(nn.Module):
         separable, pooling_norm, pooling_size: see `DeepLabDecoder`; `separable` also applies to the offset branch.
         center_separable: `separable` of `conv5x5` in the center branch.
         sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
-        center_loss_weight: weight of the squared error of the heatmap (section 3.1).
-        offset_loss_weight: weight of the absolute error of the offsets (section 3.1).
+        center_loss_weight: weight of the heatmap's MSE loss (section 3.1).
+        offset_loss_weight: weight of the offsets' L1 loss (section 3.1).
     """
 
     def __init__(

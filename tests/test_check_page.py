@@ -1,4 +1,4 @@
-"""The page of `chordate check`: its tables have a cell per column, and markup in names is escaped."""
+"""The page of `chordate check`: each table row has one cell per column, and markup in names is escaped."""
 
 import re
 from html.parser import HTMLParser

@@ -203,7 +203,7 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(trained, shapes, tmp_path, capsys):
     last = trained / (trained / "last_checkpoint").read_text().strip()
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
@@ -211,7 +211,7 @@ def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(
     assert "iterations are done already" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_evaluation_can_be_switched_off(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -229,7 +229,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytes
     assert warnings.formatwarning is plain
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path, monkeypatch):
     work_dir = tmp_path / "work"
     shutil.copytree(trained, work_dir)

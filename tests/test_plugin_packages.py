@@ -1,4 +1,4 @@
-"""Installed plug-in packages: the example is trained; using a name that two packages register is an error."""
+"""Installed plug-in packages: the example's model trains; using a name that two packages register is an error."""
 
 import json
 import shutil

@@ -76,7 +76,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """Uses one image: torchvision averages the loss over images, the paper over all images' positive anchors."""
+    """Uses one image, since torchvision normalizes the loss by the positive anchors per image, our head per batch."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))

@@ -23,7 +23,7 @@ def write_coco(
 ) -> Path:
     """Write `root/annotations.json` and `root/images/{1,2,…}.png` of `sizes` (height, width); returns the root.
 
-    `replaced` has other values for entries of the JSON file, such as `categories`.
+    `replaced` overrides top-level entries of the JSON file, such as `categories`.
     """
     (root / "images").mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_COORDINATE = 1e9  # pixels, more than any image has; areas stay finite in float32
+MAX_COORDINATE = 1e9  # in pixels, larger than any image side; areas stay finite in float32
 MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
 MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
 FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0, 1.0: equal to 0 or 1

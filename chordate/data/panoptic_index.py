@@ -27,14 +27,16 @@ Record = Mapping[str, Any]
 
 @dataclass
 class PanopticIndex:
-    """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
+    """The images of a COCO panoptic JSON file, in ascending order of id, and their segments.
+
+    Arrays are shared by forked workers.
 
     Attributes:
-        image_ids: `[len]` int64, ids of the images; 0, 1, … in sorted order if the ids are text, as in Cityscapes.
-        file_ids: `len` ids of the images as in the file.
-        files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
-        sizes: `[len, 2]`, height and width of each image in pixels.
-        starts: `[len + 1]`, index of each image's first segment; the last entry is the total number of segments.
+        image_ids: `[images]` int64, ids of the images; 0, 1, … in sorted order if the ids are text, as in Cityscapes.
+        file_ids: list of the images' ids as in the file.
+        files: `[images, 2]`, file names of each image and its PNG, relative to their folders.
+        sizes: `[images, 2]`, height and width of each image in pixels.
+        starts: `[images + 1]`, index of each image's first segment; the last entry is the total number of segments.
         ids: `[segments]` int64, segment ids (the colors in the PNG), ascending within an image.
         categories: `[segments]` int64, category id of each segment.
         crowd: `[segments]` bool, whether each segment is a crowd.
@@ -71,7 +73,7 @@ class PanopticIndex:
         return sorted(self.names, key=lambda number: (number not in self.things, number))
 
     def select(self, kept: NDArray[np.bool_]) -> Self:
-        """The PanopticIndex of the images for which `kept` `[len]` bool is true."""
+        """The PanopticIndex of the images for which `kept` `[images]` bool is true."""
         counts = np.diff(self.starts)
         segments = np.repeat(kept, counts)
         return replace(

@@ -95,7 +95,8 @@ def split_rank(name: str) -> int:
 
 
 def is_training(name: str, alone: bool) -> bool:
-    """Whether a set is training data: its name contains a training split, or it is the only set (`alone`)."""
+    """Whether a set is training data: its name contains the word "train" or "training", or it is the only
+    set (`alone`)."""
     return alone or split_rank(name) < SPLITS.index("val")
 
 

@@ -43,7 +43,7 @@ def find_white_level(dataset: Dataset) -> int | None:
 
 def describe_white_level(level: int) -> str:
     """A log line that explains how the white level scales the pixels of a dataset."""
-    return f"pixels of 0 … {level} become 0 … 255, since no value in up to {SAMPLED} sampled images is larger"
+    return f"pixels are scaled to 0 … 255 from 0 … {level}, the smallest range that fits up to {SAMPLED} sampled images"
 
 
 def _white_level(path: Path) -> tuple[str, int | None]:

@@ -11,7 +11,7 @@ from chordate.errors import ConfigError
 from chordate.text import printable
 
 # What differs from the other framework if a setting is not carried over: the predictions of the same weights, the
-# training, the data that are read, or nothing that affects numbers.
+# training, the data that are read, or none of these ("nothing").
 Effect = Literal["predictions", "training", "data", "nothing"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NUMERIC: tuple[Effect, ...] = ("predictions", "training")
@@ -146,7 +146,8 @@ class Keys:
         self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
-        """Exclude settings that do not affect the numbers, and the settings nested in them, from `report_unread`."""
+        """Exclude settings that affect neither predictions nor training, and the settings nested in them, from
+        `report_unread`."""
         self._read.update(keys)
         self._ignored.update(keys)
 

@@ -11,8 +11,8 @@ from chordate.migration.mm_datasets import dataset_part, meta_part, unwrapped
 from chordate.migration.mm_pipelines import has_masks, pipeline_part
 from chordate.migration.mm_schedule import schedule_part
 
-# Settings that are ignored without a report: they do not affect the numbers (except some hooks in `custom_hooks`), or
-# are read separately (`auto_scale_lr`, `randomness`).
+# Settings that are ignored without a report: they affect neither predictions nor training (except some hooks in
+# `custom_hooks`), or are read separately (`auto_scale_lr`, `randomness`).
 RUNTIME = (
     "default_scope", "env_cfg", "vis_backends", "visualizer", "log_processor", "log_level", "resume", "custom_imports",
     "val_cfg", "test_cfg", "tta_model", "tta_pipeline", "work_dir", "launcher", "test_dataloader", "test_evaluator",

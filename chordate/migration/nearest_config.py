@@ -13,7 +13,7 @@ from chordate.config_templates import ALIASES, read_templates
 from chordate.errors import ConfigError
 from chordate.migration.config_defaults import equal, section_defaults, without_defaults
 
-# Settings that do not affect the numbers; the packaged config's values are kept.
+# Settings that affect neither predictions nor training; the packaged config's values are kept.
 KEPT = (
     ("train", "channels_last"),
     ("train", "save_best"),

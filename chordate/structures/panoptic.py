@@ -52,7 +52,7 @@ class PanopticTargets(Targets):
         return self.labels
 
     def class_counts(self, classes: int) -> Tensor:
-        """The number of things (without crowds) of each class, or of images with the class if it is stuff."""
+        """Per class: for things, the number of objects (without crowds); for stuff, the number of images with it."""
         counts = self.instances.class_counts(classes)
         for index in range(len(self.labels)):
             counts[self.stuff(index)] += 1

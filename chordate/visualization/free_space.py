@@ -16,13 +16,13 @@ Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def move_to_free_space(label: Annotation, axis: Axes) -> None:
-    """Move the text of an annotation to the free position nearest to its point.
+    """Move the text of an annotation to the free position nearest to the annotated point.
 
     Computes the layout of the figure, so the figure must be complete. If there is no free position, the text is placed
     above the axes at the right.
 
     Args:
-        label: annotation whose text is centered on its position; `label.xy` is its point in data coordinates.
+        label: annotation whose text is centered on its position; `label.xy` is the annotated point in data coordinates.
         axis: the axes that contain the label.
     """
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]

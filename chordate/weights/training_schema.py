@@ -67,7 +67,10 @@ def _position(value: list[float]) -> list[float]:
     """Check `[position, has_gauss, gauss]` of a generator. numpy does not check the position, and would read past the
     end of the state."""
     if len(value) != 3 or type(value[0]) is not int or not 0 <= value[0] <= MT19937_WORDS:
-        raise ValueError(f"the generator's position must be 0 … {MT19937_WORDS}; numpy's is followed by two numbers")
+        raise ValueError(
+            f"the generator's position must be an integer 0 … {MT19937_WORDS}; "
+            "numpy's `rest` must be [position, has_gauss, gauss]"
+        )
     return value
 
 

@@ -211,9 +211,9 @@ def _are_strings(value: Any) -> TypeGuard[list[str]]:
 def _pixels_by_statistics(state: State) -> tuple[*Pixels, bool]:
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
-    The running means of Caffe's ResNets are 0, since Caffe folded them into the shift; the "caffe" configs keep them
-    constant in training. ResNets with GroupNorm are also from Caffe2 and use BGR images, but have the stride in
-    the 3×3 convolution.
+    The running means of Caffe's ResNets are 0, since they were folded into the biases of the norms; the "caffe" configs
+    keep them constant in training. ResNets with GroupNorm come from Caffe2 and use BGR images, too, but have the
+    stride in the 3×3 convolution.
     """
     statistics = state.get("backbone.bn1.running_mean")
     if _has_group_norm(state) or (statistics is not None and not statistics.any()):
