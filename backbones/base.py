@@ -211,7 +211,7 @@ class StagedBackbone(Backbone):
             if not isinstance(module, nn.Sequential):
                 x = module(x)
                 continue
-            # Recompute an nn.Sequential that is not a Stage as a whole: its layers may modify their inputs in place.
+            # Any nn.Sequential except a Stage is recomputed as a whole: its layers may modify their inputs in place.
             for block in module if isinstance(module, Stage) else [module]:
                 x = recompute(block, x)
         return x

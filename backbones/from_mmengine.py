@@ -46,7 +46,7 @@ class MMBackbone(AdaptedBackbone):
             import_library(f"{package}.registry", "MMBackbone", f"pip install {package}")
         if package not in MODELS.children:
             raise ConfigError(
-                f"MMBackbone: the package {package} in model has no registry of models; use e.g. mmdet or mmseg"
+                f"MMBackbone: {package}, the package in `model`, has no registry of models; use e.g. mmdet or mmseg"
             )
         registry = MODELS.children[package]
         registry.import_from_location()

@@ -16,7 +16,7 @@ _MODULE_OF = {
     name.name: str(line.module) for line in _IMPORTS if isinstance(line, ast.ImportFrom) for name in line.names
 }
 __all__ = sorted(_MODULE_OF)
-# The corresponding functions of timm, torchvision, MMDetection, MMSegmentation and MMPretrain.
+# Maps functions of timm, torchvision, MMDetection, MMSegmentation and MMPretrain to the corresponding ones here.
 _NAMES_HERE = {
     **dict.fromkeys(("create_model", "get_model", "init_detector", "init_model"), "build_model"),
     **dict.fromkeys(("inference_detector", "inference_model"), "predict"),

@@ -183,7 +183,7 @@ def read_images(
 ) -> Iterator[tuple[tv_tensors.Image, str]]:
     """Yield each image as uint8 `[channels, H, W]`, with its path or number.
 
-    `white_level`, the largest value of pixels, applies to image files, see `read_image`.
+    `white_level`, the largest value that pixels can have, applies only to image files, see `read_image`.
 
     Raises:
         DataError: a file cannot be read, a folder has no images, or an array is not an image.

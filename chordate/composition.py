@@ -233,7 +233,7 @@ def objects(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def unchanged(origins: Mapping[KeyPath, Origin], then: Any, now: Any) -> Origins:
-    """The origins of the settings whose values in `now` are the same as in `then`, the config as it was composed."""
+    """Origins of the settings that are equal in `then` (the config as composed) and `now` (the current config)."""
     return {path: origin for path, origin in origins.items() if _equal(_at(then, path), _at(now, path))}
 
 

@@ -79,7 +79,7 @@ class Backbone(nn.Module):
     in_channels: int = 3
     pretrained: str | bool | None = None  # weights to load, set by the registry from the config
     frozen_stages: int = -1  # the stages that are not trained: -1 for none, 0 for the stem, 1 for the first stage too
-    default_weights: str | None = None  # the weights of `pretrained=True`, set by the registry from the variant
+    default_weights: str | None = None  # the weights of `pretrained=True`; for a variant, set by the registry
     library: Library | None = None  # the library that built the network; None if it was Chordate
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -110,8 +110,8 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that torchrun would set, for one of several tasks that srun started.
 
-    Empty for other processes, for the only task of a job step, and if RANK is set, as torchrun does. SLURM sets most of
-    its variables in a batch script as well, but the script is not a task of a job step.
+    Empty for other processes, for the only task of a job step, and if RANK is already set (by torchrun). SLURM sets
+    most of its variables in a batch script as well, but the script is not a task of a job step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.

@@ -149,7 +149,7 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
-# The results are with a flip test, and with the boxes of a detector that has 56.4 AP on people.
+# The results use the flip test, and the boxes of a detector that has 56.4 AP on people.
 XIAO = "Xiao et al. 2018, table 2"
 POSE = {
     "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "lock"  # the file
+LOCK = "lock"  # name of the lock file in a work dir
 logger = logging.getLogger("chordate")
 _held: set[int] = set()  # descriptors of the locks of this process
 

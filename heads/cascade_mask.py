@@ -21,7 +21,7 @@ class CascadeMaskHead(nn.Module):
 
     This is the third of the three strategies in Cai & Vasconcelos 2019 (Cascade R-CNN: High Quality Object Detection
     and Instance Segmentation). In testing, all stages segment the final boxes, as in the paper. In training, all stages
-    use the regions sampled for the first stage of the box head, whereas the paper's use those of their own stage.
+    use the regions sampled for the first stage of the box head; in the paper, each stage uses its own regions.
     Detectron2's Cascade Mask R-CNN has a single `MaskHead`.
 
     Args:
@@ -69,6 +69,6 @@ class CascadeMaskHead(nn.Module):
 
     @torch.no_grad()
     def predict_padded(self, features: Mapping[str, Tensor], detections: PaddedDetections) -> Tensor:
-        """The mask probabilities `[N, D, M, M]` of detections in fixed slots; see `PredictsPadded`."""
+        """The mask probabilities `[N, D, M, M]` of padded detections; see `PredictsPadded`."""
         pooled = self.stages[0].pooler(features, *detections.rows()[:2])
         return torch.stack([stage.predict_padded(features, detections, pooled) for stage in self.stages]).mean(dim=0)

@@ -20,8 +20,8 @@ from chordate.registry import HEADS
 class SemanticFPNHead(SemanticHead):
     """Segmentation head that upsamples all levels of a feature pyramid to the size of the finest, and sums them.
 
-    The finest level passes through one 3×3 convolution, each coarser level through one or more, each followed by
-    bilinear upsampling by 2 (figure 3).
+    The finest level passes through one 3×3 convolution. A coarser level passes through one 3×3 convolution and bilinear
+    upsampling by 2 for each doubling of the stride (figure 3).
 
     Args:
         in_features: specs of the available feature maps.

@@ -269,7 +269,7 @@ def _encode(text: str, rng: random.Random) -> bytes:
 
 
 def edit(content: bytes, rng: random.Random) -> bytes:
-    """Edit a text file once, and write it in a random encoding."""
+    """Edit the content of a text file once, and encode it in a random encoding."""
     return _encode(rng.choice(TEXT_EDITS)(content.decode("utf-8", "replace"), rng), rng)
 
 

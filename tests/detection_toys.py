@@ -59,8 +59,8 @@ def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | 
 
 def train_on_fake_tensors(build: Callable[[], nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
     """A training step on tensors without values: an operator whose output shape depends on values raises an error, and
-    so does a host sync. The step takes the GPU's road through the code; on the CPU, padding is dropped where possible.
-    Returns the losses."""
+    so does a host sync. The step takes the code path of GPUs, since that of CPUs drops padding where possible. Returns
+    the losses."""
     with FakeTensorMode() as mode, patch("torch.compiler.is_compiling", return_value=True):
         losses = build()(batch.map_tensors(mode.from_tensor))
         sum(losses.values()).backward()

@@ -183,7 +183,7 @@ def fields(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 def files_to_delete(state: dict[str, Any], canary: Path) -> Iterator[tuple[str, Write]]:
     """Valid checkpoints that name, in `train.files` or `train.best`, files that a run must not delete.
 
-    Training continues from them.
+    A run can be resumed from these checkpoints.
     """
     outside = canary.parent / "precious.txt"
     for number, name in enumerate(

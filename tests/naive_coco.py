@@ -230,7 +230,7 @@ def shape_of(value: Any, height: int, width: int) -> tuple[list[list[float]], np
 
 
 def ring_of(entry: Any) -> list[float]:
-    """The coordinates of a polygon whose points differ in x and in y; an empty list for other values."""
+    """The coordinates of a polygon with at least two x values and two y values; an empty list for other entries."""
     if not isinstance(entry, list) or len(entry) < 6 or len(entry) % 2:
         return []
     numbers = [number(value) for value in entry]
@@ -288,7 +288,7 @@ def area_of(ring: np.ndarray) -> float:
 
 
 def windings(ring: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How often the polygon winds around each point."""
+    """The winding number of the polygon around each point."""
     total = np.zeros(x.shape, int)
     for (ax, ay), (bx, by) in zip(ring, np.roll(ring, -1, axis=0)):
         left = (bx - ax) * (y - ay) - (x - ax) * (by - ay)

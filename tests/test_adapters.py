@@ -97,7 +97,7 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Check that our map has `ceil(side / stride)` cells per side, and their map, maybe smaller, in the center."""
+    """Check that our map has `ceil(side / stride)` cells per side and that their map, maybe smaller, is its center."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))

@@ -29,7 +29,7 @@ def head_of(**stage) -> CascadeHead:
 
 
 def scene() -> tuple[Proposals, InstanceTargets]:
-    """Two images with objects (one is a crowd), and proposals around the objects."""
+    """Two images with objects (one object is a crowd), and proposals around the objects."""
     boxes = [[[10.0, 10, 50, 60], [60, 20, 120, 90], [0, 90, 60, 128]], [[30.0, 20, 80, 90]]]
     targets = instances(boxes, labels=[[2, 0, 1], [1]], crowd=[[False, False, True], [False]])
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +68,7 @@ def test_each_stage_trains_on_the_previous_stages_boxes_with_its_own_iou_thresho
     for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
         labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
         truth = targets.boxes[index.image, gt_index]
-        if number:  # later stages drop empty boxes, and boxes mostly in a crowd that match no object
+        if number:  # later stages drop empty boxes, and boxes that lie mostly in a crowd and match no object
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
             overlap = best_overlap(wanted, image, targets)[0]

@@ -216,4 +216,4 @@ def test_more_objects_than_are_evaluated_are_logged_once(tmp_path, monkeypatch):
     log = next((tmp_path / "run").glob("*/train.log")).read_text()
     assert log.count("evaluation after epoch") == 2
     assert log.count("metric.max_dets") == 1
-    assert "images have up to 6 objects and" in log and "but only 3 detections are evaluated (metric.max_dets)" in log
+    assert "images have up to 6 objects and" in log and "only 3 detections per image and class are evaluated" in log

@@ -1,4 +1,4 @@
-"""Contradictions in COCO files are errors of one line, or are left out; what is not COCO's JSON is refused."""
+"""Contradictory records of COCO files are one-line errors or are left out; files that are not COCO JSON are refused."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def root(tmp_path_factory) -> Path:
     return write_images(tmp_path_factory.mktemp("reader"))
 
 
-# Content, message, and number of objects that are left with health="warn".
+# Content, error message, and number of objects that remain with health="warn".
 CONTRADICTIONS = {
     "bbox of nulls": (changed("annotations", 0, bbox=[None] * 4), r"bbox is not four .*\[None, .*\(id 1\)", 11),
     "bbox of three numbers": (changed("annotations", 0, bbox=[1, 2, 3]), r"bbox is not .*\[1, 2, 3\] \(id 1\)", 11),
@@ -89,7 +89,7 @@ CONTRADICTIONS = {
     "category_id is null": (changed("annotations", 0, category_id=None), r"category IDs not .*None \(id 1\)", 11),
     "an annotation is null": (
         with_top(annotations=[None, *clean_content()["annotations"][1:]]),
-        r"entries of annotations that are no objects: None \(id no. 1\)",
+        r"entries of annotations that are not objects: None \(id no. 1\)",
         11,
     ),
     "image ids repeated": (changed("images", 1, id=1), r"duplicate image ids \(id 1\)", 9),

@@ -24,7 +24,8 @@ def test_smooth_l1_is_quadratic_below_beta_and_linear_above(beta):
 
 
 def test_giou_loss_compares_the_decoded_boxes():
-    """The loss is 1 - IoU + (hull - union) / hull (Rezatofighi et al. 2019, algorithm 1)."""
+    """The loss is 1 - IoU + (C - union) / C, where C (`hull` below) is the area of the smallest enclosing box
+    (Rezatofighi et al. 2019, algorithm 1)."""
     torch.manual_seed(0)
     references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
     found = decode(deltas, references, WEIGHTS)

@@ -94,7 +94,7 @@ DETECTRON2 = [name for name, row in PUBLISHED.items() if row.source == "Detectro
 
 @pytest.mark.parametrize("name", sorted({*SETTINGS, *DETECTRON2} - {"cascade-rcnn_r50_fpn_1x_coco"}))
 def test_training_scales_are_sampled_from_640_to_800(name):
-    """INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN of the models whose results are cited, 1x and 3x."""
+    """INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN of Detectron2's model zoo, in both the 1x and the 3x configs."""
     resize = load_config(name).train_data.pipeline[0]
     assert (list(resize.size), resize.max_size) == ([640, 672, 704, 736, 768, 800], 1333)
 

@@ -139,7 +139,10 @@ def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
     ],
 )
 def test_images_are_padded_as_in_detectron2(family, divisor):
-    """`Backbone.size_divisibility`: 0 without FPN, else the stride of res5; RetinaNet's p7 does not count."""
+    """`Backbone.size_divisibility`: 0 (here 1) without FPN, else the stride of res5; RetinaNet's p7 does not count.
+
+    The config of Panoptic-DeepLab on COCO (DSConv) overrides it: PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY is 640.
+    """
     assert built(family)[1].size_divisor == divisor
 
 
@@ -195,7 +198,7 @@ def test_guessed_settings_are_compared_with_the_options_of_detectron2():
 
 @pytest.mark.parametrize(("family", "extra"), [("resnet18", "c5"), ("resnet50", "c5"), ("resnet18", "p5")])
 def test_the_extra_levels_of_retinanet_read_c5_of_any_width_or_p5(family, extra):
-    """LastLevelP6P7 reads res5 (2048 channels, or 512 in R-18 and R-34), or p5 as in torchvision's `_v2` models."""
+    """LastLevelP6P7 reads res5 (2048 channels, or 512 in R-18 and R-34), or p5 as in torchvision's v1 RetinaNet."""
     shapes = {
         "neck.lateral.c5.0.weight": [256, {"resnet18": 512, "resnet50": 2048}[family], 1, 1],
         "neck.extra.p6.weight": [256, {"resnet18": 512, "resnet50": 2048}[family] if extra == "c5" else 256, 3, 3],

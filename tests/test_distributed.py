@@ -1,4 +1,4 @@
-"""Training on two ranks (gloo on the CPU) equals one process with the total batch size."""
+"""Training on two ranks (gloo on the CPU) equals training in one process with the total batch size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work dir of the run `plain` of `ranks`, but in one process with the total batch size."""
+    """The work dir of a one-process run with the total batch size, otherwise like the run `plain` of `ranks`."""
     folder = tmp_path_factory.mktemp("alone")
     toy_trainer(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
     return folder

@@ -87,7 +87,7 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
-    """Runs the blocks without a file name. To save time, random weights are zeros, also those of checkpoint files."""
+    """Runs the blocks without a file name. To save time, weights are zeros, not random, also in checkpoint files."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]

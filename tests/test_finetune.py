@@ -1,4 +1,4 @@
-"""Fine-tuning on a folder of photos from the command line, from torchvision's weights or another classifier."""
+"""`chordate train` fine-tunes on a folder of photos, from torchvision's weights or those of another classifier."""
 
 import json
 from pathlib import Path

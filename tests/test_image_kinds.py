@@ -111,7 +111,7 @@ def test_values_beyond_those_of_the_sampled_images_are_clipped_with_a_warning(tm
     path.write_bytes(png(values))
     assert read_image(path, white_level=1023)[0].tolist() == [[0, 255, 255, 255]]
     (report,) = (record.message for record in caplog.records)
-    assert f"{path}: values above 1023, the largest in its dataset, are clipped" in report
+    assert f"{path}: values above 1023, the white level of its dataset, are clipped" in report
 
 
 @pytest.mark.parametrize("scale", [1, 255])

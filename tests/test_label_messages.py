@@ -27,10 +27,10 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
 @pytest.mark.parametrize(
     ("values", "remedy"),
     [
-        ([1, 2, 3], 'ids=[1, 2, 3], or background="ignored" if 0 means no class'),
-        ([0, 1, 2, 3], 'background="class" to learn 0, background="ignored" to leave it out'),
-        ([0, 127, 254], "ids=[0, 127, 254] if these are the classes"),
-        ([10, 20, 30, 255], "ids=[10, 20, 30] if these are the classes"),
+        ([1, 2, 3], 'set ids=[1, 2, 3], or background="ignored" if 0 means no class'),
+        ([0, 1, 2, 3], 'set background="class" to learn 0, or background="ignored" to ignore it'),
+        ([0, 127, 254], "set ids=[0, 127, 254] if these are the classes"),
+        ([10, 20, 30, 255], "set ids=[10, 20, 30] if these are the classes"),
     ],
 )
 def test_ids_that_do_not_count_from_0_are_answered_with_what_to_set(tmp_path, values, remedy):
@@ -72,7 +72,7 @@ def test_every_advised_setting_opens_the_dataset(tmp_path, caplog, classes, sett
         with caplog.at_level(logging.INFO):
             report = folder(tmp_path, classes, **settings).health_report
         (message,) = [*report, *caplog.messages]
-        assert bool(report) == ("background" not in settings)  # what the config says is no warning
+        assert bool(report) == ("background" not in settings)  # a background that the config sets is only logged
     except DataError as caught:
         message = str(caught)
     settings = [settings | change for change in advised(message)]

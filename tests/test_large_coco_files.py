@@ -95,7 +95,7 @@ def test_missing_images_of_a_very_large_file_are_not_ground_truth_of_an_evaluati
     real = coco_annotations.open_index
     monkeypatch.setattr("chordate.data.coco.open_index", lambda path: opened.append(path) or real(path))
     content = clean_content()
-    content["annotations"][10]["segmentation"] = None  # image 4, after the images that are checked at first
+    content["annotations"][10]["segmentation"] = None  # of image 4, which is not checked on opening
     write_content(write_images(tmp_path), content)
     (tmp_path / "images" / "3.png").unlink()
     dataset = build_dataset(section(masks=True, skip_broken=True), data_root=tmp_path, training=False)

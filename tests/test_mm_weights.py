@@ -205,7 +205,7 @@ def test_detectors_train_the_weights_of_batch_norms_but_not_their_statistics(bac
     assert format.config(state)[1]["model.backbone.norm"] == {"_delete_": True, **norm}
     segmenter, state = format_of("mmseg/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024")
     state |= {"backbone.stem.7.num_batches_tracked": torch.tensor(7)}
-    assert segmenter.config(state)[1]["model.backbone.norm"]["type"] == "BN"  # MMSegmentation trains the statistics
+    assert segmenter.config(state)[1]["model.backbone.norm"]["type"] == "BN"  # MMSegmentation updates the statistics
 
 
 def test_settings_that_the_tensors_do_not_show_come_from_the_config():
@@ -255,7 +255,7 @@ def test_the_dilations_of_a_segmenter_are_compared_with_the_model():
         ("decode_head=dict(align_corners=False), neck=dict(conv_cfg=dict(type='Conv2d'))", []),
     ],
 )
-def test_loading_tells_what_no_model_of_chordate_has(model, unsupported):
+def test_loading_warns_of_settings_without_a_counterpart(model, unsupported):
     """The tensors of ConvAWS, and of ConvWS outside of MMDetection's R-CNNs, have the names of plain convolutions."""
     format, state = format_of("mmdet/mask-rcnn_r50_fpn_gn-all_2x_coco", f"model = dict({model})")
     assert format.unsupported(state) == unsupported
@@ -355,7 +355,7 @@ def test_fine_tuning_keeps_the_outputs_of_classes_with_the_same_name():
 
 
 def test_weights_that_were_not_averaged_are_left_out():
-    """mmcv's EMAHook stores the weights before averaging in the state dict, as `ema_backbone_conv1_weight`; mmengine's
+    """mmcv's EMAHook stores the unaveraged weights in the state dict, as `ema_backbone_conv1_weight`; mmengine's
     EMAHook stores them in `ema_state_dict`."""
     state = state_of("mmpretrain/resnet50_8xb32_in1k")
     extra = {f"ema_{name.replace('.', '_')}": tensor + 1 for name, tensor in state.items()}

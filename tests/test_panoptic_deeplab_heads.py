@@ -37,7 +37,7 @@ def decoder(channels: int) -> list[tuple[int, ...]]:
     return [*aspp, *res3, *res2]
 
 
-# As in the paper, the center branch is like the offset branch; Detectron2 has it with `center_separable=False`.
+# As in the paper, the center branch has separable convolutions; Detectron2's has plain ones (`center_separable=False`).
 SHAPES = {
     "semantic": [*decoder(256), *separable(256, 256, 5), (19, 256, 1, 1)],
     "center": [*decoder(128), *separable(128, 32, 5) * 2, (1, 32, 1, 1), (2, 32, 1, 1)],
@@ -67,7 +67,7 @@ def test_the_stem_of_r52_has_128_channels():
     assert backbone.layer1[0].conv1.weight.shape == (64, 128, 1, 1)
 
 
-# Detectron2's project without DSConv: its convolutions are not separable, and the pooling has no norm and a window.
+# Detectron2's project without DSConv: plain convolutions, and a pooling branch with a window and without a norm.
 PLAIN = {"separable": False, "pooling_norm": False, "pooling_size": (4, 3)}
 
 

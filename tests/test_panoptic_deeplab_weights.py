@@ -27,8 +27,10 @@ class TinyModel(Model):
 
 
 def fusion(x: Tensor, state: dict[str, Tensor], first: str, last: str) -> Tensor:
-    """The first convolution of a fusion of Panoptic-DeepLab or, if it is depthwise, both, without norms and ReLUs, but
-    with the weight of the norm between them."""
+    """Apply the first convolution of a fusion of Panoptic-DeepLab; if it is depthwise, also the pointwise convolution.
+
+    Norms and ReLUs are left out, except for the weight of the norm between the two convolutions.
+    """
     weight = state[f"{first}.weight"]
     if weight.shape[1] > 1:
         return torch.conv2d(x, weight)
@@ -40,7 +42,7 @@ def fusion(x: Tensor, state: dict[str, Tensor], first: str, last: str) -> Tensor
 @pytest.mark.parametrize("family", ["Panoptic-DeepLab", "Panoptic-DeepLab, DSConv"])
 @pytest.mark.parametrize("head", ["semantic", "center"])
 def test_the_decoders_of_panoptic_deeplab_read_the_coarser_map_before_the_finer_one(family, head):
-    """Detectron2 concatenates 64 channels of res3, then ASPP's 256 channels; ours is in reverse order."""
+    """Detectron2 concatenates 64 channels of res3, then ASPP's 256 channels; our order is the reverse."""
     state, (_, model) = weights(family), built(family)
     theirs = f"{'sem_seg_head' if head == 'semantic' else 'ins_embed_head'}.decoder.res3.fuse_conv."
     state |= {name: torch.randn(x.shape) for name, x in state.items() if name.startswith(theirs) and x.ndim}

@@ -117,7 +117,7 @@ def test_panoptic_quality_equals_the_formula_of_the_paper(case):
         metric.update([prediction], batch_of(number))
     expected = slow_pq(images, predictions, len(META.classes))
     if not any(len(labels) for _, labels, _ in images):
-        with pytest.raises(DataError, match="no image with a segment"):
+        with pytest.raises(DataError, match="no image with a ground-truth segment"):
             metric.compute()
         return
     numbers = metric.compute()
@@ -131,7 +131,7 @@ def test_panoptic_quality_equals_the_formula_of_the_paper(case):
 
 def disturbed(truth: CocoPanoptic, image_id: int) -> PanopticMap:
     """A prediction with errors: the ground truth is shifted by 6 px in x and 9 px in y, every ninth segment is missing,
-    every seventh has the next class, and a person covers the pixels that have no segment before or after this."""
+    every seventh has the next class, and a person covers the pixels that have a segment neither before nor after."""
     numbers, labels, _ = truth.segments_of(image_id)
     shifted = numbers.roll((9, 6), (0, 1)).int()
     shifted[torch.isin(shifted, torch.arange(9, len(labels) + 1, 9))] = 0
@@ -239,5 +239,5 @@ def test_a_first_image_without_a_segment_is_an_error_in_an_evaluation_but_not_in
         dataset=Truth([(empty, torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.bool))])
     )
     trial_evaluation(Blind(), SimpleNamespace(first_batch=lambda: batch_of(0)), metric, torch.device("cpu"))
-    with pytest.raises(DataError, match="no image with a segment was evaluated"):
+    with pytest.raises(DataError, match="no image with a ground-truth segment was evaluated"):
         evaluate(Blind(), [batch_of(0)], metric, torch.device("cpu"))

@@ -119,7 +119,7 @@ def test_missing_objects_of_one_image_do_not_cancel_additional_ones_of_another()
 
 def test_images_without_objects_are_told():
     assert (
-        str(parity([WHOLE[:0]], [WHOLE[:0]])) == "the model detects no objects there; name other images with --images"
+        str(parity([WHOLE[:0]], [WHOLE[:0]])) == "the model detects no objects in the images; name others with --images"
     )
 
 

@@ -42,7 +42,7 @@ train = dict(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a config and stick figures; `found.json` has the annotated boxes as a detector's results."""
+    """A folder with a config and stick figures; `found.json` has the ground-truth boxes in COCO's result format."""
     root = tmp_path_factory.mktemp("pose")
     (root / "figures.py").write_text(CONFIG)
     (root / "found.json").write_text(json.dumps(detected(write_figures(root, images=12))))

@@ -62,7 +62,7 @@ def test_a_voc_dataset_over_a_coco_base(caplog: pytest.LogCaptureFixture) -> Non
     own = {"type": "VocDataset", "folder": "VOC2007"}
     # VocDataset passes `filter_empty` on to CocoDataset.
     assert load_config(R50, options).train_data.dataset == {**own, "filter_empty": True}
-    assert not caplog.records  # the paths of COCO's files are a packaged config's
+    assert not caplog.records  # no message, since a packaged config sets the paths of COCO's files
 
 
 @pytest.mark.parametrize("name", ["my_voc.py", "my_yolo.py", "my_ultralytics.py"])

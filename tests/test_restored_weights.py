@@ -1,4 +1,4 @@
-"""Our models, saved with torchvision's or timm's tensor names, load strictly there; classifiers have equal outputs."""
+"""Our models, saved in torchvision's or timm's format, load strictly in that library; classifiers have equal outputs."""
 
 import copy
 from collections.abc import Callable

@@ -71,7 +71,7 @@ def test_evaluations_and_checkpoints_are_made_when_they_are_due(
 
 
 class WithoutLarge(ToyMetric):
-    """A metric that returns COCO's -1 for a size without objects, and a negative score."""
+    """A metric that returns -1, as COCO does for an area range without objects, and a negative score."""
 
     def compute(self) -> dict[str, float]:
         super().compute()

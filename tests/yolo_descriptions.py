@@ -16,7 +16,7 @@ class Description:
     Attributes:
         folder: the files.
         names: the class names that a reader must find; None if they are invalid.
-        images: paths of the images of the split "train", relative to the root; None if it or an image is missing.
+        images: image paths of the split "train", relative to the root; None if the split or an image is missing.
     """
 
     folder: Folder

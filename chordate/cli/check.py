@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_data(arguments):
         path = Path(arguments.config).resolve()
         name = path.stem if path.is_file() else path.name
-        out = out_folder(arguments, name, "check_data")  # a config of this name has another page
+        out = out_folder(arguments, name, "check_data")  # "check" is the page of a config of this name
         source, reports = read_data(Path(arguments.config))
     else:
         name, reports = read_config(arguments)

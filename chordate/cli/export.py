@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def example_photo() -> str:
-    """The path of a photo of a person, 512 × 600 pixels."""
+    """The path of a photo of a person, 600 pixels high and 512 wide."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path()) / "sample_data/grace_hopper.jpg")

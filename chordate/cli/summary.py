@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def composed_models(pattern: str) -> list[str]:
-    """The composed config names that match a pattern, or the pattern itself if it is a config name that is not listed.
+    """The config names that `match_configs` finds for a pattern, or the pattern itself if it is a composed name.
 
     Raises:
         ConfigError: no config name matches.

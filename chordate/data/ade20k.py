@@ -61,7 +61,10 @@ class ADE20K(SemanticFolder):
     Args:
         split: "training" or "validation".
         folder: contains images/ and annotations/, as ADEChallengeData2016 does; relative to `data_root` or absolute.
-        settings: data_root, pipeline, seed, meta: see `Dataset`.
+        settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
+
+    Raises:
+        DataError: as for `SemanticFolder`.
     """
 
     def __init__(self, split: Literal["training", "validation"], folder: str | Path = ".", **settings: Any):

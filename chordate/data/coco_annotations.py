@@ -55,7 +55,8 @@ class OpenedAnnotations:
 
 
 def open_index(path: Path) -> hotcoco.COCO | None:
-    """Open an annotation file; None if hotcoco refuses it, or would print a warning of its own about duplicate ids.
+    """Open an annotation file. Returns None for a file that must be normalized: it is not a JSON object, hotcoco
+    refuses it, or hotcoco would print a warning about duplicate ids.
 
     Raises:
         DataError: the file does not exist.

@@ -83,7 +83,7 @@ def _records(content: Record, kind: str, source: str, findings: Findings) -> Ite
         if isinstance(value, Mapping):
             yield value
         else:
-            findings.error(f"entries of {kind} that are no objects", f"no. {place}", quote(value))
+            findings.error(f"entries of {kind} that are not objects", f"no. {place}", quote(value))
 
 
 def parse_ids(records: Sequence[Record]) -> set[Id | None]:

@@ -51,7 +51,7 @@ class CocoPoseDataset(CocoDataset):
         data_root, pipeline, seed, meta, skip_broken: see `CocoDataset`.
 
     Attributes:
-        image_ids: `[images]` int64, ids of all images in the file, in ascending order; all images are evaluated.
+        image_ids: `[images]` int64, ids of the images in ascending order; all are evaluated, also without samples.
         crop_image_ids: `[len]` int64, image id of each sample, in ascending order.
 
     Raises:

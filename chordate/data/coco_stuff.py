@@ -38,6 +38,9 @@ class CocoStuff(SemanticFolder):
         split: "train2017" or "val2017".
         images, labels: folders that have a subfolder per split, relative to `data_root` or absolute.
         settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
+
+    Raises:
+        DataError: as for `SemanticFolder`.
     """
 
     def __init__(

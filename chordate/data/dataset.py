@@ -34,7 +34,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in the model
             and the dataset; `build_dataset` checks this.
         skip_broken: whether to skip samples whose files are missing or cannot be decoded, instead of raising an error.
-            A sample that proves broken when it is read is replaced by the next one; the loader logs how many are.
+            A sample that proves broken when it is read is replaced by the next one; the loader logs the number of
+            broken samples.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
@@ -47,8 +48,9 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
             to the result of `find_white_level`. None determines it for each image separately.
-        not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
-            defaults here. If they are a packaged config's, they are dropped without a log message.
+        not_inherited: names of settings that are not inherited when a config changes the dataset's `type` to this
+            class, since the class has its own defaults for them. Values set by a packaged config are dropped without
+            a log message.
     """
 
     meta: DatasetMeta = DatasetMeta()

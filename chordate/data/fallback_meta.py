@@ -62,7 +62,7 @@ def fallback_meta(section: Mapping[str, Any] | None) -> DatasetMeta | None:
 
 
 def _value(section: Section, key: str) -> Any:
-    """Convert a value of the section (a name, a number or a list) to the value of the DatasetMeta field."""
+    """Convert a value of the section (a name, number, list or dict) to the value of the DatasetMeta field."""
     value = section[key]
     if isinstance(value, str) and key in NAMED:
         if value not in NAMED[key]:

@@ -16,7 +16,7 @@ class Findings:
 
     Attributes:
         errors: dict from problem to ids, for invalid records. `health="error"` raises DataError for them,
-            `health="warn"` leaves the records, or only their masks or keypoints, out.
+            `health="warn"` leaves out the records, or only their masks or keypoints.
         repairs: dict from problem to ids, for records that were repaired when they were read.
     """
 
@@ -36,7 +36,7 @@ class Findings:
             problem: what is wrong; equal for all records that have the problem.
             id: the record's id.
             example: the wrong value; the message quotes that of the first record.
-            left_out: what of the record is left out: "masks" or "keypoints"; "" for the whole record.
+            left_out: the part of the record that is left out: "masks" or "keypoints"; "" for the whole record.
         """
         self.errors.setdefault(problem, []).append(id)
         self._examples.setdefault(problem, example)
@@ -47,7 +47,7 @@ class Findings:
         self.repairs.setdefault(problem, []).append(id)
 
     def lines(self, source: str, health: Health) -> list[str]:
-        """The report: at most one line for each kind of what is left out, and one line of repairs.
+        """The report: one line each about the records, the masks and the keypoints left out, and about repairs, if any.
 
         Args:
             source: the file's name, for messages.

@@ -180,8 +180,8 @@ def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -
     Args:
         image: the pixels.
         source: the file, for messages.
-        white_level: the largest value of pixels in the image's dataset, see `find_white_level`; larger values are
-            clipped with a warning. None uses `white_level_of(image)`.
+        white_level: the white level of the image's dataset, see `find_white_level`; larger values are clipped with a
+            warning. None uses `white_level_of(image)`.
 
     Raises:
         DataError: the pixels are neither integers nor floats, or their values are in an unknown range or not finite.
@@ -195,7 +195,7 @@ def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -
     if white_level is not None and (white_level in (1, 255) if is_float else white_level >= 255):
         level = white_level
         if own > level:
-            _report("white", f"{source}: values above {level}, the largest in its dataset, are clipped")
+            _report("white", f"{source}: values above {level}, the white level of its dataset, are clipped")
             image = image.clip(max=level)
     elif not is_float and own < 65535:
         bits = f"{8 * image.itemsize} bits are read as {own.bit_length()} bits"

@@ -46,8 +46,8 @@ def read_image(
             orientation is also applied if the stored and the displayed image both have this size, or if `size` is None.
         channels: number of channels `C`. Files are converted to 1 (gray) or 3 (RGB) channels; with any other number,
             the file must have the same number.
-        white_level: the largest value of pixels in the image's dataset, see `find_white_level`; None determines it
-            for each image separately.
+        white_level: the white level of the image's dataset, see `find_white_level`; None determines it for each image
+            separately.
 
     Raises:
         BrokenFile: the file is missing, truncated or not an image.

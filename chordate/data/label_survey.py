@@ -127,14 +127,14 @@ def check_encoding(
     """Check that each value in a dataset's label files is a class or is ignored.
 
     Binary masks with the values 0 and 255 are a special case: if the config does not set ids and the last class has the
-    default id 1, its id becomes 255, although 255 is ignored by default. The log says so; it is no warning if
-    `background` is set.
+    default id 1, its id becomes 255, although 255 is ignored by default. The log says so: as a warning, or as
+    information if `background` is set.
 
     Args:
         survey: the values in the dataset's files.
         encoding: the encoding that the config sets.
         source: folder of the label files, for messages.
-        background: the setting of this name.
+        background: the dataset's setting `background`.
 
     Returns:
         The encoding (with 255 as the id of the last class for such binary masks), and lines for the log.
@@ -213,20 +213,20 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
         return remedy_of(invalid[0])
     if encoding.default_ids is not None:
         count = len(encoding.default_ids)
-        unnamed = encoding.default_ids[0] == 1  # whether pixels with the value 0 are an unnamed background
+        unnamed = encoding.default_ids[0] == 1  # whether 0 is a background that the config's `classes` does not list
         if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
             if 0 in values and len(values) == count + 1:
                 ids = "" if values == list(range(count + 1)) else f", ids={values[1:]}"
                 return (
-                    f'one value more than classes: background="class"{ids} to learn 0, background="ignored"{ids} to '
-                    f"leave it out"
+                    f'there is one value more than classes; set background="class"{ids} to learn 0, or '
+                    f'background="ignored"{ids} to ignore it'
                 )
             if values == list(range(1, count + 1)):
-                return f'ids={values}, or background="ignored" if 0 means no class'
+                return f'set ids={values}, or background="ignored" if 0 means no class'
         if unnamed:
             values = [value for value in values if value != 0]
         if len(values) == count and (unnamed or len(encoding.ids) == count):
-            return f"ids={values} if these are the classes"
+            return f"set ids={values} if these are the classes"
     count = len(encoding.ids)
     known = str(list(encoding.ids)) if count <= 20 else f"{min(encoding.ids)} … {max(encoding.ids)}"
     return f"the classes' ids are {known}; add the others to ids or to ignored_ids"

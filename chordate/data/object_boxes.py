@@ -75,7 +75,7 @@ def as_detections(boxes: Any, classes: Sequence[str], source: str) -> Detections
         source: description of the boxes, for messages.
 
     Raises:
-        DataError: the boxes are not `[M, 4]`, a box has no area, or a label is no index of `classes`.
+        DataError: the boxes are not `[M, 4]`, a box has no area, or a label is not an index of `classes`.
     """
     if isinstance(boxes, Detections):
         objects = boxes.to("cpu", non_blocking=False)

@@ -117,7 +117,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         starts.append(len(rows))
         files.append((images[key].file, file))
     table = np.array(rows, np.int64).reshape(-1, 3)
-    is_text = any(isinstance(key, str) for key in keys)  # "5" becomes an integer, also beside "a"
+    is_text = any(isinstance(key, str) for key in keys)  # `parse_id` makes "5" an integer even if another id is "a"
     return PanopticIndex(
         image_ids=np.arange(len(keys)) if is_text else np.array(keys, np.int64),
         file_ids=[images[key].id for key in keys],

@@ -24,7 +24,8 @@ class FoundSet:
 
     Attributes:
         name: name of the dataset in messages.
-        settings: config of the dataset; paths are relative to `Recognition.root`, or to `folder` if it is set.
+        settings: config of the dataset; paths are relative to `Recognition.root`, or to the setting `folder` if there
+            is one.
         optional: further settings that the files allow, such as `masks=True`.
     """
 

@@ -27,7 +27,7 @@ from chordate.data.recognize_layouts import recognize_cityscapes, recognize_pair
 from chordate.data.zip_files import split_archive
 from chordate.errors import DataError
 
-MAX_VALUES = 64  # an image with more values or colors is no label image
+MAX_VALUES = 64  # an image with more values or colors is not a label image
 SAMPLES = 3  # number of files per folder that `_has_label_images` reads
 IGNORED = 255
 LABEL_WORDS = ("label", "mask", "annot", "seg", "gt", "truth")

@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=1200, help="training images (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation images (default %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     try:
         generate_shapes(**vars(parser.parse_args(arguments)))
     except (DataError, OSError) as error:

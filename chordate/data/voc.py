@@ -165,7 +165,7 @@ class VocDataset(CocoDataset):
         if contradicting:
             count = pluralize(len(contradicting), "XML file")
             self.notes.append(
-                f"{self.annotations}: the <filename> of {count} is another existing image; the image with the XML "
+                f"{self.annotations}: the <filename> of {count} names another existing image; the image with the XML "
                 f"file's own name is used ({first_names(contradicting)})"
             )
         if unused:

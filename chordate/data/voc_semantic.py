@@ -54,7 +54,7 @@ class VocSemantic(SemanticDataset):
         split: "train", "val", "trainval" or "train_aug".
         folder: contains VOC's folders; relative to `data_root` or absolute.
         sbd: SBD's folder, which contains `cls`; used for "train_aug"; relative to `data_root` or absolute.
-        settings: data_root, pipeline, seed, meta: see `Dataset`.
+        settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
         DataError: files are missing, or SBD's files must be read and scipy is not installed.

@@ -114,8 +114,8 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def _locate(entry: str, path: str, file: Path) -> Path:
-    """The existing folder or text file that an entry names: relative to `path` or to the YAML file's folder, and in
-    both with or without a leading `../`."""
+    """The existing folder or text file that an entry names, relative to `path` or to the YAML file's folder; in each,
+    the entry is tried with and without its leading `../`."""
     here = file.parent
     bases = [here / path, here]
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]

@@ -18,7 +18,7 @@ from chordate.structures import Batch, Detections, ImageInfo
 TOLERANCE = 1e-3  # limit on differences of floats, and on the fraction of labels and mask pixels that differ
 RELATIVE_TOLERANCE = 1e-5  # rtol of floats, as in torch.allclose: the limit is 0.01 pixels at x = 900
 DERIVED = ("areas",)  # not compared, since they follow from a compared field: areas of a PanopticMap from `ids`
-NO_OBJECTS = "the model detects no objects there; name other images with --images"
+NO_OBJECTS = "the model detects no objects in the images; name others with --images"
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Parity:
 
 
 def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) -> Batch:
-    """Resize images `[C, H, W]` uint8, and stack them to a batch for an exported model.
+    """Resize images `[C, H, W]` uint8, and stack them into a batch for an exported model.
 
     Args:
         images: the images.

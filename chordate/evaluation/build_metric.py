@@ -15,7 +15,8 @@ def build_metric(section: str | Mapping[str, Any] | None, dataset: Dataset) -> M
     """Build the metric of a config's `metric` section, or the dataset's default metric if there is no such section.
 
     Raises:
-        ConfigError: settings are unknown or invalid, there is no metric, or the metric does not implement `Metric`.
+        ConfigError: settings are unknown or invalid, neither the config nor the dataset sets a metric, or the metric
+            does not implement `Metric`.
     """
     config = section or dataset.default_metric
     if not config:

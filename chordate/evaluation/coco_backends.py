@@ -21,7 +21,7 @@ from chordate.evaluation.pr_curves import PRCurves
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """COCO's parameters of an evaluation for one IoU type.
+    """Parameters of COCO's evaluation for one IoU type.
 
     Attributes:
         iou_type: "bbox", "segm" or "keypoints".

@@ -93,7 +93,7 @@ class CocoMetric(Metric):
         return BACKENDS[self._engine](self.truth.coco)
 
     def check_model(self, model: Model) -> None:
-        """Warn if images have more objects than the model can detect."""
+        """Warn if an image has more objects than the model can detect."""
         limit = model.detections_per_image
         if limit is not None and is_main_process() and self.truth.most_per_image > limit:
             log.warning(
@@ -218,7 +218,7 @@ class CocoMetric(Metric):
             text = (
                 f"images have up to {most[0]} objects and {most[1]} detections of a class, but only {limit} detections"
             )
-            log.warning(f"CocoMetric: {text} are evaluated (metric.max_dets)")
+            log.warning(f"CocoMetric: {text} per image and class are evaluated; raise metric.max_dets")
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
                 name = MEASURED_ON[iou_type]

@@ -91,7 +91,7 @@ def describe_curves(
 
 
 def _class_mean(precision: NDArray[np.float64]) -> list[float] | None:
-    """Average precisions `[R, K]` over the classes with ground truth: `R` values; None if no class has ground truth."""
+    """Mean `precision` `[R, K]` over the classes with ground truth: `R` values; None if no class has ground truth."""
     known = precision[:, (precision > -1).all(axis=0)]
     return known.mean(axis=1).tolist() if known.size else None
 

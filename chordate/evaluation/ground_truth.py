@@ -26,7 +26,7 @@ class CocoAnnotated(Protocol):
         meta: metadata with the class names.
         category_ids: COCO's category id of each class, in the order of `meta.classes`.
         coco: the annotations; boxes are in pixels of the original images.
-        image_ids: `[len]` int64, ids of the images that are evaluated.
+        image_ids: `[images]` int64, ids of the images that are evaluated.
     """
 
     meta: DatasetMeta
@@ -58,7 +58,7 @@ class GroundTruth:
 
     Attributes:
         coco: the COCO object, with a box for every annotation.
-        with_masks, without_masks: number of annotations of the evaluated categories with and without a segmentation.
+        with_masks, without_masks: numbers of annotations with and without a segmentation, in the evaluated categories.
         keypoints: dict from category id to number of keypoints, for categories that have keypoints.
         most_per_image: largest number of objects of the evaluated categories in an image, without crowds.
         most_per_class: largest number of objects of one of these categories in an image, without crowds.

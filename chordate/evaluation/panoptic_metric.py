@@ -149,12 +149,12 @@ class PanopticMetric(Metric):
         """Compute the metrics over all ranks (equal on every rank), and reset the collected segments.
 
         Raises:
-            NothingToEvaluate: no image with a segment was evaluated.
+            NothingToEvaluate: no image with a ground-truth segment was evaluated.
         """
         collected = {one.image_id: one for part in all_gather_object(self._pending) for one in part}
         self._pending, self._last = [], [collected[image_id] for image_id in sorted(collected)]
         if not any(one.truth for one in self._last):
-            raise NothingToEvaluate("PanopticMetric: no image with a segment was evaluated")
+            raise NothingToEvaluate("PanopticMetric: no image with a ground-truth segment was evaluated")
         self._results = self._evaluate(self._last)
         self.numbers = {
             f"{name.upper()}{ending}": float(self._results[group][name]) if self._results[group]["n"] else -1.0

@@ -83,7 +83,7 @@ class Keys:
         values: the settings.
         conversion: receives the settings that are not carried over.
         path: dotted name of `values` in messages.
-        defaults: the framework's default settings, which are used for missing ones.
+        defaults: the framework's default settings, which are used for missing settings.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[s
     Args:
         docstring: lines of the docstring; none if empty.
         base: name or path of the config that it inherits from; None if `sections` are complete.
-        sections: dict from section names to settings, which override those of `base`: numbers, strings, bools, None,
-            and lists and dicts of them. Strings and keys may have any characters.
+        sections: dict from section names to settings, which override those of `base`. Settings are numbers, strings,
+            bools, None, and lists and dicts of them; strings and keys may have any characters.
 
     Raises:
         ConfigError: a value cannot be written as a literal, or a section's name is not an identifier.

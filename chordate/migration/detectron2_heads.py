@@ -10,7 +10,7 @@ from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_argu
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
-HARD_FRACTION = 0.2  # the DeepLab project's loss "hard_pixel_mining" averages this fraction of the pixels, the hardest
+HARD_FRACTION = 0.2  # fraction of the pixels, the hardest, that the DeepLab project's loss "hard_pixel_mining" averages
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _anchors(settings: Keys, levels: list[str], default: Sequence[float]) -> dic
 
 
 def _levels(settings: Keys, features: list[str], default: int) -> dict[str, Any]:
-    """The argument `levels` of a head; an empty dict if the head reads its default feature maps.
+    """The argument `levels` of a head; an empty dict if the head reads its default feature maps, or without an FPN.
 
     Args:
         features: Detectron2's names of the feature maps that the head reads.

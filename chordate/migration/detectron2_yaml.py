@@ -85,7 +85,7 @@ def _check_size(content: Any, source: str) -> None:
 
 
 def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
-    """Replace strings that are Python literals, such as "(640, 672)", by their values, as Detectron2 does.
+    """Replace strings that are Python tuples, lists or dicts, such as "(640, 672)", by their values, as in Detectron2.
 
     Args:
         literals: cache of the values of evaluated strings, since aliases may repeat a string any number of times.

@@ -92,8 +92,10 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
 
 
 def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
-    """FrozenBN if the norms use their running statistics in training, else the norm itself. FrozenBN's weight and
-    bias are trained unless `requires_grad=False`."""
+    """FrozenBN for a BatchNorm that uses its running statistics in training, else the norm itself.
+
+    FrozenBN gets `trainable=True`, which keeps its weight and bias trainable, unless `requires_grad=False`.
+    """
     in_eval = cfg.get("norm_eval", norm_eval)
     norm = norm_setting(cfg, default="BN")
     kind = norm["type"] if isinstance(norm, dict) else norm

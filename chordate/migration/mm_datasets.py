@@ -58,8 +58,8 @@ def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> di
     dataset.ignore("pipeline", "backend_args", "test_mode", "metainfo", "data_prefix", "serialize_data", "lazy_init")
     dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file")
     filters = dataset.part("filter_cfg")
-    # No image of the usual datasets is below min_size. Boxes below bbox_min_size (VOC) are kept, but MMDetection
-    # ignores them in training.
+    # No image of the usual datasets is smaller than min_size. Chordate trains on boxes below bbox_min_size (VOC), which
+    # MMDetection ignores in training.
     filters.ignore("min_size", "bbox_min_size")
     if semantic:
         part = _semantic(outer, dataset, prefix, kind, split, classes)

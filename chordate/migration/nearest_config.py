@@ -67,8 +67,8 @@ def find_nearest(config: Mapping[str, Any]) -> Nearest:
 
 
 def variations(name: str, backbone: str) -> Iterator[str]:
-    """Yield the name of a packaged config, then the name with its backbone replaced by `backbone` (its shortest alias),
-    then the latter once for each replacement in VARIATIONS that applies to it. Only `name` if it has no backbone."""
+    """Yield a packaged config's name, then this name with its backbone replaced by `backbone` (or a shorter alias),
+    then the new name with each replacement of VARIATIONS that applies. Yields only `name` if it has no backbone."""
     yield name
     parts = read_templates(package_root()).parts.get(name)
     if parts is None:

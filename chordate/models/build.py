@@ -165,7 +165,7 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
 
 
 def warn_about_frozen_stages(model: Model) -> None:
-    """Warn of each backbone with frozen stages but no pretrained weights: these stages keep random weights.
+    """Warn about each backbone with frozen stages but no pretrained weights: these stages keep random weights.
 
     Call it for a model into which no other checkpoint is loaded.
     """

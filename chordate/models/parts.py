@@ -12,7 +12,7 @@ Part = str | Mapping[str, Any] | nn.Module  # a variant's name, a dict with `typ
 
 
 def wrong_targets(model: nn.Module, targets: object, wanted: type) -> DataError:
-    """The error for a batch whose targets are missing or are for a different task than the model."""
+    """The error for a batch whose targets are missing, or are for another task than the model's."""
     if targets is None:
         return DataError("a batch without targets cannot be trained on; call model.predict to predict")
     kinds = f"{type(model).__name__} trains on {wanted.__name__}, but the dataset has {type(targets).__name__}"

@@ -130,8 +130,8 @@ def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     shift = shift.to(weight.dtype)
-    # cuDNN adds the shift in a separate pass over the feature map; a matrix product adds it in the same pass. Float32
-    # keeps the convolution: by default, convolutions use TF32, but matrix products do not.
+    # cuDNN adds the shift in a separate pass over the feature map; a matrix product adds it in the same pass. For
+    # float32, the convolution is kept: by default, convolutions use TF32, but matrix products do not.
     pointwise = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
     if pointwise and x.is_cuda and x.dtype.itemsize == 2 and x.is_contiguous(memory_format=torch.channels_last):
         return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), shift).permute(0, 3, 1, 2)

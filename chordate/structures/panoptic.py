@@ -147,7 +147,7 @@ class PanopticMap(Prediction):
 
 
 def describe_segments(things: int, stuff: int) -> str:
-    """Count segments in words that are equal for the ground truth and for predictions."""
+    """Describe the numbers of segments, in the same words for the ground truth and for predictions."""
     return f"{pluralize(things, 'thing')}, {pluralize(stuff, 'stuff segment')}"
 
 

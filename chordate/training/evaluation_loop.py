@@ -47,7 +47,7 @@ def evaluate(
         interrupted: called after every batch; if it returns True, the evaluation ends and returns an empty dict.
 
     Raises:
-        ConfigError: the metric does not return a dict of numbers.
+        ConfigError: the metric does not return a dict of numbers, or `amp` is "fp16" on the CPU.
         NothingToEvaluate: the images have no ground truth from which the metric can be computed.
         TrainingError: a detection has a non-finite value.
     """

@@ -134,7 +134,7 @@ class LossLog:
         return None
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over the steps that were read since the last call of `means`."""
+        """The mean, per name, of the values that were read since the last call of `means`."""
         means = {name: self._sums[name] / self._counts[name] for name in self._sums}
         self._sums, self._counts = {}, {}
         return means

@@ -190,7 +190,8 @@ class Trainer:
                         self._train_epoch()
                     if self.stop_reason is not None:
                         logger.info(f"stopped: {self.stop_reason}")
-                    training_state.save(self)  # writes only if a complete run is resumed, not from `last_checkpoint`
+                    # Writes only if no step was done after resuming a checkpoint that `last_checkpoint` does not name.
+                    training_state.save(self)
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
                     loader.stop_workers()

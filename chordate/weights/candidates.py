@@ -1,4 +1,4 @@
-"""Candidate state dicts of a checkpoint: all or some tensors, unchanged, and converted by each matching format."""
+"""Candidate state dicts of a checkpoint: all or some of its tensors, unchanged or converted by a matching format."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _MAX_PARTS = 32  # limit on the prefixes tried, since each format tries them all
 
 @dataclass(frozen=True)
 class Candidate:
-    """A state dict, converted to the tensor names of a model.
+    """A state dict to match with a model: unchanged, or converted to the model's tensor names.
 
     Attributes:
         format: name of the checkpoint's format in reports.
-        state: tensors, keyed by the model's names.
+        state: tensors by name.
         meta: classes and keypoints of the outputs, if known.
         has_names: whether the checkpoint contains the names of the classes, see `Format.has_names`.
         left_out: names of the checkpoint's tensors that are not in `state`.

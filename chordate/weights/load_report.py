@@ -33,8 +33,8 @@ class LoadReport:
         loaded: names of the model's tensors that were copied unchanged.
         adapted: names of the model's tensors that were copied after a change: outputs reordered by class or keypoint
             name, a 3-channel stem converted to another number of input channels, or weights that were standardized.
-        skipped: names of the checkpoint's tensors that were not used (converted names, except for tensors that were
-            left out before the conversion).
+        skipped: names of the checkpoint's tensors that were not used: converted names, or original names of tensors
+            that were left out before the conversion.
         missing: names of the model's tensors that were not loaded and keep their values. A tensor that does not
             fit is in `missing` and in `skipped`.
         meta: metadata of the dataset that the checkpoint was trained on, if known.

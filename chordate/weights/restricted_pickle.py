@@ -2,7 +2,7 @@
 
 A pickle is a program: its opcodes put values on a stack and combine them. `Unpickler` executes the opcodes for numbers,
 text, bytes, dicts, lists and tuples. Classes and functions are only names here: a few of them are replaced by functions
-of this package, other calls are refused, and objects of other classes have no value.
+of this package; harmless calls and objects of other classes are replaced by placeholders; all other calls are refused.
 
 `torch.load(weights_only=True)` refuses a whole file if one object in it has an unknown class, such as the `args` of
 torchvision's training script, and has no limits on the time and memory that a pickle takes.
@@ -26,7 +26,7 @@ _TEXTS = ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BIN
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _ARGUMENTS = frozenset({*_NUMBERS, *_TEXTS, *_BYTES})
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-# Harmless calls, most of them of the standard library, whose results are not read.
+# Harmless callables, most of them of the standard library. They are not called: a placeholder stands for the result.
 _WITHOUT_VALUE = frozenset(
     {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex", "slice")}
     | {f"pathlib.{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")}
@@ -298,7 +298,7 @@ def as_bytes(data: Any) -> bytes:
 
 
 def forbidden(source: str, what: str) -> CheckpointError:
-    """The error for a pickle that calls an unknown function, or that has objects but no tensors."""
+    """The error for a pickle that calls an unknown function, has a forbidden opcode, or has objects but no tensors."""
     return CheckpointError(
         f"{source} contains more than tensors ({printable(what, 100)}) and could run code, so it was not opened; save "
         f"only its state_dict(), as .safetensors"

@@ -42,7 +42,7 @@ TORCHVISION = [
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
 DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
-# Centers are at least 40 pixels apart, so there are fewer than 200: of 200, Detectron2 drops the last one.
+# Keeps centers more than 40 pixels apart, so there are fewer than 200: of the top 200, Detectron2 drops the last one.
 KERNEL = 81
 PANOPTIC = ["MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", False, "MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", KERNEL]
 # Detectron2's config and options, keyed by the name in the table.
@@ -147,7 +147,7 @@ def compare_outputs(ours: PanopticDeepLab, batch: Batch, theirs: Any, image: Ten
 
 
 def their_classes(ours: PanopticDeepLab) -> tuple[str, ...]:
-    """Our names of the classes of a Panoptic-DeepLab in Detectron2's order: of Cityscapes by train id, or of COCO."""
+    """Our class names of a Panoptic-DeepLab in Detectron2's order: for Cityscapes by train id, for COCO as in ours."""
     return CITYSCAPES_CLASSES if len(ours.classes) == len(CITYSCAPES_CLASSES) else ours.classes
 
 

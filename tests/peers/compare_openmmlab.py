@@ -235,7 +235,7 @@ def main() -> None:
         }
         Path(sys.argv[2]).write_text(json.dumps(names))
         return
-    print("| model | compared | the same | boxes / px | scores | levels | masks | differing tensors of the way back |")
+    print("| model | compared | the same | boxes / px | scores | levels | masks | tensors changed in the round trip |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for library, configs in CONFIGS.items():
         for name in configs:

@@ -23,8 +23,8 @@ class Difference(NamedTuple):
     Attributes:
         count: number of the library's detections, segments, pixels of semantic maps, or logits.
         matched: number of these that our predictions match: detections within `BOX` and `SCORE`, segments with an IoU
-            above 0.99, pixels of the same class; all logits if `levels` is at most `DEVIATIONS`, else 0. -1 if in an
-            image, our number of detections or segments differs, or two detections match the same one of ours.
+            above 0.99, pixels of the same class; all logits if `levels` is at most `DEVIATIONS`, else 0. -1 if in any
+            image our number of detections or segments differs, or two detections match the same one of ours.
         box, score: largest differences between matched detections, in pixels and in score.
         masks: number of mask pixels of matched detections that differ, and number of mask pixels.
         keypoints: number of keypoints of matched detections that differ by more than `BOX`, and number of keypoints.
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
     levels: float = 0.0
 
     def row(self) -> str:
-        """The columns of a table in Markdown."""
+        """The cells of a row of a Markdown table, separated by bars."""
         parts = [f"{self.masks[0]} of {self.masks[1]:,} mask pixels"] if self.masks[1] else []
         parts += [f"{self.keypoints[0]} of {self.keypoints[1]:,} keypoints"] if self.keypoints[1] else []
         numbers = f"{self.box:.1e} | {self.score:.1e} | {self.levels:.1e}"

@@ -28,7 +28,7 @@ _DEEP_STEM = "backbone.conv1.6.weight"
 
 
 def resnet(state: State) -> tuple[str, Overrides]:
-    """The part of a config's name that names the backbone, and overrides of its settings.
+    """The backbone's part of the config name, such as `r50`, and overrides of the backbone's settings.
 
     Raises:
         ValueError: the network is not a ResNet whose depth we know.

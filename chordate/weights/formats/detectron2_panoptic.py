@@ -18,8 +18,7 @@ from chordate.weights.formats.detectron2_segmentation import dilated_resnet
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable
 
-# Settings of the project's configs that the tensors do not show. Images of Cityscapes are not padded, and ASPP's
-# pooling averages its crops of 512×1024 px; COCO's images are padded to the crops of 640×640 px.
+# Settings of the project's configs that the tensors do not show.
 _SHARED: Overrides = {
     "model.backbone.out": ["c2", "c3", "c5"],
     "model.backbone.output_stride": 16,
@@ -37,6 +36,8 @@ _COCO: Overrides = {
     "model.center.sigma": 8.0,
 }
 _STRIDE = 16
+# Training crops in pixels (height, width); ASPP's pooling window covers one crop. COCO's images are padded to multiples
+# of 640 px, Cityscapes' images are not padded.
 _CITYSCAPES_CROP, _COCO_CROP = (512, 1024), (640, 640)
 _HEADS = ("semantic", "center")
 
@@ -45,8 +46,8 @@ _HEADS = ("semantic", "center")
 class Detectron2PanopticDeepLab(Detectron2Format):
     """Panoptic-DeepLab on a ResNet, with plain or depthwise separable convolutions (DSConv).
 
-    A decoder of Detectron2 concatenates the finer feature map before the coarser one, ours after it. Detectron2 orders
-    the classes of Cityscapes by train id; `CityscapesPanoptic` starts with the things.
+    Detectron2's decoders concatenate feature maps in the order [finer, coarser], ours in the order [coarser, finer].
+    Detectron2 orders the classes of Cityscapes by train id; `CityscapesPanoptic` starts with the things.
     """
 
     def recognizes(self, state: State) -> bool:

@@ -26,7 +26,7 @@ def image_settings(state: State, resnet: str) -> dict[str, Any]:
 
     - Three convolutions in the stem: DeepLab's R-52 and R-103, with RGB images and ImageNet's mean and std.
     - X-101-32x8d, or a stem whose BatchNorm was trained: BGR images and ImageNet's std.
-    - GroupNorm, or frozen BatchNorms with running means of 0 (Caffe folded them into the shift), except in
+    - GroupNorm, or frozen BatchNorms with running means of 0 (folded into the norms' biases), except in
       X-101-32x8d: MSRA's and FAIR's networks from Caffe2, with BGR images and std 1. MSRA's have one group, frozen
       BatchNorms, and the stride in the first 1×1 convolution.
     - Other running means: torchvision's weights, with RGB images and ImageNet's mean and std.

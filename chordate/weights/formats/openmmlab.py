@@ -122,7 +122,10 @@ class MMFormat(Format):
 
     def restore(self, state: State, model: Any) -> State:
         if any(name.endswith("downsample.0.0") for name, _ in model.named_modules()):
-            raise CheckpointError(f"{self.library}'s ResNet-D has no pool in the shortcuts of dilated stages")
+            raise CheckpointError(
+                f"{self.library} has no counterpart of this model: the library's ResNet-D has no pool in the shortcuts "
+                "of dilated stages"
+            )
         theirs = restore_norms(self.names(state).restore(state))
         if len(theirs) < len(state) or not self.recognizes(theirs):
             return super().restore(state, model)  # raises the error

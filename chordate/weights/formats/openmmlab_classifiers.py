@@ -28,8 +28,8 @@ _STEM: Pairs = (
 class MMPretrainResNet(MMFormat):
     """A ResNet or ResNeXt with the last layer `head.fc`.
 
-    Only the names of the deep stem and of ResNet-D's shortcuts differ from ours. Without a deep stem, weights may
-    therefore be from another library, and their settings and class names are known only if the file has `meta`.
+    Only the names of the deep stem and of ResNet-D's shortcuts differ from ours. Without a deep stem, the
+    names do not identify the library, so settings and class names are known only if the file has `meta`.
     """
 
     library = "mmpretrain"

@@ -44,7 +44,7 @@ class TorchvisionDetector(Format):
     def settings(self, state: State) -> dict[str, Any]:
         """Settings of the images, the ResNet and the anchors.
 
-        COCO_V1's weights have no `num_batches_tracked`, since their norms are FrozenBatchNorm2d; these have eps 0
+        The COCO_V1 weights have no `num_batches_tracked`, since their norms are FrozenBatchNorm2d; these have eps 0
         (torchvision's `overwrite_eps`).
         """
         anchors = "rpn.anchors" if "rpn.head.cls_logits.weight" in state else "head.anchors"
@@ -88,7 +88,8 @@ class TorchvisionDetector(Format):
 class TorchvisionRCNN(TorchvisionDetector):
     """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Torchvision's background is class 0; ours is the last.
 
-    Torchvision's predictors also have a box and a mask for the background, which it never reads; they are written as 0.
+    Torchvision's predictors also have box and mask outputs for the background, which it never reads; their weights are
+    written as 0.
     """
 
     def recognizes(self, state: State) -> bool:

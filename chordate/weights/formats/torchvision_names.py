@@ -1,6 +1,7 @@
 """Pairs of tensor-name prefixes (torchvision's, ours) for every part of torchvision's detectors; see `NameTable`.
 
-A pair for the names of torchvision 0.12 and older follows the pair for the current names, which are written.
+Where names differ in torchvision 0.12 and older, a pair for the old names follows the pair for the current names, so
+that both are read and the current names are written.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ _MASK: Pairs = (
     ("roi_heads.mask_predictor.conv5_mask.", "mask.upsample."),
     ("roi_heads.mask_predictor.mask_fcn_logits.", "mask.masks."),
 )
-# A ReLU without tensors follows each convolution of the keypoint head and of RetinaNet's towers without norms.
+# In the keypoint head and in RetinaNet's towers without norms, a ReLU follows each convolution, so the numbers of the
+# convolutions are even.
 _KEYPOINT: Pairs = (
     *((f"roi_heads.keypoint_head.{2 * number}.", f"keypoint.convs.{number}.0.") for number in range(16)),
     ("roi_heads.keypoint_predictor.kps_score_lowres.", "keypoint.heatmaps."),

@@ -1,7 +1,7 @@
 """Folds weight standardization (Qiao et al. 2019) into the weights of MMCV's ConvWS layers.
 
-These layers standardize each filter in every forward pass. A plain convolution with the standardized filters predicts
-the same; training goes on without the standardization.
+These layers standardize each filter in every forward pass. A plain convolution with the standardized filters has the
+same output; training goes on without the standardization.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Cityscapes with 8 thing and 11 stuff classes: crops of 512×1024 px of images whose shorter side is 512 … 2048 px
-(the settings of Detectron2's Panoptic-DeepLab project).
+"""Cityscapes with 8 thing and 11 stuff classes: crops of 512×1024 px from images resized to a shorter side of
+512 … 2048 px (the settings of Detectron2's Panoptic-DeepLab project).
 
 The data root contains leftImg8bit/ and gtFine/, with the files that cityscapesScripts' createPanopticImgs writes to
 gtFine/. Validation uses whole images of 1024×2048 px.
