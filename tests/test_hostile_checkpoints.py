@@ -94,7 +94,8 @@ class Case:
         }[command]
 
     def check(self, command: str, capsys: pytest.CaptureFixture[str]) -> int:
-        """Run a command; asserts that it works, or ends with one line that names the file, or the data that do not fit it. Returns the status."""
+        """Run a command; asserts that it works, or ends with one line that names the file, or the data that do not fit
+        it. Returns the status."""
         capsys.readouterr()
         with no_hang():
             status = main(self.arguments(command))
@@ -165,7 +166,8 @@ def check_case(name: str, folder: Path, trained: Path, commands: tuple[str, ...]
 
 CHOSEN = (
     "code system in the training state", "huge as ema", "a list of lists of the same list", "a larger storage",
-    "valid: an OrderedDict that hides its methods", "a position past the end", "a huge flag of numpy's generator", "file: a pipe", "names: weight 1",
+    "valid: an OrderedDict that hides its methods", "a position past the end", "a huge flag of numpy's generator",
+    "file: a pipe", "names: weight 1",
     "pickle calls os.mkdir", "pickle repeats one array", "resume: all momenta of one element",
     "valid: deletes 0 '../precious.txt'",
 )  # fmt: skip
