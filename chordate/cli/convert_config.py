@@ -1,7 +1,8 @@
 """Convert a config of Detectron2, MMDetection or MMSegmentation to a Chordate config.
 
 The file is read as data, not executed. Settings that are not carried over are printed as a table; the exit status
-is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 if Chordate has no such model.
+is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 if Chordate has no such model, or the
+file cannot be read.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from chordate.errors import ChordateError, ConfigError
 from chordate.migration.config_conversion import Conversion
+from chordate.migration.config_defaults import check_arguments
 from chordate.migration.config_writer import write_config
 from chordate.migration.detectron2_config import convert_detectron2
 from chordate.migration.mm_config import convert_mm
@@ -47,6 +48,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
             raise ConfigError(
                 f"{path}: configs are .yaml files (Detectron2) or .py files (MMDetection, MMSegmentation)"
             )
+        check_arguments(conversion.config)
         docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
         text = write_config(docstring, *find_nearest(conversion.config))
     except ChordateError as error:
