@@ -1,5 +1,8 @@
 """`chordate convert-config` on configs with wrong, missing and contradictory values: no such value is written."""
 
+import functools
+import operator
+
 import pytest
 import torchvision
 import yaml
@@ -17,13 +20,11 @@ from chordate.migration.detectron2_yaml import read_detectron2
 from chordate.migration.mm_files import read_mm
 from chordate.migration.source_files import merged
 
-WRONG = "<wrong>"
-# What a kind of config overrides in Detectron2's default settings.
+WRONG_TEXT, WRONG_NUMBER = "<wrong>", -0.12345  # in place of numbers, switches and dicts, and of texts and lists
+# Detectron2's models with all heads, and with one stage.
 DETECTRON2 = {
-    "cascade": "MODEL: {MASK_ON: True, ROI_HEADS: {NAME: CascadeROIHeads}}",
-    "keypoints": "MODEL: {KEYPOINT_ON: True, ROI_HEADS: {NUM_CLASSES: 1}}",
-    "panoptic": "MODEL: {META_ARCHITECTURE: PanopticFPN, MASK_ON: True}",
-    "retinanet": "MODEL: {META_ARCHITECTURE: RetinaNet, BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}}",
+    "regions": "{META_ARCHITECTURE: PanopticFPN, MASK_ON: True, KEYPOINT_ON: True, ROI_HEADS: {NAME: CascadeROIHeads}}",
+    "retinanet": "{META_ARCHITECTURE: RetinaNet, BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}}",
 }
 MASK = """
 model = dict(
@@ -35,7 +36,7 @@ model = dict(
     panoptic_fusion_head=dict(type='HeuristicFusionHead'))
 train_dataloader = dict(dataset=dict(type='CocoPanopticDataset'))
 """
-OPENMMLAB = {"faster": FASTER, "retinanet": RETINANET, "segmenter": SEGMENTER, "panoptic": FASTER}
+OPENMMLAB = {"retinanet": RETINANET, "segmenter": SEGMENTER, "panoptic": FASTER}
 
 
 def paths_in(value, path=()):
@@ -54,9 +55,7 @@ def as_lists(value):
 
 def converted_without(convert, values, path, replacement):
     """The new config if the setting at a path is replaced, or deleted if `replacement` is None."""
-    owner = values
-    for key in path[:-1]:
-        owner = owner[key]
+    owner = functools.reduce(operator.getitem, path[:-1], values)
     before = owner[path[-1]]
     try:
         owner[path[-1]] = replacement
@@ -75,7 +74,7 @@ def converter(request, tmp_path, monkeypatch):
     """The settings of a config that can be converted, and a function from settings to the new config."""
     library, name = request.param.split()
     if library == "detectron2":
-        path = write(tmp_path, base_yaml=FPN, mine_yaml=f"_BASE_: base.yaml\n{DETECTRON2[name]}\n")
+        path = write(tmp_path, base_yaml=FPN, mine_yaml=f"_BASE_: base.yaml\nMODEL: {DETECTRON2[name]}\n")
         values = merged(DEFAULTS, read_detectron2(path))
         module, reader, convert = detectron2_config, "read_detectron2", detectron2_config.convert_detectron2
     else:
@@ -97,11 +96,11 @@ def test_no_setting_with_a_wrong_type_is_written(converter):
     values, convert = converter
     refused = 0
     for path in list(paths_in(values)):
-        owner = values
-        for key in path:
-            owner = owner[key]
+        value = functools.reduce(operator.getitem, path, values)
+        wrong = WRONG_NUMBER if isinstance(value, str | list) else WRONG_TEXT
         try:
-            assert WRONG not in repr(converted_without(convert, values, path, 1.5 if isinstance(owner, str) else WRONG))
+            written = repr(converted_without(convert, values, path, wrong))
+            assert WRONG_TEXT not in written and str(WRONG_NUMBER) not in written, path
         except ConfigError as error:
             *_, name = (key for key in path if isinstance(key, str))
             assert name in str(error), (path, error)
@@ -109,9 +108,11 @@ def test_no_setting_with_a_wrong_type_is_written(converter):
     assert refused > 40
 
 
+@pytest.mark.parametrize("converter", [f"openmmlab {name}" for name in OPENMMLAB], indirect=True)
 def test_no_missing_setting_becomes_none(converter):
+    """Only OpenMMLab's: Detectron2's settings have defaults."""
     values, convert = converter
-    for path in list(paths_in(values)):
+    for path in (("model", *path) for path in list(paths_in(values["model"]))):
         try:
             check_arguments(converted_without(convert, values, path, None))
         except ConfigError as error:

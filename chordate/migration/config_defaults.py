@@ -14,7 +14,18 @@ from chordate.heads.box import BoxHead
 from chordate.models.panoptic_merger import MergeSettings
 from chordate.models.preprocess import Normalize
 from chordate.ops.anchors import AnchorGenerator
-from chordate.registry import BACKBONES, DATASETS, HEADS, LOSSES, METRICS, MODELS, NECKS, SCHEDULES, TRANSFORMS
+from chordate.registry import (
+    BACKBONES,
+    DATASETS,
+    HEADS,
+    LOSSES,
+    METRICS,
+    MODELS,
+    NECKS,
+    SCHEDULES,
+    TRANSFORMS,
+    PlugRegistry,
+)
 from chordate.signatures import is_third_party, parameters_of
 from chordate.training.settings import TrainSettings
 
@@ -73,13 +84,18 @@ def check_arguments(value: Any, path: str = "") -> None:
     if not isinstance(value, Mapping):
         return
     kind = value.get("type")
-    for registry in (registry for registry in REGISTRIES if isinstance(kind, str) and kind in registry.names()):
+    for registry in _registries_of(kind) if isinstance(kind, str) else ():
         arguments = registry.expand(dict(value))
         target = registry.get(arguments.pop("type"))
         known = {"extra_settings": registry.extra_settings, "values": not is_third_party(target)}
         validate_arguments(target, as_section(arguments, path), path, **known)
     for key, item in value.items():
         check_arguments(item, f"{path}.{key}" if path else key)
+
+
+@cache
+def _registries_of(kind: str) -> tuple[PlugRegistry, ...]:
+    return tuple(registry for registry in REGISTRIES if kind in registry.names())
 
 
 def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -205,6 +205,8 @@ def _anchors(settings: Keys, levels: list[str], default: Sequence[float]) -> dic
     if any(level != ratios[0] for level in ratios):
         anchors.lose("ASPECT_RATIOS", "all levels have the ratios of the first one")
     sizes = sizes * len(levels) if len(sizes) == 1 else sizes
+    if len(sizes) != len(levels):
+        raise ConfigError(f"MODEL.ANCHOR_GENERATOR.SIZES must have a list for each of {', '.join(levels)}, got {sizes}")
     strides = [2 ** int(level[-1]) for level in levels]
     return anchor_arguments(sizes, strides, ratios[0], default)
 

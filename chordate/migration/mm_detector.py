@@ -173,6 +173,8 @@ def _anchors(head: Keys, key: str, default: tuple[float, ...]) -> dict[str, Any]
         base = generator.get("octave_base_scale")
         scales = [base * 2 ** (number / octaves) for number in range(octaves)]
     bases = generator.get("base_sizes", None) or strides
+    if len(bases) != len(strides):
+        raise ConfigError(f"{generator.path}.base_sizes must have a size for each of the strides, got {bases}")
     sizes = [[scale * base for scale in scales] for base in bases]
     coder = head.part("bbox_coder")
     coder.expect("type", "DeltaXYWHBBoxCoder", reason="Faster R-CNN's box encoding")
