@@ -122,7 +122,7 @@ def _semantic(
         return {"type": "ADE20K", "split": last}
     if kind == "CityscapesDataset":
         return {"type": "CityscapesSemantic", "split": last}
-    if kind == "COCOStuffDataset":
+    if kind == "COCOStuffDataset" and last in ("train2017", "val2017"):  # not COCO-Stuff 10k, of 2014
         return {"type": "CocoStuff", "split": last}
     if kind == "PascalVOCDataset":
         # MMSegmentation concatenates VOC's and SBD's images, which are one split here.
