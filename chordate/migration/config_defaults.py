@@ -87,7 +87,7 @@ def check_arguments(value: Any, path: str = "") -> None:
     for registry in _registries_of(kind) if isinstance(kind, str) else ():
         arguments = registry.expand(dict(value))
         target = registry.get(arguments.pop("type"))
-        known = {"extra_settings": registry.extra_settings, "values": not is_third_party(target)}
+        known: dict[str, Any] = {"extra_settings": registry.extra_settings, "values": not is_third_party(target)}
         validate_arguments(target, as_section(arguments, path), path, **known)
     for key, item in value.items():
         check_arguments(item, f"{path}.{key}" if path else key)
