@@ -4,6 +4,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(if $(filter /%,$(VENV)),$(VENV),$(CURDIR)/$(VENV))/bin
+# One process more than there are cores, since some tests wait for timeouts and other processes.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()) + 1)")
 STAMP := $(BIN)/../.chordate
 # An environment serves this clone when it was installed from this folder with this pyproject.toml.
 STATE = $(CURDIR) $(shell cksum < pyproject.toml)
@@ -35,7 +37,7 @@ test: lint
 	@$(MAKE) --no-print-directory -j2 types tests
 
 tests: install
-	"$(BIN)"/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+	"$(BIN)"/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: install
 	"$(BIN)"/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

@@ -3,7 +3,7 @@
 Their base class is `chordate.contracts.Backbone`. The files:
 
 - architectures: `resnet.py` (its variants are in `resnet_variants.py`), `preact_resnet.py`, `densenet.py`,
-  `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each of these files ends with a table of variants.
+  `convnext.py`, and for CIFAR `cifar_resnet.py` and `highway.py`; each file except `resnet.py` ends with its variants.
 - shared by the architectures: `base.py`, the base class (stem, stages, freezing); `layers.py`, residual blocks and
   shortcuts; `recompute.py`, activation checkpointing.
 - backbones from other libraries: `from_timm.py`, `from_torchvision.py`, `from_smp.py`, `from_detectron2.py`,

@@ -16,7 +16,7 @@ from chordate.text import one_line
 
 # Error messages suggest these backbones, because their last stages can be dilated.
 DILATED = (
-    "the package's ResNet (ResNeXt, Wide, SE, pre-activation, ResNet-RS), DenseNet and ConvNeXt; timm's ResNet, "
+    "Chordate's ResNet (also ResNeXt, Wide, SE, pre-activation and RS), DenseNet and ConvNeXt; timm's ResNet, "
     "RegNet, EfficientNet, MobileNet and ConvNeXt"
 )
 # Height and width of the images in the forward pass that finds a network's feature maps; multiples of every stride.
@@ -32,7 +32,7 @@ class Network(NamedTuple):
             returns these feature maps as a list or a dict.
         library: the library and the tensor names of its network, for loading its weights.
         channels_last: names of the feature maps that the network outputs as `[N, H, W, C]`.
-        side_multiple: image height and width must be multiples of this number.
+        side_multiple: image height and width are padded to multiples of this number.
     """
 
     maps: Mapping[str, FeatureSpec]
@@ -43,11 +43,10 @@ class Network(NamedTuple):
 
 
 class AdaptedBackbone(Backbone):
-    """Base class of backbones from other libraries. The network is the attribute `net`; subclasses find it in `_find`.
+    """Base class of backbones from other libraries. A subclass's `_find` returns a `Network`, which is built as `net`.
 
-    Feature maps have `ceil(side / stride)` cells per side, as `Backbone` requires. If convolutions without padding
-    (AlexNet, Inception, SqueezeNet) or pooling that rounds down (VGG) result in fewer cells, border cells are
-    replicated.
+    Feature maps have `ceil(side / stride)` cells per side, as `Backbone` requires. If insufficient padding (AlexNet,
+    Inception, SqueezeNet) or pooling that rounds down (VGG) results in fewer cells, border cells are replicated.
 
     Args:
         model: name of the model in the library.
@@ -58,13 +57,13 @@ class AdaptedBackbone(Backbone):
             stay in eval mode.
         checkpointing: whether to use activation checkpointing: keep only the feature maps, and recompute the network in
             the backward pass, so that the activations of backbone and heads are not in memory at the same time.
-        output_stride: stride of the coarsest feature map, 32, 16 or 8, by dilation of the last stages; see
-            `STRIDES_AND_DILATIONS`.
+        output_stride: 16 or 8 to dilate the last stages, so that the coarsest feature map has this stride (see
+            `STRIDES_AND_DILATIONS`); 32 for the network's own strides.
         options: further arguments of the library's model constructor.
 
     Raises:
-        ConfigError: the model, an argument or a feature map does not exist, or the network cannot be a backbone or
-            cannot be dilated.
+        ConfigError: the library is not installed, the model or a feature map does not exist, an option or
+            `frozen_stages` is invalid, or the network cannot be a backbone or cannot be dilated.
     """
 
     source: str  # the library's name
@@ -113,15 +112,16 @@ class AdaptedBackbone(Backbone):
         """Find the network in the library. `self.name`, `self.in_channels` and `self.output_stride` are already set.
 
         Raises:
-            ConfigError: the model or an option does not exist, or the network cannot be used as a backbone.
+            ConfigError: the library is not installed, the model does not exist, an option is invalid, or the network
+                cannot be used as a backbone.
         """
         raise NotImplementedError
 
     def not_dilated(self, reason: str) -> ConfigError:
         """The error for a network that cannot be dilated to `output_stride`."""
         return ConfigError(
-            f"{self.name} cannot be dilated to output_stride {self.output_stride} ({reason}); leave output_stride out "
-            f"for stride 32, or use one of: {DILATED}"
+            f"{self.name} cannot be dilated to output_stride {self.output_stride} ({reason}); remove output_stride, "
+            f"or use one of: {DILATED}"
         )
 
     def _freeze(self, make: Callable[[Sequence[str]], nn.Module], last: str) -> None:
@@ -161,10 +161,10 @@ class AdaptedBackbone(Backbone):
 
 
 class SelectOutputs(nn.Module):
-    """Returns some of a network's outputs, in the given order.
+    """Returns some of a network's outputs, in the order of `keys`.
 
     Args:
-        network: returns a list, a tuple or a dict.
+        network: a module that returns a list, a tuple or a dict.
         keys: indices or keys of the outputs.
     """
 
@@ -178,7 +178,7 @@ class SelectOutputs(nn.Module):
 
 
 def build_on_any_device(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network on the default device. If building on the meta device fails, build on the CPU and move it."""
+    """Build a network on the default device; if this fails on the meta device, build on the CPU and move it."""
     try:
         return build()
     except (NotImplementedError, RuntimeError):  # the constructor reads values, which meta tensors lack

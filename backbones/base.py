@@ -45,7 +45,7 @@ class StagedBackbone(Backbone):
 
     Args:
         name: the network's name in error messages, such as "ResNet-50".
-        out: names of the feature maps to output; stages after the last one are not built. "all" outputs all of them.
+        out: names of the feature maps to output, or "all". Stages that these feature maps do not need are not built.
         in_channels: number of image channels. Pretrained weights for 3 channels are adapted when they are loaded.
         frozen_stages: the stages that are not trained, as in MMDetection: -1 for none, 0 for the stem, 1 for the stem
             and the first stage, … Their parameters have no gradients, and their BatchNorms stay in eval mode.
@@ -128,9 +128,12 @@ class StagedBackbone(Backbone):
             multi_grid: for each block of the last stage, a factor that multiplies its dilation.
             closing: function that builds the module `norm` after the last stage, from its number of channels.
             options: further arguments of every block.
+
+        Raises:
+            ConfigError: `drop_path` is not 0, but the blocks have no shortcuts.
         """
         if drop_path and options.get("shortcut") == "none":
-            raise ConfigError(f"{self.name}: drop_path must be 0 without shortcuts, got {drop_path}")
+            raise ConfigError(f'{self.name}: drop_path must be 0 with shortcut="none", got {drop_path}')
         drops = iter(drop_rates(drop_path, sum(counts)))
         dilations = dilations or [1] * len(counts)
         before = 1
@@ -208,7 +211,7 @@ class StagedBackbone(Backbone):
             if not isinstance(module, nn.Sequential):
                 x = module(x)
                 continue
-            # Recompute an nn.Sequential as a whole, because its layers may modify their inputs in place.
+            # Recompute an nn.Sequential that is not a Stage as a whole: its layers may modify their inputs in place.
             for block in module if isinstance(module, Stage) else [module]:
                 x = recompute(block, x)
         return x

@@ -52,7 +52,7 @@ class CifarResNet(StagedBackbone):
         checkpointing: bool = False,
     ):
         if depth < 8 or depth % 6 != 2:
-            raise ConfigError(f"CifarResNet: depth must be 6n + 2 (20, 32, 44, 56, 110, 1202), got {depth}")
+            raise ConfigError(f"CifarResNet: depth must be 6n + 2 (e.g. 20, 32, 44, 56, 110, 1202), got {depth}")
         name = f"{'plain' if shortcut == 'none' else 'ResNet'}-{depth} (CIFAR)"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing

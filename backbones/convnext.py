@@ -16,7 +16,7 @@ from chordate.registry import BACKBONES
 LAYER_SCALE = 1e-6  # initial layer scale, table 5 of the paper's appendix
 
 Size = Literal["tiny", "small", "base", "large"]
-# Section 3.1 and table 9: number of blocks and channels of c2 … c5, and stochastic depth rate for ImageNet-1k.
+# Section 3 and table 9: number of blocks and channels of c2 … c5. Table 5: stochastic depth rate for ImageNet-1k.
 SIZES: dict[Size, dict[str, Any]] = {
     "tiny": {"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.1},
     "small": {"blocks": (3, 3, 27, 3), "widths": (96, 192, 384, 768), "recipe_drop_path": 0.4},

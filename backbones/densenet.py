@@ -73,8 +73,8 @@ class DenseNet(StagedBackbone):
             max-pool; the first dense block then has stride 1.
         compression: fraction of the channels that a transition keeps (theta).
         dropout: dropout probability of each dense layer's output.
-        output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`; 16 and 8 only for networks with four blocks and a large
-            stem.
+        output_stride: 32, 16 or 8, see `STRIDES_AND_DILATIONS`; 16 and 8 require four dense blocks and
+            `small_stem=False`.
         norm: see `make_norm`.
         out, in_channels, frozen_stages, checkpointing: see `StagedBackbone`. By default, `out` has all feature maps
             from c2, or with `small_stem` only the last one.
@@ -111,7 +111,7 @@ class DenseNet(StagedBackbone):
         )
         if output_stride != 32 and (small_stem or len(blocks) < 4):
             raise ConfigError(
-                f"{name}: output_stride can be set only for networks whose stride is 32, got {output_stride}"
+                f"{name}: output_stride must be 32 with small_stem or with fewer than 4 blocks, got {output_stride}"
             )
         strides, dilations = STRIDES_AND_DILATIONS[output_stride]
         width = channels or 2 * growth

@@ -50,7 +50,7 @@ class Detectron2Backbone(AdaptedBackbone):
             with torch.device("meta"):
                 network = build(RESNET_FEATURES)
         except Exception as error:  # Detectron2 raises many types of errors
-            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
+            raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
         shapes = network.output_shape()
         names = {f"c{match[1]}": name for name in shapes if (match := re.search(r"(\d+)$", name))}
 

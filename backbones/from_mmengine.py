@@ -45,7 +45,9 @@ class MMBackbone(AdaptedBackbone):
         if package not in MODELS.children:
             import_library(f"{package}.registry", "MMBackbone", f"pip install {package}")
         if package not in MODELS.children:
-            raise ConfigError(f"MMBackbone: {package} has no registry of models")
+            raise ConfigError(
+                f"MMBackbone: the package {package} in model has no registry of models; use e.g. mmdet or mmseg"
+            )
         registry = MODELS.children[package]
         registry.import_from_location()
         if name not in registry.module_dict:
@@ -62,7 +64,7 @@ class MMBackbone(AdaptedBackbone):
                 network = build().eval()
                 outputs = network(torch.empty(2, self.in_channels, *PROBE_SIZE))
         except Exception as error:  # these libraries raise many types of errors
-            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
+            raise ConfigError(f"{self.name} cannot be built or run: {describe_error(error)}") from error
         specs = [_spec(x, self.name) for x in (outputs if isinstance(outputs, list | tuple) else [outputs])]
         coarse = [(index, spec) for index, spec in enumerate(specs) if spec.stride > 1]
         if not coarse:
@@ -80,5 +82,5 @@ class MMBackbone(AdaptedBackbone):
 def _spec(x: Any, name: str) -> FeatureSpec:
     if not isinstance(x, Tensor) or x.ndim != 4:
         got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ConfigError(f"{name} must return a tuple of feature maps [N, C, H, W], got {got} in it")
+        raise ConfigError(f"{name} must return a tuple of feature maps [N, C, H, W], but {got} is one of its outputs")
     return FeatureSpec(x.shape[1], round(PROBE_SIZE[0] / x.shape[2]))

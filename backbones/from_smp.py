@@ -44,7 +44,7 @@ class SmpBackbone(AdaptedBackbone):
         except Exception as error:  # smp's and timm's constructors raise many types of errors
             if self.output_stride < 32:
                 raise self.not_dilated("smp cannot dilate it") from error
-            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
+            raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
         return Network(
             {
                 f"c{number}": FeatureSpec(channels, min(2**number, self.output_stride))

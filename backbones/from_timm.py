@@ -26,7 +26,7 @@ class TimmBackbone(AdaptedBackbone):
     the tag of its weights (`"resnet50.a1_in1k"`); `options` are passed to `timm.create_model`
     (`dict(drop_path_rate=0.1)`). The first feature map with a stride of 2 or more is named after its stride (c1 for
     2, c2 for 4); the following feature maps are numbered consecutively. Fixed-size transformers are built so that
-    they accept any image size; images are padded to multiples of the largest stride.
+    they accept any image size; their images are padded to multiples of the largest stride.
     """
 
     source = "timm"
@@ -45,7 +45,7 @@ class TimmBackbone(AdaptedBackbone):
         except Exception as error:  # timm raises many types of errors
             if dilated:
                 raise self.not_dilated("timm cannot dilate it") from error
-            raise ConfigError(f"{self.name}: {describe_error(error)}") from error
+            raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]
         first = round(math.log2(coarse[0][0].stride))

@@ -14,7 +14,7 @@ from chordate.errors import ConfigError, unknown
 from chordate.registry import BACKBONES
 
 STAGES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}  # stride of each feature map
-# Without padding, a feature map may have up to this many cells fewer per side than `image side // stride`.
+# With insufficient padding, feature maps may have up to this many fewer cells per side than `image side // stride`.
 MISSING_CELLS = 4
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names of the modules after the features
 # torchvision's weights of these two networks expect a different normalization, which the networks apply themselves.
@@ -55,7 +55,7 @@ class TorchvisionBackbone(AdaptedBackbone):
             try:
                 network = torchvision.models.get_model(model, weights=None, **settings)
             except (TypeError, ValueError) as error:
-                raise ConfigError(f"{self.name}: {describe_error(error)}") from error
+                raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
             except NotImplementedError:  # RegNet computes its widths with tensors, which fails on the meta device
                 with torch.device("cpu"):
                     network = torchvision.models.get_model(model, weights=None, **settings)

@@ -52,8 +52,8 @@ class HighwayBlock(Block):
 class HighwayNet(StagedBackbone):
     """Highway network for CIFAR: computes the feature maps in `out` from normalized images `[N, in_channels, H, W]`.
 
-    c1 … c4 have strides 1, 1, 2 and 4. Stem, widths and strides are as in `CifarResNet`, for comparison; the paper's
-    CIFAR networks (its table 2) have other widths.
+    c1 … c4 have strides 1, 1, 2 and 4. Stem, widths and strides are as in `CifarResNet`, for comparison; the CIFAR
+    networks in the paper's table 2 have other widths.
 
     Args:
         depth: number of layers, 3n + 2: the stem, 3n blocks and the classifier.
@@ -77,7 +77,7 @@ class HighwayNet(StagedBackbone):
         checkpointing: bool = False,
     ):
         if depth < 5 or depth % 3 != 2:
-            raise ConfigError(f"HighwayNet: depth must be 3n + 2 (20, 32, 44, 56), got {depth}")
+            raise ConfigError(f"HighwayNet: depth must be 3n + 2 (e.g. 20, 32, 44, 56), got {depth}")
         name = f"highway-{depth} (CIFAR)"
         super().__init__(
             name, out=out, in_channels=in_channels, frozen_stages=frozen_stages, checkpointing=checkpointing

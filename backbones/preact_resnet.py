@@ -188,6 +188,9 @@ class CifarPreActResNet(StagedBackbone):
         dropout: dropout probability between the convolutions of a basic block.
 
     The other arguments are as in `PreActResNet`.
+
+    Raises:
+        ConfigError: the depth does not have one of these forms; see also `StagedBackbone`.
     """
 
     maps = ("c1", "c2", "c3", "c4")
@@ -211,7 +214,7 @@ class CifarPreActResNet(StagedBackbone):
         layers = 9 if bottleneck else 6
         count, rest = divmod(depth, layers)
         if not count or rest not in ((2,) if bottleneck else (2, 4)):
-            allowed = f"{layers}n + 2{'' if bottleneck else ' or + 4'}"
+            allowed = f"{layers}n + 2{'' if bottleneck else ' or 6n + 4'}"
             raise ConfigError(f"CifarPreActResNet: depth must be {allowed}, got {depth}")
         name = f"WRN-{depth}-{widen}" if widen > 1 else f"pre-activation ResNet-{depth} (CIFAR)"
         super().__init__(
@@ -234,8 +237,8 @@ class CifarPreActResNet(StagedBackbone):
             **options,
         )
         # As in the appendix of Identity Mappings, the identity shortcut of the first block starts after the block's
-        # first norm and ReLU. In bottleneck and wide networks, the first block has a projection instead; projections
-        # start after norm and ReLU in every block.
+        # first norm and ReLU. In bottleneck and wide networks, the first block adds channels, so its shortcut is not an
+        # identity; projections start after norm and ReLU in every block.
         if not bottleneck and widen == 1 and self.needs(1):
             first: Any = self.get_submodule("layer1.0")
             first.carries_active = True

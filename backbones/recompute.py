@@ -25,7 +25,8 @@ def recompute(block: nn.Module, x: Tensor) -> Any:
 
 @contextmanager
 def _preserved_buffers(block: nn.Module) -> Iterator[None]:
-    """Context manager for recomputation: uses copies of the buffers, since the statistics already include the batch."""
+    """Context manager for recomputation: the block updates copies of its buffers, since BatchNorm's running statistics
+    already include the batch."""
     kept = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())

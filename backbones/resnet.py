@@ -56,10 +56,9 @@ class ResNet(StagedBackbone):
         se: ratio of squeeze-and-excitation in every block, or None.
         norm: "BN", "SyncBN", "FrozenBN", "GN" or a dict, see `make_norm`.
         output_stride: 32, or 16 or 8 for dense prediction, see `STRIDES_AND_DILATIONS`. With `se` (which then averages
-            more positions) and with shortcut "D", the values differ slightly from those of the network with
-            output stride 32.
-        dilations: dilations of c2 … c5, instead of the dilations that `output_stride` implies; they apply to every
-            block of the stage, as in Detectron2 and MMDetection.
+            more positions) or shortcut "D", the values differ slightly from those of the network with output stride 32.
+        dilations: dilations of c2 … c5, instead of the dilations that `output_stride` implies; each applies to
+            every block of its stage, as in Detectron2 and MMDetection.
         multi_grid: for each block of c5, a factor that multiplies its dilation; (1, 2, 4) in DeepLab v3 (its section
             3.2.1).
         zero_init_last: whether to initialize each block's last norm with zero, so that the blocks start as identities
@@ -149,7 +148,9 @@ class ResNet(StagedBackbone):
             if isinstance(module, BasicBlock | Bottleneck):
                 norm = module.last_norm
                 if isinstance(norm, nn.Identity | FrozenBatchNorm):
-                    raise ConfigError(f"{self.name}: zero_init_last needs a trainable norm; a frozen norm would stay 0")
+                    raise ConfigError(
+                        f'{self.name}: zero_init_last needs norm "BN", "SyncBN" or "GN"; a frozen norm would stay 0'
+                    )
                 nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
 
 

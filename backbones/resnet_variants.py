@@ -1,7 +1,7 @@
 """Named variants of `ResNet`, as tables of its arguments: ResNet, ResNeXt, Wide ResNet, SE-ResNet and ResNet-RS.
 
 Default weights are torchvision's IMAGENET1K_V1 where they exist: torchvision's detectors are fine-tuned from these
-weights, which were trained with the papers' recipes.
+weights, which were trained with the papers' recipes (except resnext101_64x4d, which has a newer recipe).
 """
 
 from typing import Any

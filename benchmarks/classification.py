@@ -72,7 +72,7 @@ def training_steps(device: torch.device, batch: int, precision: str, compiled: b
 
 
 def write_images(root: Path, count: int) -> None:
-    """Write `count` JPEGs of smooth noise to ten class folders."""
+    """Write `count` JPEGs of coarse and fine noise to ten class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         folder = root / f"class{number % 10}"
@@ -84,7 +84,7 @@ def write_images(root: Path, count: int) -> None:
 
 
 def loaders(root: Path, batch: int, workers: int) -> tuple[Iterable[Any], Iterable[Any]]:
-    """Our loader and torchvision's; both yield batches of uint8 crops."""
+    """Our loader, and a DataLoader of torchvision's ImageFolder; both yield batches of uint8 crops."""
     config = {
         "dataset": {"type": "ImageFolder", "images": "train"},
         "pipeline": [{"type": "RandomResizedCrop", "size": SIDE, "antialias": True}, {"type": "RandomHorizontalFlip"}],

@@ -33,7 +33,7 @@ VERTICES = 24  # mean number of polygon vertices per instance; makes the file as
 
 
 def generate(path: Path, images: int, annotations: int) -> None:
-    """Write annotations in COCO format: star-shaped polygons of random sizes, with all fields of COCO's files."""
+    """Write annotations in COCO format: star-shaped polygons of random sizes; records have all of COCO's fields."""
     rng = np.random.default_rng(0)
     owner = np.sort(rng.integers(0, images, annotations))
     with open(path, "w") as file:
@@ -77,7 +77,7 @@ def generate(path: Path, images: int, annotations: int) -> None:
 
 
 def make_images(folder: Path, images: int) -> None:
-    """Create the missing image files, which are empty."""
+    """Create empty files for the images that have none."""
     folder.mkdir(exist_ok=True)
     for name in {f"{i:012}.jpg" for i in range(images)}.difference(os.listdir(folder)):
         (folder / name).touch()
@@ -108,7 +108,7 @@ SIDES: dict[str, Callable[[Path], Callable[[int], Any]]] = {"CocoDataset": open_
 
 
 def measure(side: str, file: Path, images: int) -> dict[str, float]:
-    """Open the file in this process, then read from it in 4 forked workers."""
+    """Time and memory of one side, which opens the file in this process and reads annotations in 4 forked workers."""
     import chordate.data  # noqa: F401  (import torch before measuring)
 
     before, wall, cpu = memory("Rss"), time.perf_counter(), time.process_time()

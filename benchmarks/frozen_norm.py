@@ -24,7 +24,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from chordate.ops.norms import FrozenBatchNorm
 from chordate.registry import BACKBONES, NECKS
 
-TOLERANCE = 1e-3  # relative to a feature map's maximum: random networks amplify rounding (float64 agrees to 1e-12)
+# Relative to a feature map's maximum. Random networks amplify rounding errors; in float64 the difference is 1e-12.
+TOLERANCE = 1e-3
 
 
 class Ours(nn.Module):

@@ -1,8 +1,8 @@
 """Counts the functions that a reader has to follow from COCO's JSON to a detector's loss.
 
-Counts the distinct functions of this project that one training sample and one training step call (`sys.setprofile`):
-`dataset[key]`, collation and `model.loss`, for a Faster R-CNN with ResNet-50 and FPN on small generated images.
-Functions that run only when the dataset and the model are built do not count. DETR's count by this rule is 60.
+Counts the distinct functions of this project that `sys.setprofile` records in `dataset[key]`, collation and
+`model.loss`, for one sample and a Faster R-CNN with ResNet-50 and FPN on small generated images. Functions that run
+only when the dataset and the model are built, or only at the first call, do not count. DETR's count by this rule is 60.
 
     python benchmarks/functions.py
 """
@@ -36,7 +36,7 @@ GENERATED = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<lambda>", "
 
 
 def road(config: str = "faster-rcnn_r50_fpn_1x_coco") -> list[CodeType]:
-    """The functions that are called to load one sample and train on one batch, in the order of their first call."""
+    """The functions that are called to load one sample and compute its losses, in the order of their first call."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         generate_shapes(folder, train=2, val=1, size=64, seed=0)

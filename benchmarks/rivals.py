@@ -1,4 +1,4 @@
-"""Builds our detectors and torchvision's, with the same weights and images, for `two_stage.py` and `inference.py`."""
+"""Builds our detectors and torchvision's with the same weights, and random inputs for both, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import chordate
 from chordate.structures import BITMAP_SIZE, Batch, ImageInfo, InstanceTargets
 
 OBJECTS = 8  # training objects per image, about COCO's mean of 7.3
-MAX_DETECTIONS = 100  # per image; both libraries have this limit
+MAX_DETECTIONS = 100  # per image, the limit of both libraries' R-CNNs; both RetinaNets have a limit of 300
 TWO_STAGE = {"faster-rcnn": FasterRCNN, "mask-rcnn": MaskRCNN}
 THEIRS = {**TWO_STAGE, "keypoint-rcnn": KeypointRCNN, "retinanet": RetinaNet}
 
 
 def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
-    """Our model and torchvision's with the same weights: the last three stages are trained, BatchNorm is frozen.
+    """Our model and torchvision's, with the same weights; the last three stages are trainable, BatchNorm is frozen.
 
-    Norm statistics and class scores are adjusted to `images` `[N, 3, H, W]` uint8, so that both detect 100 objects per
-    image, or as many as NMS keeps in a small image.
+    Calibrates the norm statistics on the first two of `images` `[N, 3, H, W]` uint8, and scales the classifier's
+    weights until the models output at least 100 detections for each of these images (fewer if NMS keeps fewer in a
+    small image).
     """
     height, width = images.shape[-2:]
     levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)} if name == "retinanet" else {}
@@ -60,7 +61,8 @@ def sides(name: str, device: torch.device, images: Tensor) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of every FrozenBN to its input's: with mean 0 and variance 1, random networks overflow."""
+    """Set the statistics of every FrozenBN to those of its input; with mean 0 and variance 1, activations
+    overflow in random networks."""
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))  # type: ignore[operator]
@@ -98,7 +100,7 @@ def ellipses(boxes: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def our_batch(images: Tensor, boxes: Tensor, labels: Tensor) -> Batch:
-    """A batch as our loader yields it: masks are 112×112 bitmaps that cover the boxes."""
+    """A batch as our loader yields it: each mask is a 112×112 bitmap, cropped to its box."""
     count, _, height, width = images.shape
     filled = torch.ones(count, OBJECTS, dtype=torch.bool)
     masks = ellipses(boxes.flatten(0, 1), boxes.flatten(0, 1), BITMAP_SIZE, BITMAP_SIZE)

@@ -16,11 +16,17 @@ _MODULE_OF = {
     name.name: str(line.module) for line in _IMPORTS if isinstance(line, ast.ImportFrom) for name in line.names
 }
 __all__ = sorted(_MODULE_OF)
+# The corresponding functions of timm, torchvision, MMDetection, MMSegmentation and MMPretrain.
+_NAMES_HERE = {
+    **dict.fromkeys(("create_model", "get_model", "init_detector", "init_model"), "build_model"),
+    **dict.fromkeys(("inference_detector", "inference_model"), "predict"),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'chordate' has no attribute {name!r}")
+        ours = f"; use chordate.{_NAMES_HERE[name]}" if name in _NAMES_HERE else ""
+        raise AttributeError(f"module 'chordate' has no attribute {name!r}{ours}")
     value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value

@@ -47,8 +47,8 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
     """Find the item of a rejected value that does not fit its annotation.
 
     Args:
-        annotation: an annotation that `chordate.arguments` reduced to int, float, bool, str, None, Literal, Annotated,
-            other classes, and unions, Sequence, tuple and Mapping of these.
+        annotation: an annotation that `chordate.signatures.checkable` reduced to int, float, bool, str, None, Literal,
+            Annotated, other classes, and unions, Sequence, tuple and Mapping of these.
         value: the rejected value.
         fits: `fits(annotation, value)` returns whether the value fits the annotation.
     """
@@ -64,7 +64,7 @@ def rejection(annotation: Any, value: Any, fits: Callable[[Any, Any], bool]) -> 
 
 
 def format_value(value: Any) -> str:
-    """Format a value as a config would write it, on one line, truncated if long."""
+    """Format a value as it is written in a config, on one line, truncated if long."""
     text = repr_name(value) if isinstance(value, str) and len(value) < 80 else _shortened.repr(value)
     return " ".join(text.split())
 
@@ -168,9 +168,9 @@ def _bounds(annotation: Any, value: Any = None) -> list[str]:
 
 
 def _is_container(annotation: Any, value: Any) -> bool:
-    """Whether the value is a list of the annotated length, or a dict where a dict is annotated.
+    """Whether the value is a list or dict as annotated; for a tuple of fixed length, a list of this length.
 
-    If such a value is rejected, one of its items is wrong.
+    If such a value is rejected, either an item is invalid, or the list violates a bound or predicate (length, order).
     """
     inner = _strip(annotation)
     if get_origin(inner) is tuple and Ellipsis not in get_args(inner):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from chordate.arguments import Fraction, PositiveInt, validate_arguments
+from chordate.arguments import Fraction, PositiveInt, checked_call
 from chordate.config import list_configs
 from chordate.data.image_files import image_files
 from chordate.data.image_io import read_image
@@ -31,7 +31,7 @@ AnyImage = str | Path | np.ndarray | Tensor | PIL.Image.Image
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the packaged model configs that match a shell pattern, for example `"faster-rcnn*"`."""
+    """Names of the packaged and published model configs that match a shell pattern, for example `"faster-rcnn*"`."""
     return list_configs(pattern)
 
 
@@ -40,6 +40,7 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return BACKBONES.names(pattern)
 
 
+@checked_call()
 @torch.inference_mode()
 def predict(
     model: Model,
@@ -56,13 +57,13 @@ def predict(
         model: from `build_model`, with weights loaded, in evaluation mode; it stays on its device.
         images: a path, a PIL image, an RGB array `[H, W, 3]` or an RGB tensor `[3, H, W]`; a stack of arrays or
             tensors with a leading batch dimension; or a list of any of these. A folder stands for the images in it and
-            in its subfolders, sorted by path. Pixels are uint8, or float 0 … 1. A model whose images do not have
-            3 channels takes arrays and tensors with its number of channels.
+            in its subfolders, sorted by path. Pixels of arrays and tensors are integers 0 … 255 or floats 0 … 1. A
+            model whose images do not have 3 channels takes arrays and tensors with its number of channels.
         boxes: the objects in each image, for a top-down model such as a pose estimator: an array `[M, 4]` of x1, y1,
-            x2, y2 in pixels, or Detections whose labels are classes of `model`; a list of these for
-            a list of images. None if each image is one object.
-        score_threshold: detections with a lower score are dropped; the model also applies its own threshold (0.05).
-            Classifiers ignore the threshold and return all scores.
+            x2, y2 in pixels, or Detections whose labels are indices of `model.classes`; for several images, a list with
+            one such entry per image. None if each image is one object.
+        score_threshold: detections with a lower score are dropped; detectors also apply their own threshold (by default
+            0.05). Predictions without detections or segments, such as a classifier's scores, are returned unchanged.
         batch_size: number of images per forward pass.
         precision: "fp32" keeps the model's data type; "bf16" runs convolutions and matrix products in bfloat16, which
             changes scores by about 0.01; "auto" is "bf16" for a float32 model on a GPU of compute capability 8 (Ampere)
@@ -76,8 +77,6 @@ def predict(
             not take boxes.
         DataError: an image cannot be read, or boxes are invalid.
     """
-    settings = {"score_threshold": score_threshold, "batch_size": batch_size, "precision": precision}
-    validate_arguments(predict, settings | {"model": model}, "predict")
     first = next(model.parameters())
     half = precision == "bf16" or (precision == "auto" and first.dtype == torch.float32 and _is_ampere(first.device))
     objects = None if boxes is None else _objects(model, images, boxes)
@@ -91,6 +90,7 @@ def predict(
     return [prediction.above(score_threshold) for prediction in predictions]
 
 
+@checked_call()
 @torch.inference_mode()
 def features(
     model: Model, images: AnyImage | Sequence[AnyImage], *, map: str | None = None, batch_size: PositiveInt = 1
@@ -109,7 +109,6 @@ def features(
             in training mode.
         DataError: an image cannot be read, or `images` is empty.
     """
-    validate_arguments(features, {"model": model, "map": map, "batch_size": batch_size}, "features")
     vectors = [feature_vectors(model, batch, map) for batch in _batches(model, images, batch_size)]
     if not vectors:
         raise DataError("features: there are no images; pass at least one")
@@ -121,11 +120,11 @@ def _is_ampere(device: torch.device) -> bool:
 
 
 def _objects(model: Model, images: AnyImage | Sequence[AnyImage], boxes: Any) -> list[Detections]:
-    """The boxes of each image.
+    """The objects in each image, as Detections.
 
     Raises:
-        ConfigError: the model does not take boxes, or its pipeline does not crop them.
-        DataError: the boxes are invalid, or their number is not the number of images.
+        ConfigError: the model does not take boxes, or its test pipeline has no TopDownCrop.
+        DataError: the boxes are invalid, or `boxes` does not have one entry per image.
     """
     if not isinstance(model, TopDownModel):
         raise ConfigError(f"boxes are for top-down models such as PoseEstimator; {type(model).__name__} takes none")
@@ -184,8 +183,10 @@ def read_images(
 ) -> Iterator[tuple[tv_tensors.Image, str]]:
     """Yield each image as uint8 `[channels, H, W]`, with its path or number.
 
+    `white_level`, the largest value of pixels, applies to image files, see `read_image`.
+
     Raises:
-        DataError: a file cannot be read, or an array is not an image.
+        DataError: a file cannot be read, a folder has no images, or an array is not an image.
     """
     for number, image in enumerate(_listed(images)):
         if isinstance(image, str) and "://" in image:
@@ -200,14 +201,16 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     what = f"image {number}"
     if isinstance(image, PIL.Image.Image):
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            raise DataError(f"{what}: PIL mode {image.mode} has no fixed range; convert it to RGB first")
+            raise DataError(f"{what}: PIL mode {image.mode} has no fixed range of values; convert it to RGB first")
         mode = "L" if channels == 1 else "RGBA" if channels == 4 and image.mode == "RGBA" else "RGB"
         image = np.array(PIL.ImageOps.exif_transpose(image).convert(mode))
     try:
         tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
     except (TypeError, ValueError) as error:
         kind = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"{what}: a {kind} is not an image; give a path, an array, a PIL image or a tensor") from error
+        raise DataError(
+            f"{what}: {kind} cannot be read as an image; give a path, an array of numbers, a PIL image or a tensor"
+        ) from error
     if tensor.ndim == 2:
         tensor = tensor[None] if isinstance(image, Tensor) else tensor[..., None]
     if tensor.ndim != 3:
@@ -229,5 +232,7 @@ def _as_uint8(image: Any, number: int, channels: int) -> Tensor:
     elif tensor.dtype != torch.uint8:
         whole = not tensor.is_complex() and tensor.dtype != torch.bool
         if not whole or tensor.long().min() < 0 or tensor.long().max() > 255:
-            raise DataError(f"{what}: integer pixels must be within 0 … 255, got other {tensor.dtype} values")
+            raise DataError(
+                f"{what}: not all pixels ({tensor.dtype}) are integers within 0 … 255; convert them to uint8"
+            )
     return tensor.to(torch.uint8).contiguous()

@@ -9,11 +9,12 @@ for a path, and numbers and arrays of numpy or torch for Python numbers and list
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, wraps
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 
@@ -37,6 +38,8 @@ NotDescending = Predicate(do_not_descend)  # for example a lower and an upper th
 Names = Annotated[Sequence[str], Predicate(are_names)]
 
 Settings = TypeVar("Settings")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def validate_arguments(
@@ -47,6 +50,7 @@ def validate_arguments(
     inferred: Iterable[str] = (),
     extra_settings: Mapping[str, Any] = MappingProxyType({}),
     values: bool = True,
+    remedy: str = "",
 ) -> dict[str, Any]:
     """Check arguments against the names and annotations of a callable's signature.
 
@@ -58,6 +62,7 @@ def validate_arguments(
         inferred: parameters that the caller fills in; messages do not list them as available.
         extra_settings: mapping from name to annotation, for settings accepted in addition to the target's parameters.
         values: whether to check the values in addition to the names.
+        remedy: added to the message about an unknown name without similar names.
 
     Returns:
         The arguments, converted to the annotated types (a list to a tuple, an integer to a float).
@@ -74,7 +79,8 @@ def validate_arguments(
     for name, value in arguments.items():
         if name in unknowns:
             known = set(annotations) - set(inferred)
-            message = unknown(f"setting of {where}", str(name), known, listed=name == unknowns[-1])
+            listed = name == unknowns[-1]
+            message = unknown(f"setting of {where}", str(name), known, listed=listed, remedy=remedy)
             problems.append(_section_problem(arguments, [name], where, message))
             continue
         checked[name] = value
@@ -90,6 +96,26 @@ def validate_arguments(
     return checked
 
 
+def checked_call(remedy: str = "") -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorator of public functions: an unknown argument, or one that does not fit its annotation, is a ConfigError.
+
+    Args:
+        remedy: see `validate_arguments`.
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        names = list(inspect.signature(function).parameters)
+
+        @wraps(function)
+        def call(*positional: Arguments.args, **named: Arguments.kwargs) -> Result:
+            validate_arguments(function, {**dict(zip(names, positional)), **named}, function.__name__, remedy=remedy)
+            return function(*positional, **named)
+
+        return call
+
+    return decorate
+
+
 def validate_settings(
     target: Callable[..., Settings], section: Mapping[str, Any] | None, where: str, **wiring: Any
 ) -> Settings:
@@ -98,8 +124,8 @@ def validate_settings(
     Args:
         target: the class; its signature defines the settings and which of them are required.
         section: the settings; None for an empty section.
-        where: key path of the section (`train`) for error messages; used only if `section` is a plain dict, since a
-            Section stores its key path.
+        where: key path of the section (`train`) for error messages; used only if `section` is a plain dict or None,
+            since a Section stores its key path.
         wiring: further arguments, which are not settings of the section.
 
     Raises:
@@ -157,7 +183,7 @@ def _setting_problem(arguments: Mapping[str, Any], name: str, where: str, reject
 
 
 def _section_problem(arguments: Mapping[str, Any], keys: Iterable[str], where: str, message: str) -> str:
-    """Format `mine.py: model.rpn: message`, without the key path if the message starts with it.
+    """Format `mine.py: model.rpn: message`; without the key path if it is `where`, which the message contains.
 
     For a plain dict, which has no file and no key path, returns only the message.
     """

@@ -20,11 +20,13 @@ class Origin(NamedTuple):
 
     Attributes:
         rank: position among the layers; later layers override earlier ones.
-        source: the file's path as shown in messages, or `--cfg-options`.
+        source: name of the layer in messages, such as the file's path, `config` (a dict) or `--cfg-options`.
+        is_packaged: whether the layer is a config file of the package.
     """
 
     rank: int
     source: str
+    is_packaged: bool = False
 
 
 Origins = dict[KeyPath, Origin]
@@ -41,7 +43,8 @@ def origin_of(origins: Mapping[KeyPath, Origin], path: KeyPath) -> Origin | None
 class Section(dict[str, Any]):
     """A dict of settings that stores its key path in the config; dicts nested in it are Sections as well.
 
-    `copy()` and `|` keep the path; `dict(section)` and `{**section}` lose it: errors about them do not name the file.
+    `copy()` and `|` keep the path. `dict(section)` and `{**section}` return plain dicts without it, so errors about
+    their settings do not name the file.
 
     Args:
         values: the settings.
@@ -102,7 +105,7 @@ def placed_parts(section: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def placed_part(section: Mapping[str, Any], part: Any, *keys: str) -> Any:
-    """Return `part`, the value at `keys` in a section; a name, number or None becomes `Section(type=part)`."""
+    """Return `part`, the value at `keys` in a section; a name, number or None becomes a Section with `type=part`."""
     if isinstance(section, Section) and (part is None or isinstance(part, str | int | float)):
         return Section({"type": part}, (*section.path, *keys), section.origins)
     return part
@@ -119,12 +122,14 @@ def _placed(value: Any, path: KeyPath, origins: Mapping[KeyPath, Origin]) -> Any
 def located(error: Exception, config: Any, keys: Iterable[str] = (), *, setting: str | None = None) -> ChordateError:
     """Prefix an error's message with the config file and the key path (`model.backbone.depth`) that caused it.
 
-    The file is the last file that set `setting` or one of `keys`. If neither is given, it is the last file that set a
-    key mentioned in the message, or else any key of `config`. The key path is the path of the section `config`,
-    followed by `setting` if given, or by the key whose value the message quotes.
+    If neither `setting` nor `keys` is given, `setting` is the only key whose value the message quotes, unless that is
+    `type`. The key path is the path of the section `config`, followed by `setting` if there is one. The file is the
+    last file that set `setting`, or else one of `keys`, or else a key mentioned in the message, or else any key of
+    `config`.
 
     Returns:
-        An error of the original type if the type is a ChordateError, else a ConfigError.
+        An error of the original type if the type is a ChordateError, else a ConfigError. There is no prefix if the
+        error has one already (`error.located`) or `config` is not a Section.
     """
     message = one_line(error)
     if (isinstance(error, ChordateError) and error.located) or not isinstance(config, Section):
@@ -168,7 +173,7 @@ def merge(
     for key, value in layer.items():
         here, old = (*path, str(key)), tree.get(key)
         if key == "type" and key in tree and _equal(old, value):
-            continue  # an equal value keeps its origin
+            continue  # repeating the inherited type does not change its origin
         if not isinstance(value, Mapping):
             _set(tree, key, plain(value), origin, origins, here)
             continue

@@ -1,4 +1,4 @@
-"""Composes configs from files, dicts and options (mmengine's Config), and returns their sections."""
+"""Composes configs (mmengine's Config) from files, dicts and options, and returns their sections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from chordate.allowed_values import format_value
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.composition import (
     KeyPath,
     Origin,
@@ -29,7 +29,7 @@ from chordate.config_files import config_layers, dict_layers, read_text
 from chordate.config_names import find_config, list_configs, packaged_configs
 from chordate.custom_imports import import_custom_modules
 from chordate.errors import ChordateError, ConfigError
-from chordate.registry import settings_of
+from chordate.registry import not_inherited, settings_of
 from chordate.section_names import SECTIONS, is_openmmlab, no_section
 
 __all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "part_section", "section"]
@@ -37,6 +37,7 @@ __all__ = ["find_config", "list_configs", "list_section", "load_config", "packag
 log = logging.getLogger("chordate")
 
 
+@checked_call()
 def load_config(
     config: str | Path | Mapping[str, Any] | Config,
     options: Mapping[str, Any] | None = None,
@@ -51,8 +52,8 @@ def load_config(
     are imported; they may be in the config's folder or in the current folder.
 
     Args:
-        config: the name of a packaged config (in which the backbone may be replaced), the path of a config file, a
-            dict, or a Config. It may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones),
+        config: the name of a packaged config (optionally with another backbone in the name), the path of a config file,
+            a dict, or a Config. It may inherit from files (`_base_ = ["../x.py"]`; later files override earlier ones),
             and from a packaged config (`base = "faster-rcnn_r50_fpn_1x_coco"`), which the files of `_base_` override.
         options: overrides with dotted keys, such as `{"optimizer.lr": 0.01}`.
         source: origin of the options for error messages.
@@ -64,7 +65,6 @@ def load_config(
         ConfigError: the config does not exist, raises an error, or has an unknown section (names that start with an
             underscore are the config's own variables).
     """
-    validate_arguments(load_config, {"config": config, "options": options}, "load_config")
     filename, text, tree, origins, layers = None, None, {}, Origins(), []
     overrides = nested(options or {})
     if isinstance(config, Config):
@@ -86,7 +86,7 @@ def load_config(
             filename, text = f"{file_or_composition.name}.py", f'base = "{file_or_composition.name}"\n'
     rank = max((origin.rank for origin in origins.values()), default=-1) + 1
     for layer in layers:
-        merge(tree, layer.values, Origin(rank, layer.source), origins)
+        merge(tree, layer.values, layer.origin(rank), origins)
         rank += 1
     if layers and is_openmmlab(tree):
         raise ConfigError(
@@ -99,7 +99,8 @@ def load_config(
         _check_plain(tree, origins)
     import_custom_modules(tree.get("custom_imports"), _written_in("custom_imports", origins))
     for key in tree:
-        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):  # options cannot set `_base_`
+        # The `_base_` of each file is resolved by now; one that is left is from an option, which cannot set it.
+        if key not in SECTIONS and (not _is_own(key) or key == "_base_"):
             raise ConfigError(f"{_written_in(key, origins)}: {no_section(str(key), tree)}")
     for line in _drop_replaced(tree, origins, ()):
         log.warning("%s", line)
@@ -125,7 +126,7 @@ def check_save_best(config: Config) -> None:
     `val_data=None` is accepted if it was set after `save_best`, for example by an option that turns evaluation off.
 
     Raises:
-        ConfigError: `val_data` is missing, or None without having been set after `save_best`.
+        ConfigError: `val_data` is missing, or is None but was not set after `save_best`.
     """
     best, data = (origin_of(_origins(config), path) for path in (("train", "save_best"), ("val_data",)))
     is_off = best is not None and data is not None and data.rank > best.rank
@@ -238,7 +239,8 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
     """Remove, in place, inherited settings that a component's new `type` does not accept.
 
     Returns:
-        A log line for each component that lost settings.
+        A log line for each component that lost settings. The line leaves out the packaged configs' settings that the
+        new type never inherits, such as the paths of COCO's files: they describe data that the user does not have.
     """
     lines: list[str] = []
     if isinstance(node, list | tuple):
@@ -251,12 +253,17 @@ def _drop_replaced(node: Any, origins: Origins, path: KeyPath) -> list[str]:
     dropped = [key for key in inherited if accepted is not None and key not in accepted]
     for key in dropped:
         del node[key]
-    if dropped:
-        by, *others = (origin_of(origins, (*path, key)) for key in ("type", *dropped))
+    from_layers = {key: origin_of(origins, (*path, key)) for key in dropped}
+    reported = {
+        key: origin.source
+        for key, origin in from_layers.items()
+        if origin and not (origin.is_packaged and key in not_inherited(node["type"]))
+    }
+    if reported:
+        by, sources = origin_of(origins, (*path, "type")), " and ".join(dict.fromkeys(reported.values()))
         lines.append(
             f"{by.source if by else 'config'}: {'.'.join(path)}.type={node['type']} does not accept "
-            f"{', '.join(dropped)}; dropped the settings inherited from "
-            + " and ".join(dict.fromkeys(origin.source for origin in others if origin))
+            f"{', '.join(reported)}; dropped the settings inherited from {sources}"
         )
     for key, item in node.items():
         lines += _drop_replaced(item, origins, (*path, str(key)))

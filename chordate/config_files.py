@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     """A config layer: the settings written in one file (or dict), without inherited settings.
 
     Attributes:
-        source: name of the layer in messages: the file's path, or `config` for a dict.
+        source: name of the layer in messages: the file's path, the name of a composed config, or `config` for a dict.
         path: path of the file; None if the layer is not a file.
         values: the settings.
     """
@@ -36,6 +36,11 @@ class Layer(NamedTuple):
     source: str
     path: Path | None
     values: dict[str, Any]
+
+    def origin(self, rank: int) -> Origin:
+        """The Origin of the layer's settings; `rank` is its position among the layers."""
+        is_packaged = self.path is not None and self.path.resolve().is_relative_to(package_root().resolve())
+        return Origin(rank, self.source, is_packaged)
 
 
 def config_layers(config: Path | Composition, inside: tuple[Path, ...] = ()) -> list[Layer]:
@@ -62,7 +67,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         raise ConfigError(f"{source}: the config inherits from itself")
     inside = (*inside, path.resolve())
     if path.suffix not in (".py", ".json"):
-        convert = "; chordate convert-config converts Detectron2's" if path.suffix in (".yaml", ".yml") else ""
+        convert = "; `chordate convert-config` converts files of Detectron2" if path.suffix in (".yaml", ".yml") else ""
         raise ConfigError(f"{source}: configs are Python or JSON files (.py or .json){convert}")
     look_for_modules_in(path.parent)
     try:
@@ -141,8 +146,8 @@ def _check_depth(values: dict[str, Any], source: str) -> None:
 
 
 def _base_layers(bases: Sequence[Any], own: Layer, inside: tuple[Path, ...]) -> list[Layer]:
-    """The config layers of the files and names listed in `_base_`; files are relative to the folder of `own`, the
-    layer that lists them."""
+    """The config layers of the files and config names listed in `_base_`; files are relative to the folder of `own`,
+    the layer that lists them."""
     folder = (own.path or Path("config")).parent
     layers: list[Layer] = []
     for base in bases:
@@ -159,11 +164,11 @@ def _find(key: str, name: Any, layers: Sequence[Layer], folder: Path | None = No
         name: the value of the key, or one item of it.
         layers: config layers whose `custom_imports` may register the backbone in the config's name; the last one has
             the key.
-        folder: the folder that files in `_base_` are relative to.
+        folder: the folder that files in `_base_` are relative to; None for `base`.
     """
     source = layers[-1].source
     if not (isinstance(name, str | Path) and str(name)):
-        wanted = "a packaged config or a file" if folder is None else "a config file, or a list of them"
+        wanted = "a packaged config or a file" if folder is None else "one or more config files or packaged configs"
         raise ConfigError(f"{source}: {key} must name {wanted}, got {format_value(name)}")
     if folder is not None and (is_file_name(name) or (folder / name).is_file()):
         name = folder / name
@@ -208,12 +213,13 @@ def _run(code: ast.Module, path: Path, below: Sequence[Layer]) -> dict[str, Any]
 def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for rank, layer in enumerate(layers):
-        merge(values, layer.values, Origin(rank, layer.source), {})
+        merge(values, layer.values, layer.origin(rank), {})
     return values
 
 
 def _source(path: Path) -> str:
-    """The path as shown in messages: `configs/…` for packaged files, else relative to the current folder."""
+    """The path as shown in messages: `configs/…` for packaged files, relative for other files in the current folder,
+    else unchanged."""
     full = path.resolve()
     for folder, prefix in ((package_root().resolve(), "configs/"), (Path.cwd().resolve(), "")):
         if full.is_relative_to(folder):

@@ -21,8 +21,8 @@ from chordate.registry import BACKBONES
 from chordate.text import printable
 from chordate.unknown_names import either, unknown_config
 
-# Words that may replace another word in a packaged config's name, each with the replaced word and the config file that
-# overrides the packaged config.
+# For each word that may replace a word of a packaged config's name: the replaced word, and the config file whose
+# settings override those of the packaged config.
 VARIATIONS = {
     "cifar100": ("cifar10", "_base_/datasets/cifar100.py"),
     "cifar10-akamaster": ("cifar10", "_base_/models/cifar10_akamaster.py"),
@@ -62,9 +62,9 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def list_configs(pattern: str = "*") -> list[str]:
-    """The names of the packaged and the published configs that match a shell pattern, sorted.
+    """The names of the packaged configs and of the models in `PUBLISHED` that match a shell pattern, sorted.
 
-    Composed names, which replace the backbone of a listed name, are valid too, but are not listed.
+    Other composed names, such as a listed name with another backbone, are valid too, but are not listed.
     """
     return sorted(fnmatch.filter({*packaged_configs(), *PUBLISHED}, pattern))
 
@@ -94,7 +94,7 @@ def match_configs(pattern: str) -> list[str]:
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Whether a name is a file path: it has the suffix of a config file, or a folder."""
+    """Whether a name is a file path: it has the suffix of a config file, or contains a folder."""
     return Path(name).suffix in SUFFIXES or len(Path(name).parts) > 1
 
 
@@ -120,7 +120,7 @@ def find_config(name: str | Path) -> Path | Composition:
         slashed = [backbone for backbone in BACKBONES.names() if "/" in backbone and backbone in str(name)]
         if slashed:
             raise ConfigError(
-                f'{name}: a config\'s name has no "/"; use a name with another backbone, and set '
+                f'{name}: a config\'s name must not contain "/"; use a name with another backbone, and set '
                 f"model.backbone.type={repr_name(slashed[0])}"
             )
         beside = [p.name for p in path.parent.glob("*.py")] if has_folder else []
@@ -134,7 +134,7 @@ def find_config(name: str | Path) -> Path | Composition:
         if os.path.isfile(f"{name}.py"):
             raise ConfigError(f'unknown config {repr_name(str(name))}; did you mean "{name}.py"?') from None
         if is_folder:
-            raise ConfigError(f"{path}: a folder; name a config file or a packaged config") from None
+            raise ConfigError(f"{path} is a folder; name a config file or a packaged config") from None
         raise
 
 

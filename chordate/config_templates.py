@@ -68,7 +68,7 @@ class Templates(NamedTuple):
 
     def recipe(self, parts: NameParts) -> str | None:
         """The packaged config whose settings a backbone uses: the config of the backbone, or else of the smallest
-        backbone of its family, or else of ResNet. None if only other families have configs with this prefix and
+        backbone of its family, or else of the smallest ResNet. None if there is no such config with this prefix and
         suffix.
         """
         recipes = self.recipes.get((parts.head, parts.tail), {})
@@ -100,7 +100,8 @@ def packaged_files(root: Path) -> dict[str, Path]:
 
 @cache
 def read_templates(root: Path) -> Templates:
-    """Split the name of each config file under a folder at the backbone that the file uses."""
+    """The Templates of the config files under a folder: splits each file's name at the name of its backbone, and adds
+    the recipes in `PUBLISHED`."""
     templates = Templates({}, {})
     for name, path in packaged_files(root).items():
         backbone = own_backbone(path)
@@ -132,7 +133,7 @@ def family(backbone: str) -> str:
 
 
 def splits(name: str, backbones: Collection[str]) -> Iterator[NameParts]:
-    """All splits of a name at one of the backbones: early positions first, and longer backbone names first."""
+    """All splits of a name at one of the backbones: earlier positions first, then longer backbone names."""
     words = name.split("_")
     longest = 1 + max((backbone.count("_") for backbone in backbones), default=0)  # in words
     for first in range(len(words)):

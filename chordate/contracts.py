@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from chordate.arguments import PositiveInt, validate_arguments
 from chordate.errors import ConfigError
 
-# Whether models check their feature maps when they are built. The check takes most of the time of building a model on
-# the meta device, so it is skipped where parameters are only counted.
+# Whether building a model checks the outputs of its parts, such as feature maps. The checks take most of the time of
+# building a model on the meta device, so code that only counts parameters turns them off.
 CHECK_OUTPUTS = ContextVar("CHECK_OUTPUTS", default=True)
 READS_VALUES = object()  # returned instead of the outputs of a module that cannot run on the meta device
 
@@ -54,7 +54,7 @@ class Library:
     """The library that built a backbone's network.
 
     Attributes:
-        name: "torchvision" or "timm".
+        name: the library's name, such as "torchvision" or "timm".
         prefix: prefix of the library's tensor names in the backbone's state dict.
         tensors: tensor names of the library's complete network; the backbone may have only a subset.
     """
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
     """
 
     out_features: Mapping[str, FeatureSpec]
-    name: str = ""  # for messages: "ResNet-50"; empty for the class's name
+    name: str = ""  # name in messages, such as "ResNet-50"; if empty, the class's name
     in_channels: int = 3
     pretrained: str | bool | None = None  # weights to load, set by the registry from the config
     frozen_stages: int = -1  # the stages that are not trained: -1 for none, 0 for the stem, 1 for the first stage too
@@ -161,7 +161,7 @@ def select(in_features: Mapping[str, FeatureSpec], names: Iterable[str], wanted_
     if missing:
         offer = in_features if isinstance(in_features, FeatureSpecs) else FeatureSpecs(in_features, "the module before")
         wanted = ", ".join(f'"{name}"' for name in names)
-        raise ConfigError(f'{wanted_by}(in=[{wanted}]): {offer}; no "{missing[0]}"')
+        raise ConfigError(f'{wanted_by} needs feature maps {wanted}, but {offer}; there is no "{missing[0]}"')
     return {name: in_features[name] for name in names}
 
 
@@ -176,7 +176,7 @@ def check_outputs(backbone: nn.Module, in_channels: int | None = None, neck: nn.
         neck: the neck built for this backbone, or None.
 
     Raises:
-        ConfigError: a feature map is missing, or its channels or stride differ from `out_features`.
+        ConfigError: forward fails, a feature map is missing, or its channels or stride differ from `out_features`.
     """
     if not CHECK_OUTPUTS.get():
         return
@@ -226,7 +226,7 @@ def meta_outputs(part: nn.Module, inputs: tuple[Any, ...], name: str, described:
 
 
 def _compare(outputs: Any, specs: FeatureSpecs, side: int, ndim: int) -> None:
-    """Compare a module's feature maps for two images of `side` × `side` pixels with its `out_features`.
+    """Check that a module's feature maps for two images of `side` × `side` pixels match its `out_features`.
 
     Each feature map must have `ndim` dimensions.
     """

@@ -52,8 +52,8 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
 def average_buffers(model: nn.Module) -> None:
     """Make a model's buffers equal on all ranks: average floating-point buffers, copy others from rank 0.
 
-    BatchNorm's running statistics are moving averages of batch statistics, so their mean over the ranks equals the
-    moving average of the batch statistics of all ranks. Buffers that are already equal stay bit-identical.
+    BatchNorm's running statistics are moving averages of batch statistics, so their mean over the ranks is the
+    moving average of the batch statistics averaged over the ranks. Buffers that are already equal stay bit-identical.
     """
     if world_size() == 1:
         return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from chordate.text import printable
 
-# Names of components' settings in MMDetection, Detectron2 and timm, and the corresponding names in Chordate.
+# Names of components' settings in OpenMMLab, Detectron2, timm and Ultralytics, and the corresponding names in Chordate.
 _SETTINGS_HERE = {
     **dict.fromkeys(("out_indices", "out_features"), ("out",)),
     **dict.fromkeys(("name", "model_name"), ("model",)),
@@ -31,6 +31,7 @@ _SETTINGS_HERE = {
     "data_preprocessor": ("preprocess",),
     **dict.fromkeys(("learning_rate", "base_lr", "lr0"), ("lr",)),
     "num_classes": ("classes",),
+    **dict.fromkeys(("conf", "conf_thres", "box_score_thresh"), ("score_threshold",)),
 }
 _CLASS_COUNT = "the number of classes comes from the dataset; train_data.dataset.classes selects a subset"
 # Libraries whose networks are not looked up by name: the adapter of each, and the prefix of its argument `model`.
@@ -46,7 +47,7 @@ class ChordateError(Exception):
     """An error that the user can fix. The message is one line that includes the remedy.
 
     Args:
-        message: the message, one line; or a function that returns it, if making it takes long and it may not be shown.
+        message: the message, one line; or a function that returns it, if it is slow to make and not always shown.
         located: whether the message already starts with the file (if known) and the key path of the setting.
     """
 
@@ -60,7 +61,7 @@ class ChordateError(Exception):
 
 
 class ConfigError(ChordateError):
-    """A type, file or setting in a config does not exist, or parts do not fit together."""
+    """A type, file, setting or argument does not exist or is invalid, or parts do not fit together."""
 
 
 class DataError(ChordateError):
@@ -68,15 +69,15 @@ class DataError(ChordateError):
 
 
 class BrokenFile(DataError):
-    """A file of a sample is missing, truncated or cannot be decoded; `skip_broken=True` skips the sample."""
+    """A file of a sample is missing or truncated, or cannot be decoded; `skip_broken=True` skips the sample."""
 
 
 class MissingFile(DataError):
-    """A file or folder that a dataset reads when it is opened does not exist."""
+    """A file or folder that the constructor of a dataset reads does not exist."""
 
 
 class UnknownClass(DataError):
-    """A requested class is not in the dataset."""
+    """Classes that the config or the model sets do not fit the dataset."""
 
 
 class NothingToEvaluate(DataError):
@@ -84,7 +85,7 @@ class NothingToEvaluate(DataError):
 
 
 class CheckpointError(ChordateError):
-    """A checkpoint cannot be read, or belongs to another model."""
+    """A checkpoint cannot be read, written or converted, or does not fit the model or the data."""
 
 
 class DownloadError(CheckpointError):
@@ -92,7 +93,7 @@ class DownloadError(CheckpointError):
 
 
 class TrainingError(ChordateError):
-    """Training cannot continue, for example because a loss is non-finite."""
+    """Training or evaluation cannot continue, for example because a loss or a prediction is non-finite."""
 
 
 class MachineError(ChordateError):
@@ -100,10 +101,11 @@ class MachineError(ChordateError):
 
 
 def near_names(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
-    """The `count` names in `known` most similar to `name`, ignoring case; names that start with `name` come first.
+    """Up to `count` names in `known` similar to `name`, ignoring case; names that start with `name` come first.
 
     The test for a common start ignores "-" and "_" and treats `resnet50` as `r50`, so `fasterrcnn_resnet50_fpn` is a
-    prefix of `faster-rcnn_r50_fpn_torchvision`. `cutoff` is the minimum similarity of other names, 0 … 1.
+    prefix of `faster-rcnn_r50_fpn_torchvision`. `cutoff` is difflib's minimum similarity, 0 … 1; names that start
+    with `name` need none if `name`, shortened in this way, has at least 4 characters.
     """
     by_lower: dict[str, str] = {}
     for candidate in known:

@@ -57,15 +57,15 @@ def describe_failure(error: BaseException) -> str | None:
     text = one_line(error)
     if isinstance(error, RuntimeError) and LOST_RANK.search(text):
         short = SHORT.search(text)
-        return f"the connection to another rank is lost ({short[0] if short else text[:100]}); its own output tells why"
+        return f"the connection to another rank is lost ({short[0] if short else text[:100]}); see that rank's output"
     return None
 
 
 def disk_error(error: BaseException) -> OSError | None:
     """Find the OSError behind `error`; None if there is none.
 
-    The result is `error` itself if that names a file, otherwise an OSError about a full disk among the errors that
-    `error` was raised after: torch raises its own RuntimeError after the OSError of a full disk.
+    The result is `error` itself if it is an OSError that names a file, otherwise the first OSError about a full disk
+    among `error` and its causes: torch raises its own RuntimeError after the OSError of a full disk.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return error
@@ -74,8 +74,8 @@ def disk_error(error: BaseException) -> OSError | None:
 
 
 def is_own_operation(error: BaseException) -> bool:
-    """Whether an error was raised by a call of this package into the standard library or a library in `LIBRARIES`, and
-    not in the code of a user's callback, transform or other component, which may have a bug."""
+    """Whether an error comes from this package's own code, or from its calls of the standard library and `LIBRARIES`,
+    and not from a user's callback, transform or other component, whose code may have a bug."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -21,8 +21,8 @@ class ClassRows:
         values: number of outputs per class, for example 4 for boxes.
         anchors: number of anchors per cell; each has outputs for all classes.
         background: 1 if outputs for the background follow the outputs for the classes, else 0.
-        names: source of the class names: "classes", "things" or "keypoints" of the DatasetMeta, "things and stuff" for
-            one class of all things followed by each stuff class, or a key of `DatasetMeta.extra`.
+        names: source of the class names: "classes", "things" or "keypoints" of the DatasetMeta, "things and stuff"
+            (one class for all things, followed by the stuff classes), or a key of `DatasetMeta.extra`.
     """
 
     values: int = 1
@@ -72,7 +72,7 @@ class ProposalHead(Protocol):
         """Predict proposals, clipped to the images, without a gradient.
 
         Args:
-            outputs: the outputs of `forward`.
+            outputs: the outputs of `__call__`.
             sizes: `[N, 2]` int64, heights and widths of the images without padding.
             training: whether the proposals are for training, which may use more proposals.
         """
@@ -109,7 +109,7 @@ class RegionHead(RoIHead, Protocol):
     """
 
     def roi_features(self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor) -> Tensor:
-        """The trunk's output `[R, C, S, S]` for boxes `[R, 4]`, in pixels of the padded batch; `image` `[R]` is the
+        """The trunk's output `[R, D, S', S']` for boxes `[R, 4]`, in pixels of the padded batch; `image` `[R]` is the
         index of each box's image."""
 
     def loss(

@@ -90,12 +90,12 @@ def share_threads(environment: Mapping[str, str]) -> None:
 
 
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """Whether torchrun or srun started this process; true even if it is the only process.
+    """Whether torchrun started this process (even as the only one), or srun started it as one of several.
 
     Raises:
         ConfigError: the launcher's environment variables are incomplete or invalid.
     """
-    remedy = "start with torchrun or srun, or unset them"
+    remedy = "start with torchrun or srun, or unset the launcher's variables"
     if "RANK" not in environment:
         if environment.get("WORLD_SIZE", "1") != "1":  # otherwise all processes would train independently in one folder
             raise ConfigError(f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set; {remedy}")
@@ -108,9 +108,10 @@ def is_launched(environment: Mapping[str, str]) -> bool:
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that torchrun would set, for a task that srun started; empty for other processes.
+    """The environment variables that torchrun would set, for one of several tasks that srun started.
 
-    SLURM sets most of its variables in a batch script as well, but the script is not a task of a job step.
+    Empty for other processes, for the only task of a job step, and if RANK is set, as torchrun does. SLURM sets most of
+    its variables in a batch script as well, but the script is not a task of a job step.
 
     Raises:
         ConfigError: some of SLURM's variables are missing or invalid.

@@ -1,4 +1,4 @@
-"""Reads literals in config files and options, without running code: Python's, JSON's, and `dict(key=value)`."""
+"""Reads the literals of Python and JSON, and `dict(key=value)`, in config files and options, without running code."""
 
 import ast
 from typing import Any

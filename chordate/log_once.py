@@ -33,7 +33,7 @@ def no_repeated_warnings() -> Iterator[None]:
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Context manager in which Python's warnings, and those of the logger "chordate", are not shown."""
+    """Context manager in which Python's warnings, and messages of the logger "chordate" below ERROR, are not shown."""
 
     logger = logging.getLogger("chordate")
     level = logger.level

@@ -29,17 +29,19 @@ class Model(nn.Module):
     The first argument of a subclass's constructor is `meta`, followed by the configs of its parts (backbone, heads …),
     which it builds through the registries.
 
-    DistributedDataParallel and torch.compile wrap `forward`; all other code calls `loss` and `predict`, whose results
-    depend only on their arguments.
+    `forward` returns the losses of the augmented batch in training mode, and predictions in evaluation mode. The
+    trainer calls `forward`, since DistributedDataParallel and torch.compile wrap it; all other code calls `loss` and
+    `predict`.
     """
 
     meta: DatasetMeta
     backbone: Any  # a Backbone, if the model has one
     load_report: Any = None  # LoadReport of the checkpoint that `build_model` loaded
-    pretrained_reports: Sequence[Any] = ()  # LoadReports of the backbones' own weights
+    pretrained_reports: Sequence[Any] = ()  # LoadReports of the backbones' pretrained weights
     size_divisor: int = 1  # the loader pads images to multiples of this
-    exports_sizes: bool = False  # whether exported models take images with padding, and the sizes without padding
-    example_size: tuple[int, int] = (224, 224)  # height and width for which `chordate summary` counts FLOPs
+    exports_sizes: bool = False  # whether exported models take padded images, and their unpadded sizes as an input
+    # Height and width of the inputs of `chordate summary` and `chordate export` if the test pipeline sets no size.
+    example_size: tuple[int, int] = (224, 224)
     pipeline: Sequence[Any] = ()  # the test pipeline of the model's config, which `chordate.predict` applies
 
     @property
@@ -64,8 +66,8 @@ class Model(nn.Module):
         """The predictions as named tensors `[N, …]` whose shapes do not depend on values; `chordate export` writes a
         graph of this method.
 
-        By default, the stacked fields of `predict`'s Predictions: this requires a `predict` whose control flow does not
-        depend on values, and makes the graph's batch size fixed.
+        Coordinates are in pixels of the batch. By default, stacks the tensors of `predict`'s Predictions; this requires
+        that the control flow of `predict` does not depend on values, and fixes the batch size of the graph.
 
         Args:
             images: `[N, C, H, W]` uint8, padded to multiples of `size_divisor`.
@@ -77,16 +79,17 @@ class Model(nn.Module):
         return {name: torch.stack([one[name] for one in predictions]) for name in predictions[0]}
 
     def from_tensors(self, tensors: Mapping[str, Tensor], batch: Batch) -> list[Any]:
-        """The inverse of `predict_tensors`: the Predictions of the batch, in pixels of the original images.
+        """Convert the outputs of `predict_tensors` to the Predictions of the batch, in pixels of the original images.
 
-        By default, calls `predict` to find the type of the Predictions.
+        By default, the tensors become the fields of the Predictions without a change of coordinates, and `predict` is
+        called to find the type of the Predictions.
         """
         kinds = map(type, self.predict(batch))
         return [kind(**{name: values[i] for name, values in tensors.items()}) for i, kind in enumerate(kinds)]
 
     def dense_parts(self) -> list[nn.Module]:
         """The modules that `chordate.optimize` compiles; by default the backbone and the neck. They should take most of
-        the time of `predict`, and their shapes must not depend on values."""
+        the time of `predict`, and the shapes of their outputs must not depend on values."""
         return [part for name in ("backbone", "neck") if (part := self._modules.get(name)) is not None]
 
     def feature_specs(self) -> Mapping[str, FeatureSpec]:
@@ -103,13 +106,14 @@ class Model(nn.Module):
         raise ConfigError(f"{type(self).__name__} does not return feature maps; implement its method backbone_features")
 
     def embed(self, batch: Batch) -> Tensor | None:
-        """The inputs `[N, C]` of the last layer, one vector per image; None if the model does not support it."""
+        """The input `[N, C]` of the last layer, one vector per image; None (the default) if there is no such vector."""
         return None
 
     def augment_batch(self, batch: Batch) -> Batch:
-        """Augment a whole training batch, for example by MixUp; training and `chordate browse` call it before `loss`.
+        """Augment a whole training batch, for example by MixUp; `forward` calls it before `loss`, and `chordate browse`
+        before drawing.
 
-        Pixels are 0 … 255, before normalization. By default the batch is returned unchanged.
+        Pixels are 0 … 255, before normalization. By default, the batch is returned unchanged.
         """
         return batch
 
@@ -146,11 +150,11 @@ class TopDownModel(Model):
 class Metric:
     """Base class of metrics: collects predictions batch by batch, and computes values that are equal on all ranks.
 
-    The constructor of a subclass receives the dataset as the keyword `dataset`. `table`, `save_predictions` and
-    `report` refer to the last `compute`.
+    The constructor of a subclass receives the dataset as the keyword argument `dataset`. `table`, `save_predictions`
+    and `report` refer to the last `compute`.
 
     Attributes:
-        numbers: the result of the last `compute`: a mapping from name to value.
+        numbers: mapping from name to value, the result of the last `compute`, which must set it.
         lower_is_better: names of the values for which lower is better; used by `train.save_best` and EarlyStopping.
     """
 
@@ -194,12 +198,14 @@ class Metric:
             raise ConfigError(f"{path} is a folder; name the file to write")
 
     def save_predictions(self, path: str | Path) -> None:
-        """Write the last predictions as JSON, or in another format to a file or folder.
+        """Write the predictions of the last `compute` to `path`: a JSON file, or a file or folder in the task's format.
 
         Raises:
-            ConfigError: the metric does not keep predictions.
+            ConfigError: the metric cannot save predictions.
         """
-        raise ConfigError(f"--predictions: {type(self).__name__} does not keep predictions")
+        raise ConfigError(
+            f"--predictions: {type(self).__name__} does not save predictions; implement its method save_predictions"
+        )
 
     def report(self) -> Any:
         """Details for `visualization.plot_report` to draw, such as curves; None if the metric has no report."""
@@ -233,7 +239,7 @@ def check_implements(plug: object, contract: type, methods: Sequence[str]) -> No
 
 
 def check_batch(model: Model, batch: Any, *others: Any) -> None:
-    """Raise ConfigError unless the argument of `model` is one Batch; `others` are further arguments."""
+    """Raise ConfigError unless `model` was called with one Batch and nothing else; `others` are further arguments."""
     if others or not isinstance(batch, Batch):
         name, got = type(model).__name__, ", ".join(type(value).__name__ for value in (batch, *others))
         remedy = (
@@ -243,14 +249,14 @@ def check_batch(model: Model, batch: Any, *others: Any) -> None:
 
 
 def check_number_names(names: Iterable[str], source: str) -> None:
-    """Raise ConfigError if a name of a loss or metric value is reserved for another field of log records."""
+    """Raise ConfigError if a loss or metric has the name of another log field; the message starts with `source`."""
     reserved = [name for name in names if name in RECORD_KEYS]
     if reserved:
         raise ConfigError(f'{source} must not be named "{reserved[0]}", a field of every log record; rename it')
 
 
 def total_loss(losses: Any, trained: Mapping[str, bool] | None = None, source: str = "Model.loss") -> Tensor:
-    """The sum of a model's losses, except values without a gradient (such as a training error, which is only logged).
+    """The sum of a model's losses, except values without a gradient (such as an error rate, which is only logged).
 
     If no value has a gradient, all values are summed.
 
@@ -261,17 +267,17 @@ def total_loss(losses: Any, trained: Mapping[str, bool] | None = None, source: s
         source: the method that computed the losses, for the message.
 
     Raises:
-        TrainingError: `losses` is not a dict of scalars.
+        TrainingError: `losses` is empty or not a dict of scalars, or one of several losses is named "loss".
     """
     if not isinstance(losses, Mapping) or not losses:
         got = "an empty dict" if isinstance(losses, Mapping) else type(losses).__name__
         raise TrainingError(f"{source} must return a dict of losses, not {got}")
     if "loss" in losses and len(losses) > 1:
-        raise TrainingError('a part of the loss is named "loss", which is the name of the sum; rename it')
+        raise TrainingError('one of the losses is named "loss", which is the name of their sum; rename it')
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; reduce it, for example by .mean()')
+            raise TrainingError(f'loss "{name}" is not a scalar tensor but {shape}; return a scalar, such as the mean')
     if trained is None:
         trained = {name: value.requires_grad for name, value in losses.items()}
     summands = [value for name, value in losses.items() if trained.get(name)] or losses.values()
@@ -294,5 +300,5 @@ def compute_numbers(metric: Metric) -> dict[str, float]:
             )
         if not isinstance(value, Real):
             raise ConfigError(f"{name}.compute must return numbers, but {key} is a {type(value).__name__}; use float()")
-    check_number_names(numbers, f"{name}: a number")
+    check_number_names(numbers, f"{name}: a metric")
     return {key: float(value) for key, value in numbers.items()}

@@ -39,9 +39,10 @@ class WeightedPixelHead(PixelHead, Protocol):
 
 
 class CenterHead(Protocol):
-    """The contract of a head that predicts the centers of instances, and the offset of each pixel to its center.
+    """The contract of a head that predicts the centers of instances, and each pixel's offset to its instance's center.
 
-    The model builds the head with `in_features`, the FeatureSpecs of the backbone's feature maps.
+    The model passes two kinds of arguments to the constructor: `in_features` (FeatureSpecs of the available feature
+    maps), and the values of `DatasetMeta.facts()`, such as `num_classes`, that the constructor has parameters for.
     """
 
     def __call__(self, maps: dict[str, Tensor]) -> Any:
@@ -66,7 +67,7 @@ class HeatmapHead(Protocol):
         """Predict heatmaps `[N, num_keypoints, h, w]` from feature maps `[N, C, H, W]` keyed by name."""
 
     def loss(self, heatmaps: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
-        """Scalar losses keyed by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch and
+        """Scalar losses keyed by name; `keypoints` `[N, num_keypoints, 3]` are x, y in pixels of the batch, and
         visibility."""
 
     def decode(self, heatmaps: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class HeatmapHead(Protocol):
 
 
 class _Method(nn.Module):
-    """A module whose forward is a function of a head, so that it can run on the meta device."""
+    """Wraps a function of a head, such as a method call, as a module that `meta_outputs` can run."""
 
     def __init__(self, head: nn.Module, function: Callable[..., Any]):
         super().__init__()
@@ -197,7 +198,7 @@ def _predicted(head: nn.Module, in_features: Mapping[str, FeatureSpec], kind: st
         return None
     got = _shape(output)
     if len(got) != 4 or got[:2] != [2, channels] or not output.is_floating_point():
-        raise ConfigError(f"{name}: forward must return {kind} [2, {channels}, h, w] for 2 images, got {got}")
+        raise ConfigError(f"{name}: forward must return float {kind} [2, {channels}, h, w] for 2 images, got {got}")
     result: Tensor = output.detach().requires_grad_()
     return result
 
@@ -227,7 +228,9 @@ def _check_loss(
         message = str(error)
         raise ConfigError(message if message.startswith(name) else f"{name}: {message}") from error
     if not total.requires_grad:
-        raise ConfigError(f"{name}.loss: no loss has a gradient; compute it from {source} without detach or no_grad")
+        raise ConfigError(
+            f"{name}.loss: no loss has a gradient; compute the losses from {source} without detach or no_grad"
+        )
 
 
 @torch.inference_mode(False)

@@ -37,7 +37,7 @@ def was_plugin(module: str) -> bool:
 
 
 def describe_module(module: str) -> str:
-    """Describe a module in error messages: `chordate-spine 1.0 (chordate_spine)` for a plug-in, else only its name."""
+    """Describe a module for error messages: `chordate-spine 1.0 (chordate_spine)` for a plug-in, else only its name."""
     for entry in _entries():
         if _top_level(entry.value) == _top_level(module) and entry.dist is not None:
             return f"{entry.dist.name} {entry.dist.version} ({module})"
@@ -54,5 +54,5 @@ def _entries() -> Collection[EntryPoint]:
 
 
 def _top_level(module: str) -> str:
-    """The first name of a module or of an entry point's value: `spine` for "spine.backbones:PatchNet"."""
+    """The top-level package of a module or of an entry point's value: `spine` for "spine.backbones:PatchNet"."""
     return re.split(r"\W", module, maxsplit=1)[0]

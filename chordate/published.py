@@ -1,8 +1,8 @@
 """Results that papers and model zoos published for the packaged models, and the training recipe of each backbone.
 
-Each result is copied from its source and was trained and tested as described there; this project has not reproduced it
-unless `docs/results.md` says so. Errors are top-1 errors on the validation images, with one center crop unless the
-source column says otherwise.
+Each result is copied from its source, which describes training and testing; this project has not reproduced it unless
+`docs/results.md` says so. Errors are top-1 errors: on ImageNet's validation images with one center crop, unless the
+source says otherwise; on CIFAR's test images without cropping.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,11 @@ class Published(NamedTuple):
     """One published model.
 
     Attributes:
-        figure: the result in the source, or an empty string.
+        figure: the published result, such as `37.9 box AP`; empty if the source has no number.
         source: paper and table, or model zoo.
-        recipe: name of the packaged config whose training settings this model uses, if that config is for another
-            backbone; None for the config with the model's own name or, if there is none, for the config of its
-            backbone's family (see `config_templates`).
-        backbone: backbone settings that only this model has.
+        recipe: name of the packaged config with this model's training settings. By default, it is the config with the
+            model's name, or else a config of its backbone's family (see `config_templates.Templates`).
+        backbone: backbone settings of this model, which override those of the recipe.
     """
 
     figure: str
@@ -150,7 +149,7 @@ CIFAR = {
     **_errors({"densenet100_12_cifar10": "4.51", "densenet100_12_cifar100": "22.27"}, f"{DENSE}, table 2"),
 }
 
-# With a flip test, on the boxes of a detector with 56.4 AP on people.
+# The results are with a flip test, and with the boxes of a detector that has 56.4 AP on people.
 XIAO = "Xiao et al. 2018, table 2"
 POSE = {
     "pose_r50_256x192_coco": Published("70.4 keypoint AP", XIAO),

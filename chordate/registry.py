@@ -1,7 +1,7 @@
 """The registries of components (backbones, heads, datasets …), which build objects from a config's dicts.
 
-A component is registered in one of three ways: the decorator `@BACKBONES.register_module()`, a config's
-`custom_imports`, or an installed package's entry point in the group `chordate.plugins`.
+The decorator `@BACKBONES.register_module()` registers a component when its module is imported. A config imports modules
+with `custom_imports`; an installed package names its modules in entry points of the group `chordate.plugins`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PlugRegistry(Registry):
         self.variants: dict[str, dict[str, Any]] = {}
         self.extra_settings = dict(extra_settings)
         self._modules: dict[str, str] = {}  # the module that registered each name
-        self._clashes: dict[str, str] = {}  # error messages about names that two plug-ins registered
+        self._clashes: dict[str, str] = {}  # error messages of names that a plug-in and another module registered
         _registries.append(self)
 
     def register_variants(self, variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -95,13 +95,13 @@ class PlugRegistry(Registry):
         if isinstance(config, str):
             config = {"type": config}
         if not isinstance(config, Mapping) or "type" not in config:
-            message = f"a {self.name} must be a name, a dict with `type`, or a built object; got {config!r}"
+            message = f"the {self.name} must be a name, a dict with `type`, or a built object, got {config!r}"
             raise located(ConfigError(message), config)
         config = config.copy() if isinstance(config, Section) else dict(config)
         plug = config["type"]
         if not isinstance(plug, str):
             if not callable(plug):
-                error = ConfigError(f"type must be the name of a {self.name}, got {format_value(plug)}")
+                error = ConfigError(f"type must be the name of a registered {self.name}, got {format_value(plug)}")
                 raise located(error, config, ["type"])
             return config
         self.import_from_location()
@@ -113,7 +113,7 @@ class PlugRegistry(Registry):
             variant = deepcopy(self.variants[plug])
             config |= {"type": variant.pop("type")} | {key: variant[key] for key in variant if key not in config}
         elif super().get(plug) is None:
-            message = unknown(self.name, plug, self.names(), remedy="a custom one needs custom_imports")
+            message = unknown(self.name, plug, self.names(), remedy="if custom, list its module in custom_imports")
             raise located(ConfigError(message), config, ["type"])
         return config
 
@@ -136,7 +136,7 @@ class PlugRegistry(Registry):
                 it does not fulfill the contract. The message names file and setting if the config is a `Section`.
         """
         if config is None or isinstance(config, bool | int | float | bytes | list | tuple | type):
-            raise ConfigError(f"a {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
+            raise ConfigError(f"the {self.name} must be a name, a dict with `type`, or a built object, got {config!r}")
         try:
             is_config = isinstance(config, str | Mapping)
             built = self._build(self.expand(config), dict(facts or {}), wiring) if is_config else config
@@ -178,7 +178,7 @@ def check_contract(part: Any, contract: type) -> None:
     """Check that a component has the attributes and methods (with their arguments) that a class or Protocol declares.
 
     Raises:
-        ConfigError: attributes or methods are missing.
+        ConfigError: attributes or methods are missing, or the arguments of a method have other names.
     """
     missing: list[str] = []
     renamed: list[str] = []
@@ -234,12 +234,25 @@ def settings_of(plug: Any) -> set[str] | None:
     registry has the type. Settings in the type's `not_inherited` are left out."""
     if not isinstance(plug, str):
         return set(parameters_of(plug).annotations) if callable(plug) else None
+    classes = _classes_of(plug)
+    names = {name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings)}
+    return names - not_inherited(plug) or None
+
+
+def not_inherited(plug: Any) -> set[str]:
+    """The names of the settings that a type never accepts from an inherited config of another type, see
+    `Dataset.not_inherited`."""
+    return {name for _, cls in _classes_of(plug) for name in getattr(cls, "not_inherited", ())}
+
+
+def _classes_of(plug: Any) -> list[tuple[PlugRegistry, Any]]:
+    """The registries that have a type or variant of this name, each with its class."""
+    if not isinstance(plug, str):
+        return []
     holders = [registry for registry in _registries if plug in registry.variants or plug in registry.module_dict]
     if not holders:
         holders = [registry for registry in _registries if plug in registry.names()]
-    classes = [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
-    names = (name for registry, cls in classes for name in (*parameters_of(cls).annotations, *registry.extra_settings))
-    return set(names).difference(*(getattr(cls, "not_inherited", ()) for _, cls in classes)) or None
+    return [(registry, registry.get(registry.expand(plug)["type"])) for registry in holders]
 
 
 # These are not arguments of a backbone's class: `load_pretrained` reads them from the built backbone.

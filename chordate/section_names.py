@@ -91,7 +91,7 @@ def is_openmmlab(names: Iterable[str]) -> bool:
 
 
 def renamed(paths: Iterable[str]) -> str | None:
-    """The error message for the first of these dotted names that is in NAMES_HERE; None if there is none."""
+    """The error message if NAMES_HERE has one of the dotted names `paths`, or a section that contains it; else None."""
     for theirs, ours in NAMES_HERE.items():
         for path in paths:
             if path == theirs or path.startswith(f"{theirs}."):

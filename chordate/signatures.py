@@ -22,8 +22,9 @@ class Parameters(NamedTuple):
 
     Attributes:
         annotations: mapping from parameter name to annotation, with Any in place of the parts that cannot be checked.
-        defaults: mapping from parameter name to default value, for the parameters with a default.
-        rest: annotation of `**kwargs`; None if the callable has no `**kwargs`, so unknown names are errors.
+        defaults: mapping from parameter name to default value, for the optional parameters; `...` for those that only
+            the parent class requires.
+        rest: annotation of further keyword arguments (`**kwargs`); None if unknown names are errors.
     """
 
     annotations: dict[str, Any]
@@ -32,7 +33,7 @@ class Parameters(NamedTuple):
 
 
 def is_third_party(target: Callable[..., Any]) -> bool:
-    """Whether a class or function comes from a library whose annotations are stricter than the values it accepts."""
+    """Whether a class or function is from a library whose code accepts more values than its annotations allow."""
     return getattr(target, "__module__", "").split(".")[0] in ("builtins", "torch", "torchvision", "timm")
 
 
@@ -96,7 +97,7 @@ def checkable(annotation: Any) -> Any:
         return Annotated[generic[Sequence][items or Any], WrapValidator(_reject_text)]
     if origin in (dict, Mapping, MutableMapping):
         return Annotated[generic[Mapping][items or (Any, Any)], WrapValidator(_keep_object)]
-    # Tensors and arrays get no isinstance check, because `_validate` converts values with `tolist()` before the check.
+    # Tensors and arrays get no isinstance check, because `arguments.py` first converts values with `tolist()`.
     if isinstance(annotation, type) and not (
         inner or hasattr(annotation, "tolist") or getattr(annotation, "_is_protocol", False)
     ):

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-KEPT = "\u200c\u200d\u00a0\u3000"  # unprintable characters that are kept: joiners within words, and wide spaces
+KEPT = "\u200c\u200d\u00a0\u3000"  # kept by `printable`: joiners within words, no-break and ideographic spaces
 
 
 def printable(text: str, most: int | None = 60) -> str:
@@ -20,7 +20,8 @@ def one_line(text: object, most: int | None = None) -> str:
 
 
 def file_stem(text: str) -> str:
-    """Replace the characters that are not allowed in file names on every operating system."""
+    """Make a file name without suffix from at most 100 characters of a text. Characters that are unprintable, or that
+    some operating system does not allow in file names, become "_"."""
     return re.sub(r'[/\\:*?"<>|]', "_", printable(text, 100).replace("�", "_"))
 
 

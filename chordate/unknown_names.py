@@ -16,7 +16,8 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
         name: the name as it was written.
         templates: the packaged configs.
         listed: the names that `chordate list models` shows.
-        same: dict from a word to the word whose configs it uses: `cifar100` uses those of `cifar10`, `3x` of `1x`.
+        same: dict from a word to the word whose configs it uses: `cifar100` uses the configs of `cifar10`,
+            `3x` those of `1x`.
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()
@@ -59,7 +60,7 @@ def either(names: Iterable[str]) -> str:
 
 
 def _between(name: str, tails: Mapping[str, Iterable[str]]) -> str | None:
-    """The part of a name between a known prefix and suffix, where a backbone is expected; None if there is none."""
+    """The part of a name between a known prefix and suffix, where a backbone is expected; None if no pair matches."""
     pairs = [(head, tail) for head in tails for tail in tails[head] if name.startswith(head) and name.endswith(tail)]
     # The empty prefix would match any text as the backbone, so use it only if no other prefix occurs with this suffix.
     pairs = [(head, tail) for head, tail in pairs if head or not any(tail in tails[other] for other in tails if other)]

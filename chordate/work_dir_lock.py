@@ -24,7 +24,7 @@ _held: set[int] = set()  # descriptors of the locks of this process
 
 
 def _release_in_child() -> None:
-    """Close the locks in a forked loader process, which may outlive a killed training run."""
+    """Close the locks in a forked process: a loader worker may outlive a killed run, and would keep the lock."""
     while _held:
         with contextlib.suppress(OSError):
             os.close(_held.pop())
@@ -36,9 +36,10 @@ if fcntl is not None:
 
 @contextmanager
 def locked(work_dir: Path) -> Iterator[None]:
-    """Context manager that holds the lock of a work dir (`flock`), which is not reentrant.
+    """Context manager that locks a work dir, by `flock` on its file `lock`. The lock is not reentrant.
 
-    The file is removed at the end. The kernel releases the lock of a killed process, although its file stays.
+    Only the main process locks; on Windows, nothing is locked. The file is removed at the end. If the process is
+    killed, the kernel releases the lock, but the file stays.
 
     Raises:
         ConfigError: another training run holds the lock; raised on all ranks.
@@ -50,7 +51,7 @@ def locked(work_dir: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            (work_dir / LOCK).unlink(missing_ok=True)  # before unlocking: later, it may be another run's file
+            (work_dir / LOCK).unlink(missing_ok=True)  # before unlocking: later, the file may be another run's
             _held.discard(descriptor)
             os.close(descriptor)
 
@@ -65,8 +66,11 @@ def _acquire(path: Path) -> tuple[int | None, str | None]:
         os.close(descriptor)
         return None, holder or "another process"
     except OSError as error:
-        logger.info(f"{path}: this file system has no locks ({error.strerror}); do not start a second run there")
-    if not _is_same_file(descriptor, path):  # another run removed the file between opening and locking it
+        logger.info(
+            f"{path}: the filesystem does not support locks ({error.strerror}); do not start a second run in this "
+            "work dir"
+        )
+    if not _is_same_file(descriptor, path):  # another run removed the file before it was locked
         os.close(descriptor)
         return _acquire(path)
     _held.add(descriptor)

@@ -64,7 +64,7 @@ project = "Chordate"
 version = release = chordate.__version__
 copyright = "the authors of Chordate"
 
-# Source pages: those in the repository root, and those under `docs/`; other folders are excluded.
+# The Markdown pages are in the repository root and under `docs/`; other folders are excluded.
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs"]
@@ -103,7 +103,7 @@ def add_navigation(app, docname: str, source: list[str]) -> None:
 
 
 def markdown_to_rst(app, what, name, obj, options, lines: list[str]) -> None:
-    """Convert Markdown's `code` and indented blocks in docstrings; names that the site documents become references.
+    """Convert `code` and indented blocks of docstrings from Markdown to reStructuredText, and link documented names.
 
     "\\ " is reStructuredText's zero-width space, which is required between inline code and letters.
     """
@@ -135,7 +135,7 @@ def shorten_signature(app, what, name, obj, options, signature: str | None, retu
 
 
 def find_public_name(app, env, node, contnode):
-    """Resolve a bare class name in a docstring, such as `Model`, if the site documents only one class of that name."""
+    """Resolve a bare class name in a docstring, such as `Model`, if only one documented class has this name."""
     objects = env.get_domain("py").objects
     target = node.get("reftarget", "").rsplit(".", 1)[-1]
     named = [entry for key, entry in objects.items() if key.rsplit(".", 1)[-1] == target and entry.objtype in TYPES]
@@ -147,9 +147,9 @@ def find_public_name(app, env, node, contnode):
 
 
 def add_anchors(app, doctree) -> None:
-    """Add an anchor for each import path of an object, `chordate.Batch` and `chordate.structures.batch.Batch`.
+    """Add an anchor for each dotted path of an object, e.g. `chordate.Batch` and `chordate.structures.batch.Batch`.
 
-    The source pages link back to an object by one of these paths, whichever viewcode finds first.
+    viewcode's pages of source code link back to an object by one of these paths, whichever viewcode finds first.
     """
     for signature in doctree.findall(desc_signature):
         name = signature.get("fullname")

@@ -2,6 +2,7 @@
 
 from chordate.heads.box import BoxHead
 from chordate.heads.cascade import CascadeHead
+from chordate.heads.cascade_mask import CascadeMaskHead
 from chordate.heads.deconv import DeconvHead
 from chordate.heads.deeplab import DeepLabV2Head, DeepLabV3Head, DeepLabV3PlusHead
 from chordate.heads.dual_decoder import CenterOffsetHead, PanopticDeepLabHead
@@ -19,6 +20,7 @@ from chordate.heads.trunk import ConvFC, StageTrunk
 __all__ = [
     "BoxHead",
     "CascadeHead",
+    "CascadeMaskHead",
     "CenterOffsetHead",
     "ClassificationHead",
     "ConvFC",

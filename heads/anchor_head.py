@@ -1,4 +1,4 @@
-"""Base class of heads that predict for every anchor of a feature pyramid (RPN, RetinaNet)."""
+"""Base class of heads that predict scores and a box for every anchor of a feature pyramid (RPN, RetinaNet)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class AnchorOutputs:
 
 
 class AnchorHead(nn.Module):
-    """Selects levels, generates and matches anchors, and computes the box loss.
+    """Selects the levels, and builds the anchor generator, the matcher and the box loss.
 
     A subclass adds layers, `forward`, `loss` and `predict`.
 
@@ -53,7 +53,7 @@ class AnchorHead(nn.Module):
         channels: number of channels of every feature map.
 
     Raises:
-        ConfigError: a level does not exist, or levels have different numbers of channels.
+        ConfigError: a level does not exist, levels have different numbers of channels, or `anchors` is invalid.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class AnchorHead(nn.Module):
         channels = {spec.channels for spec in chosen.values()}
         if len(channels) != 1:
             offer = ", ".join(f"{level} ({spec})" for level, spec in chosen.items())
-            raise ConfigError(f"{name} is shared by its levels, which must have equal channels; got {offer}")
+            raise ConfigError(
+                f"{name} needs levels with equal channels (add a neck such as FPN, or set levels=[…]); got {offer}"
+            )
         self.levels = tuple(chosen)
         self.channels = channels.pop()
         strides = [spec.stride for spec in chosen.values()]
@@ -82,7 +84,7 @@ class AnchorHead(nn.Module):
         self.box_loss = BoxLoss(box_loss, smooth_l1_beta, BOX_WEIGHTS)
 
     def concatenate(self, levels: Iterable[tuple[Tensor, Tensor]]) -> AnchorOutputs:
-        """Concatenate the predictions of all levels.
+        """Concatenate the predictions of all levels, and generate the anchors.
 
         Args:
             levels: logits `[N, per_cell * K, H, W]` and deltas `[N, per_cell * 4, H, W]` of each level, with channels
@@ -112,7 +114,7 @@ def topk_per_level(scores: Tensor, counts: Sequence[int], topk: int) -> tuple[Te
         topk: maximum number of scores per level.
 
     Returns:
-        Three tensors `[N, K]`: the scores, their indices into `M`, and their level indices; ordered by level, then by
+        Three tensors `[N, K]`: the scores, their column indices, and their level indices; ordered by level, then by
         descending score. If the shapes are symbolic (in an export with dynamic sizes), every level has `topk` entries,
         and the level index of padding is -1.
     """

@@ -41,12 +41,13 @@ class BoxHead(nn.Module):
             feature maps `[R, out_channels, S, S]`, which are average-pooled; built with `in_channels` and `resolution`.
         class_agnostic: whether to predict one box per region instead of one per region and class.
         batch_size_per_image: number of regions sampled per image for the loss.
-        positive_fraction: maximum fraction of positives among the sampled regions.
-        iou_threshold: regions whose IoU with an object is at least this are positive, all others negative.
+        positive_fraction: maximum number of positive regions, as a fraction of `batch_size_per_image`.
+        iou_threshold: regions whose IoU with an object is at least this are positive; all others are negative, except
+            in crowds (see `Matcher`).
         box_weights: weights of the box encoding, see `ops.boxes.encode`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: weight of the box loss.
-        score_threshold: detections that score at most this are dropped.
+        score_threshold: only detections with a score above this are kept.
         nms_threshold: IoU threshold of NMS, which runs per class.
         min_side: minimum side of detections in pixels; smaller detections are dropped.
         detections_per_image: maximum number of detections per image; the highest-scoring are kept.

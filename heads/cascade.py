@@ -55,12 +55,15 @@ class CascadeHead(nn.Module):
         super().__init__()
         if len(iou_thresholds) != len(box_weights):
             raise ConfigError(
-                f"CascadeHead: {len(iou_thresholds)} iou_thresholds and {len(box_weights)} box_weights; "
-                f"pass one of each per stage"
+                f"CascadeHead: iou_thresholds has {len(iou_thresholds)} entries, box_weights {len(box_weights)}; "
+                f"pass one entry of each per stage"
             )
         own = {"iou_threshold", "box_weights", "class_agnostic"} & set(stage or {})
         if own:
-            raise ConfigError(f"CascadeHead: {', '.join(sorted(own))} in `stage` is set by CascadeHead; remove it")
+            raise ConfigError(
+                f"CascadeHead: `stage` must not contain {', '.join(sorted(own))}; set CascadeHead's iou_thresholds and "
+                f"box_weights instead (class_agnostic is always true)"
+            )
         self.stages: Any = nn.ModuleList(  # of BoxHeads
             HEADS.build(
                 (stage or {}) | {"type": BoxHead},
@@ -116,7 +119,7 @@ class CascadeHead(nn.Module):
     def _cascade(
         self, features: Mapping[str, Tensor], boxes: Tensor, image: Tensor, sizes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean class probabilities of all stages, the deltas of the last stage, and the boxes that it received.
+        """The class probabilities averaged over the stages, the last stage's deltas, and the boxes that it received.
 
         Args:
             boxes, image, sizes: `[R, 4]`, and for each box the index of its image `[R]` and the image's size `[R, 2]`.

@@ -15,7 +15,7 @@ from chordate.ops.gaussian_heatmaps import decode_dark, decode_quarter, gaussian
 from chordate.ops.norms import Norm, make_norm
 from chordate.registry import HEADS
 
-INIT_STD = 0.001  # standard deviation of all initial weights, from the authors' code
+INIT_STD = 0.001  # standard deviation of the initial weights of all convolutions, from the authors' code
 
 
 @HEADS.register_module()
@@ -28,7 +28,7 @@ class DeconvHead(nn.Module):
         level: name of the input feature map; None for the coarsest.
         deconvs, channels: number of deconvolutions, and their number of channels; each deconvolution halves the stride.
         norm: norm after each deconvolution, see `make_norm`.
-        sigma: standard deviation of the target Gaussians in heatmap cells; the authors use 2, and 3 for 384×288.
+        sigma: standard deviation of the target Gaussians in heatmap cells; the authors use 2, or 3 at 384×288 px.
         decoder: how keypoints are decoded from heatmaps: "quarter" (`decode_quarter`, as in the paper), or "dark"
             (`decode_dark`, Zhang et al. 2020), which is more precise.
         aligned: whether the center of the first cell is half a stride from the image border, so that flipped images

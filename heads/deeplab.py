@@ -82,7 +82,7 @@ class DeepLabV3Head(SemanticHead):
         level: name of the input feature map; None for the coarsest.
         rates: dilations of the atrous convolutions; None for 6, 12 and 18 at stride 16, doubled at stride 8.
         channels: number of output channels of every convolution.
-        separable: whether the 3×3 convolutions are depthwise separable.
+        separable: whether the atrous convolutions are depthwise separable.
         norm: norm after each convolution, see `make_norm`.
         project_kernel: kernel size of the convolution that ends ASPP: 1 as in torchvision, or 3 as in MMSegmentation;
             with 3, no further convolution follows.
@@ -132,13 +132,14 @@ class DeepLabV3PlusHead(SemanticHead):
         level: name of ASPP's input feature map; None for the coarsest.
         low_level: name of the finer feature map; None for the finest with a stride of 4 or more.
         low_channels: number of channels to which a 1×1 convolution reduces the finer feature map.
-        rates, channels, separable, norm, aspp_dropout: see `DeepLabV3Head`.
+        rates, channels, norm, aspp_dropout: see `DeepLabV3Head`.
+        separable: whether the atrous convolutions and the decoder's 3×3 convolutions are depthwise separable.
         project_kernel: kernel size of the convolution that ends ASPP: 1 as in the paper, or 3 as in MMSegmentation.
         pooling_norm, pooling_size: see `ASPP`.
         dropout, losses: see `SemanticHead`.
 
     Raises:
-        ConfigError: `level` and `low_level` are the same feature map.
+        ConfigError: a feature map does not exist, or `level` and `low_level` are the same feature map.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class ASPP(nn.Module):
 
 def _conv3x3(in_channels: int, channels: int, rate: int, separable: bool, norm: Norm) -> nn.Sequential:
     """A 3×3 convolution with norm and ReLU. If `separable`, a depthwise 3×3 and a 1×1 convolution, each with norm and
-    ReLU (Chen et al. 2018, section 3.2)."""
+    ReLU (DeepLab v3+, section 3.2)."""
     if not separable:
         return conv_norm_relu(in_channels, channels, norm, kernel=3, dilation=rate)
     depthwise = conv_norm_relu(in_channels, in_channels, norm, kernel=3, dilation=rate, groups=in_channels)

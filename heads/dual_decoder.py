@@ -1,9 +1,10 @@
 """Heads of Panoptic-DeepLab (Cheng et al. 2020): a semantic decoder, and an instance decoder (centers and offsets).
 
 Layers, channels, initial weights and losses are those of Detectron2's project (DSConv), where it agrees with the paper.
-The project differs from the paper and from this file in three points: its center branch has two plain 3×3 convolutions
-before the last one; ASPP's pooled branch has no norm, and averages windows of the size of the training crop; and the
-hardest 20 % of the pixels are 20 % of all pixels, with a loss of 0 for unlabeled pixels.
+The project differs from the paper in three points. Its center branch has two plain 3×3 convolutions before the last one
+(`center_separable=False`). ASPP's pooled branch has no norm (`pooling_norm=False`), and averages windows of the size of
+the training crop (`pooling_size`). Its semantic loss averages the hardest 20 % of all pixels, with a loss of 0 for
+unlabeled pixels; this file always averages the hardest 20 % of the labeled pixels, as in the paper.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from chordate.arguments import NonEmpty, NonNegativeFloat, PositiveFloat, PositiveInt, ProperFraction
 from chordate.contracts import FeatureSpec, select
 from chordate.errors import ConfigError
-from chordate.heads.deeplab import ASPP, Rates
+from chordate.heads.deeplab import ASPP, PoolingSize, Rates
 from chordate.heads.semantic_head import Losses, SemanticHead
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.convolutions import conv_norm_relu, xavier_init
@@ -34,17 +35,21 @@ LowChannels = Annotated[Sequence[PositiveInt], NonEmpty]
 class DeepLabDecoder(nn.Module):
     """Decoder of Panoptic-DeepLab (section 3.1): ASPP, and one fusion step per finer feature map.
 
-    ASPP's 3×3 convolutions are depthwise separable. A fusion step upsamples to the size of the finer map, concatenates
-    the finer map (with its channels reduced by a 1×1 convolution), and applies a depthwise separable 5×5 convolution.
+    A fusion step upsamples the output of ASPP or of the previous step to the size of the finer map, concatenates the
+    finer map (with its channels reduced by a 1×1 convolution), and applies `conv5x5`.
 
     Args:
         in_features: specs of the available feature maps.
         level: name of ASPP's input feature map; None for the coarsest.
         low_levels: names of the finer feature maps, coarse to fine; None for the maps finer than `level` with a stride
             of at least 4 and below 16.
-        low_channels: number of channels to which each finer feature map is reduced.
+        low_channels: for each finer feature map, the number of channels to which it is reduced.
         channels: number of output channels.
-        aspp_channels, rates, norm, dropout: see `heads.deeplab.ASPP`.
+        aspp_channels, rates, norm, dropout, pooling_norm, pooling_size: see `heads.deeplab.ASPP`.
+        separable: whether ASPP's 3×3 convolutions are depthwise separable, and `separable` of `conv5x5`.
+
+    Raises:
+        ConfigError: a feature map does not exist, or `low_channels` does not have one entry per finer feature map.
     """
 
     def __init__(
@@ -58,6 +63,9 @@ class DeepLabDecoder(nn.Module):
         rates: Rates | None,
         norm: Norm,
         dropout: float,
+        separable: bool,
+        pooling_norm: bool,
+        pooling_size: PoolingSize | None,
     ):
         super().__init__()
         owner = "PanopticDeepLab"
@@ -76,14 +84,15 @@ class DeepLabDecoder(nn.Module):
                 f"give one per map{remedy}"
             )
         self.low_levels = list(low_levels)
-        self.aspp = ASPP(coarse, rates, aspp_channels, True, norm, dropout)
-        for part in (self.aspp.branches[0], self.aspp.pooled, self.aspp.project):
+        self.aspp = ASPP(coarse, rates, aspp_channels, separable, norm, dropout, 1, pooling_norm, pooling_size)
+        plain = [self.aspp.branches[0], self.aspp.pooled, self.aspp.project] if separable else [self.aspp]
+        for part in plain:
             xavier_init(part)
         self.reduce, self.fuse = nn.ModuleList(), nn.ModuleList()
         width = aspp_channels
         for name, reduced in zip(self.low_levels, low_channels):
             self.reduce.append(conv_norm_relu(specs[name].channels, reduced, norm, init=xavier_init))
-            self.fuse.append(separable5x5(width + reduced, channels, norm))
+            self.fuse.append(conv5x5(width + reduced, channels, channels, norm, separable))
             width = channels
         self.out_channels = width
 
@@ -106,6 +115,7 @@ class PanopticDeepLabHead(SemanticHead):
         num_classes: number of classes.
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
         aspp_dropout: dropout probability of ASPP's output.
+        separable, pooling_norm, pooling_size: see `DeepLabDecoder`.
         dropout, losses: see `SemanticHead`. The default loss is the cross-entropy of the hardest 20 % of the pixels;
             the model passes it larger weights for the pixels of small instances.
     """
@@ -124,12 +134,15 @@ class PanopticDeepLabHead(SemanticHead):
         aspp_dropout: ProperFraction = 0.1,
         dropout: ProperFraction = 0.0,
         losses: Losses | None = None,
+        separable: bool = True,
+        pooling_norm: bool = True,
+        pooling_size: PoolingSize | None = None,
     ):
         super().__init__(channels, num_classes, dropout, losses or [{"type": "CrossEntropy", "hard_fraction": 0.2}])
-        self.decoder = DeepLabDecoder(
-            in_features, level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout
-        )
-        self.conv = separable5x5(self.decoder.out_channels, channels, norm)
+        decoder = (level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout, separable)
+        self.decoder = DeepLabDecoder(in_features, *decoder, pooling_norm, pooling_size)
+        width = self.decoder.out_channels
+        self.conv = conv5x5(width, width, channels, norm, separable)
         _init_output(self.logits)
 
     def features(self, maps: Mapping[str, Tensor]) -> Tensor:
@@ -145,9 +158,11 @@ class CenterOffsetHead(nn.Module):
         level, low_levels, low_channels, channels, aspp_channels, rates, norm: see `DeepLabDecoder`.
         head_channels: number of channels before the last convolution of each output.
         aspp_dropout: dropout probability of ASPP's output.
+        separable, pooling_norm, pooling_size: see `DeepLabDecoder`; `separable` also applies to the offset branch.
+        center_separable: `separable` of `conv5x5` in the center branch.
         sigma: standard deviation of the Gaussians in the target heatmap, in pixels of the batch.
-        center_loss_weight: weight of the squared error of the heatmap (section 3.2).
-        offset_loss_weight: weight of the absolute error of the offsets (section 3.2).
+        center_loss_weight: weight of the heatmap's MSE loss (section 3.1).
+        offset_loss_weight: weight of the offsets' L1 loss (section 3.1).
     """
 
     def __init__(
@@ -165,16 +180,21 @@ class CenterOffsetHead(nn.Module):
         sigma: PositiveFloat = 8.0,
         center_loss_weight: NonNegativeFloat = 200.0,
         offset_loss_weight: NonNegativeFloat = 0.01,
+        separable: bool = True,
+        center_separable: bool = True,
+        pooling_norm: bool = True,
+        pooling_size: PoolingSize | None = None,
     ):
         super().__init__()
         self.sigma = sigma
         self.center_loss_weight, self.offset_loss_weight = center_loss_weight, offset_loss_weight
-        self.decoder = DeepLabDecoder(
-            in_features, level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout
-        )
+        decoder = (level, low_levels, low_channels, channels, aspp_channels, rates, norm, aspp_dropout, separable)
+        self.decoder = DeepLabDecoder(in_features, *decoder, pooling_norm, pooling_size)
         width = self.decoder.out_channels
-        self.center = nn.Sequential(separable5x5(width, head_channels, norm), nn.Conv2d(head_channels, 1, 1))
-        self.offset = nn.Sequential(separable5x5(width, head_channels, norm), nn.Conv2d(head_channels, 2, 1))
+        center = conv5x5(width, width, head_channels, norm, center_separable)
+        self.center = nn.Sequential(center, nn.Conv2d(head_channels, 1, 1))
+        offset = conv5x5(width, width, head_channels, norm, separable)
+        self.offset = nn.Sequential(offset, nn.Conv2d(head_channels, 2, 1))
         for last in (self.center[1], self.offset[1]):
             _init_output(last)
 
@@ -209,12 +229,19 @@ class CenterOffsetHead(nn.Module):
         }
 
 
-def separable5x5(in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
-    """A depthwise 5×5 and a 1×1 convolution, each followed by norm and ReLU."""
-    return nn.Sequential(
-        conv_norm_relu(in_channels, in_channels, norm, kernel=5, groups=in_channels),
-        conv_norm_relu(in_channels, channels, norm),
-    )
+def conv5x5(in_channels: int, hidden: int, channels: int, norm: Norm, separable: bool) -> nn.Sequential:
+    """Two convolutions that together see 5×5 cells, each followed by norm and ReLU.
+
+    Args:
+        hidden: number of channels between the two, if they are not separable.
+        separable: whether they are a depthwise 5×5 and a 1×1 convolution, as in the paper, or two plain 3×3
+            convolutions, as in Detectron2's models without DSConv.
+    """
+    if not separable:
+        first = conv_norm_relu(in_channels, hidden, norm, kernel=3, init=xavier_init)
+        return nn.Sequential(first, conv_norm_relu(hidden, channels, norm, kernel=3, init=xavier_init))
+    depthwise = conv_norm_relu(in_channels, in_channels, norm, kernel=5, groups=in_channels)
+    return nn.Sequential(depthwise, conv_norm_relu(in_channels, channels, norm))
 
 
 def _init_output(conv: nn.Module) -> None:

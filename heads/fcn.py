@@ -1,4 +1,4 @@
-"""FCN head (Long et al. 2015): convolutions on one feature map. PSPNet uses one on c4 as an auxiliary head."""
+"""FCN head (Long et al. 2015): convolutions on one feature map. PSPNet's auxiliary head is an FCN head on c4."""
 
 from collections.abc import Mapping
 

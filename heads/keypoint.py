@@ -80,7 +80,10 @@ class KeypointHead(nn.Module):
             DataError: the data has no keypoints.
         """
         if targets.keypoints is None:
-            raise DataError("KeypointHead: the data has no keypoints; set keypoints=True in train_data.dataset")
+            raise DataError(
+                "KeypointHead: the data has no keypoints; set keypoints=True in train_data.dataset, and for "
+                "ValidationLoss also in val_data.dataset"
+            )
         batch = torch.arange(len(rois.boxes), device=rois.boxes.device)[:, None]
         cells, counts = keypoint_cells(targets.keypoints[batch, rois.gt_index], rois.boxes, self.size)
         counts &= rois.is_foreground[..., None]
@@ -91,12 +94,13 @@ class KeypointHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Tensor]:
-        """Predict heatmaps `[D, num_keypoints, size, size]`, each covering its detection's box, for each image."""
+        """Predict heatmaps `[D, num_keypoints, size, size]`, each covering its detection's box, for the detections of
+        each image."""
         boxes, image = cat_boxes(detections)
         return list(self(features, boxes, image).split([len(image) for image in detections]))
 
     @torch.no_grad()
     def predict_padded(self, features: Mapping[str, Tensor], detections: PaddedDetections) -> Tensor:
-        """The heatmaps `[N, D, num_keypoints, size, size]` of detections in fixed slots; see `PredictsPadded`."""
+        """The heatmaps `[N, D, num_keypoints, size, size]` of padded detections; see `PredictsPadded`."""
         boxes, image, _ = detections.rows()
         return self(features, boxes, image).unflatten(0, detections.labels.shape)

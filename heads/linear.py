@@ -44,14 +44,15 @@ class ClassificationHead(nn.Module):
         self.fc = nn.Linear(spec.channels, num_classes)
         self.binary, self.label_smoothing = loss == "binary", label_smoothing
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        # Binary: a prior of about 1 / num_classes, as in RetinaNet. With zero bias, all scores would start at 0.5, and
-        # the first steps would only lower them.
+        # Binary: all scores start at about 1 / num_classes, a low prior like RetinaNet's. With zero bias, they would
+        # start at 0.5, and the first steps would only lower them.
         nn.init.constant_(self.fc.bias, -math.log(num_classes) if self.binary else 0.0)
         self.class_rows = {"fc": ClassRows()}
         self.final_layers = {"linear": "fc", "norm": "norm"}
 
     def pool(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Pooled features `[N, C]`: the mean of the last feature map `[N, C, ..., H, W]`, in the weights' data type."""
+        """Pooled features `[N, C]`: the mean of the last feature map `[N, C, ..., H, W]`, then the norm (if any), in
+        the weights' data type."""
         x = at_least_float32(features[self.level])
         return self.norm(x.mean(dim=tuple(range(2, x.ndim))).to(self.fc.weight.dtype))
 
@@ -60,7 +61,7 @@ class ClassificationHead(nn.Module):
         return at_least_float32(self.fc(self.dropout(self.pool(features))))
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Compute the mean loss over `N` images.
+        """Compute the loss, averaged over `N` images, and with the binary loss also over the classes.
 
         Args:
             logits: `[N, num_classes]`.

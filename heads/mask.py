@@ -33,8 +33,8 @@ class MaskHead(nn.Module):
         num_classes: number of classes without background.
         levels: names of the feature maps to pool from; all up to stride 32 by default.
         resolution, sampling_ratio, aligned: see `RoIPooler`; a mask has twice `resolution` pixels per side.
-        convs, channels: number of 3×3 convolutions before the deconvolution, and number of channels of all
-            layers.
+        convs, channels: number of 3×3 convolutions before the deconvolution, and number of channels of all layers but
+            the last.
         norm: norm after each 3×3 convolution, see `make_norm`.
         class_agnostic: whether to predict one mask per region instead of one per region and class.
         loss_weight: weight of the loss.
@@ -118,8 +118,8 @@ class MaskHead(nn.Module):
         """
         if targets.masks is None:
             raise DataError(
-                "MaskHead: the data has no masks; set masks=True in train_data.dataset, and for ValidationLoss in "
-                "val_data.dataset"
+                "MaskHead: the data has no masks; set masks=True in train_data.dataset, and for ValidationLoss "
+                "also in val_data.dataset"
             )
         index = PaddedIndex(rois.is_foreground, rois.max_positives)
         boxes, labels, gt_index = map(index.flatten, (rois.boxes, rois.labels, rois.gt_index))
@@ -159,7 +159,7 @@ class MaskHead(nn.Module):
     def predict_padded(
         self, features: Mapping[str, Tensor], detections: PaddedDetections, roi_features: Tensor | None = None
     ) -> Tensor:
-        """The mask probabilities `[N, D, M, M]` of detections in fixed slots; see `PredictsPadded`."""
+        """The mask probabilities `[N, D, M, M]` of padded detections; see `PredictsPadded`."""
         boxes, image, labels = detections.rows()
         if roi_features is None:
             roi_features = self.pooler(features, boxes, image)
@@ -171,7 +171,7 @@ def mask_targets(masks: Tensor, frames: Tensor, image: Tensor, gt_index: Tensor,
     """Make the target mask of each region: its object's bitmap cropped to the region, `[R, size, size]` 0 or 1.
 
     A pixel is 1 if the mean of the bitmap (interpolated bilinearly, zero outside) over the pixel is at least 0.5. This
-    is the limit of RoIAlign with many samples, computed by two small matrix products per region.
+    mean is the limit of RoIAlign with many samples, computed by two small matrix products per region.
 
     Args:
         masks: `[N, G, 112, 112]`, bitmaps of the objects, each covering its object's box.

@@ -39,18 +39,20 @@ class RetinaHead(AnchorHead):
         convs: number of convolutions in each tower.
         norm: norm after each convolution of the towers, see `make_norm`.
         iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
-            least `upper`, and else ignored. The anchors with an object's highest IoU are always positive.
+            least `upper`, and otherwise ignored. For each object, the anchors with the highest IoU are also positive
+            (low-quality matches); for crowds, see `Matcher`.
         box_loss, smooth_l1_beta: see `BoxLoss`.
         box_loss_weight: weight of the box loss.
-        score_threshold: detections that score at most this are dropped.
+        score_threshold: only detections with a score above this are kept.
         topk: maximum number of detections per level before NMS.
         nms_threshold: IoU threshold of NMS, which runs per class.
-        clip_before_nms: whether boxes are clipped to the image before NMS, as in torchvision. In Detectron2, they are
-            clipped after the best are selected, and boxes outside the image are then dropped.
+        clip_before_nms: whether boxes are clipped to the image before NMS, as in torchvision. If not, they are clipped
+            after NMS and the selection by `detections_per_image`, and boxes outside the image are then dropped, as in
+            Detectron2.
         detections_per_image: maximum number of detections per image; the highest-scoring are kept.
 
     Raises:
-        ConfigError: a level does not exist, or levels have different numbers of channels.
+        ConfigError: a level does not exist, levels have different numbers of channels, or `anchors` is invalid.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class RetinaHead(AnchorHead):
         self.class_rows = {"cls_score": ClassRows(anchors=self.anchors.per_cell)}
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predict for every anchor of the feature maps `[N, C, H, W]`."""
+        """Predict class logits and box deltas for every anchor of the feature maps `[N, C, H, W]`."""
         maps = [features[name] for name in self.levels]
         return self.concatenate((self.cls_score(self.class_tower(x)), self.bbox_pred(self.box_tower(x))) for x in maps)
 
@@ -119,7 +121,7 @@ class RetinaHead(AnchorHead):
         """The `topk` highest scores of each level: scores, anchor indices and labels, `[N, K]` each.
 
         These scores belong to the `topk` anchors with the highest maximum over the classes. These anchors are selected
-        first, so that 80 times fewer scores are sorted on COCO.
+        first, so that most scores (one per anchor and class) need not be sorted.
         """
         _, anchor, level = topk_per_level(outputs.logits.amax(dim=2), outputs.counts, self.topk)
         logits = outputs.logits.gather(1, anchor[..., None].expand(-1, -1, self.num_classes))

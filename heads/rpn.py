@@ -29,12 +29,13 @@ class RPNHead(AnchorHead):
         in_features: specs of the available feature maps, with equal channels.
         levels: names of the feature maps to use; all by default.
         anchors: arguments of `AnchorGenerator`, except `strides`: `sizes`, `ratios`, `rounded`, `stride_from_grid`.
-        convs: number of 3×3 convolutions before the predictors; torchvision's `_v2` has 2.
+        convs: number of 3×3 convolutions before the predictors; torchvision's `_v2` models have 2.
         batch_size_per_image: number of anchors sampled per image for the loss.
-        positive_fraction: maximum fraction of positives among the sampled anchors.
+        positive_fraction: maximum number of positive anchors, as a fraction of `batch_size_per_image`.
         iou_thresholds: (lower, upper). Anchors are negative if their highest IoU is below `lower`, positive if it is at
-            least `upper`, and else ignored. The anchors with an object's highest IoU are positive, too, if it is at
-            least `low_quality_iou`.
+            least `upper`, and otherwise ignored; for crowds, see `Matcher`.
+        low_quality_iou: for each object, the anchors with the highest IoU are also positive (low-quality matches) if
+            this IoU is above 0 and at least `low_quality_iou`.
         pre_nms_topk: (training, testing): maximum number of proposals per level before NMS.
         post_nms_topk: (training, testing): maximum number of proposals per image after NMS.
         nms_threshold: IoU threshold of NMS, which runs per level.
@@ -43,7 +44,7 @@ class RPNHead(AnchorHead):
         box_loss_weight: weight of the box loss.
 
     Raises:
-        ConfigError: a level does not exist, or levels have different numbers of channels.
+        ConfigError: a level does not exist, levels have different numbers of channels, or `anchors` is invalid.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class RPNHead(AnchorHead):
         self.box_loss_weight = box_loss_weight
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorOutputs:
-        """Predict for every anchor of the feature maps `[N, C, H, W]`; `logits` is `[N, A]`."""
+        """Predict objectness logits `[N, A]` and box deltas for every anchor of the feature maps `[N, C, H, W]`."""
         # One convolution with the weights of both predictors reads each feature map only once.
         predictors = (self.objectness_logits, self.anchor_deltas)
         weight = torch.cat([predictor.weight for predictor in predictors])

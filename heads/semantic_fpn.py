@@ -20,7 +20,8 @@ from chordate.registry import HEADS
 class SemanticFPNHead(SemanticHead):
     """Segmentation head that upsamples all levels of a feature pyramid to the size of the finest, and sums them.
 
-    Each level passes through 3×3 convolutions, each followed by bilinear upsampling by 2 (figure 3).
+    The finest level passes through one 3×3 convolution, each coarser level through one or more, each followed by
+    bilinear upsampling by 2 (figure 3).
 
     Args:
         in_features: specs of the available feature maps.

@@ -62,7 +62,7 @@ class SemanticHead(nn.Module):
         features = self.features(maps)
         if features.shape[1] != self.channels:
             name, got = type(self).__name__, list(features.shape)
-            raise ConfigError(f"{name}.features must return [N, {self.channels}, h, w] (its channels), got {got}")
+            raise ConfigError(f"{name}.features must return [N, {self.channels}, h, w] as set by `channels`; got {got}")
         return at_least_float32(self.logits(self.dropout(features)))
 
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
@@ -71,8 +71,7 @@ class SemanticHead(nn.Module):
         Args:
             logits: `[N, num_classes, h, w]`.
             labels: `[N, H, W]` int16; pixels with the label `IGNORED` do not contribute.
-            weights: `[N, H, W]`, weights of the pixels, which the losses must support; None to call the losses
-                without weights.
+            weights: `[N, H, W]`, pixel weights, which every loss must accept; None to call the losses without weights.
 
         Returns:
             Scalar losses keyed by name: `semantic`, or for several losses `semantic_CrossEntropy`, `semantic_Dice` ….

@@ -17,22 +17,23 @@ from chordate.registry import HEADS
 
 @HEADS.register_module()
 class SmpDecoder(SemanticHead):
-    """The decoder and the segmentation head of a network of smp, on the feature maps of a ResNet.
+    """The decoder and segmentation head of an smp network, applied to the feature maps of a backbone such as a ResNet.
 
     The logits equal smp's with the same weights. Images must be padded to multiples of the backbone's largest stride
     (`size_divisor`).
 
     Args:
-        in_features: specs of the available feature maps, which must include c1 … c5 (up to the decoder's depth).
+        in_features: specs of the available feature maps, which must include c1 … c5 (or fewer, if `options` sets a
+            smaller encoder_depth).
         num_classes: number of classes.
         architecture: smp's name of the network, such as "unet" or "deeplabv3plus".
-        encoder: smp's name of a network with the channels of the backbone, such as "resnet34".
+        encoder: smp's name of an encoder with the same channels as the backbone, such as "resnet34".
         options: further arguments of smp's network, such as `decoder_channels`.
         losses: see `SemanticHead`.
 
     Raises:
-        ConfigError: smp is not installed or does not have the network, or the backbone's channels differ
-            from the encoder's.
+        ConfigError: smp is not installed or does not have the architecture or the encoder, or the backbone lacks one of
+            the feature maps or has other channels than the encoder.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SmpDecoder(SemanticHead):
         if [spec.channels for spec in specs.values()] != channels:
             raise ConfigError(
                 f"SmpDecoder: encoder={encoder} has {channels} channels, but the backbone's {', '.join(specs)} have "
-                f"{[spec.channels for spec in specs.values()]}; name an encoder that fits the backbone"
+                f"{[spec.channels for spec in specs.values()]}; set encoder to one with the backbone's channels"
             )
         self.stride = specs[self.levels[0]].stride
         self.decoder: nn.Module = theirs.decoder

@@ -18,7 +18,7 @@ class ConvFC(nn.Module):
 
     Input `[R, C, S, S]`, output `[R, out_channels]`.
 
-    FPN's box head has two fully connected layers with 1024 channels (Lin et al. 2017, section 5.2);
+    FPN's box head has two fully connected layers with 1024 channels (Lin et al. 2017, section 4.2);
     Group Normalization's box head has four convolutions and one fully connected layer (Wu & He 2018, section 4.2).
 
     Args:

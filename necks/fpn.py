@@ -19,8 +19,8 @@ from chordate.registry import NECKS
 class FPN(Neck):
     """Computes the feature pyramid p2 … p5, and optionally coarser levels, from the backbone's feature maps c2 … c5.
 
-    Each feature map is passed through a 1×1 convolution, the upsampled next coarser level (nearest neighbor) is added,
-    and the sum is passed through a 3×3 convolution. `pN` has the same height and width as `cN`.
+    From coarse to fine, each feature map is passed through a 1×1 convolution, and the previous sum, upsampled (nearest
+    neighbor), is added. Each sum is passed through a 3×3 convolution. `pN` has the same height and width as `cN`.
 
     Args:
         in_features: specs of the backbone's feature maps.
@@ -30,13 +30,14 @@ class FPN(Neck):
             before. "pool" adds one level (p6) by subsampling the last level (p5; the paper's footnote 2). The name of
             the last input ("c5") or of the last level ("p5") adds two levels (p6, p7) by 3×3 convolutions of stride 2,
             starting from this feature map (Lin et al. 2017, Focal Loss, section 4). None adds no levels.
-        extra_relu: whether a ReLU comes before the second of these convolutions (the paper's footnote 2, Detectron2,
-            torchvision); MMDetection has none by default.
+        extra_relu: whether a ReLU comes before the second of these convolutions (footnote 2 of the Focal Loss paper,
+            Detectron2, torchvision); MMDetection has none by default.
         norm: norm after the 1×1 and 3×3 convolutions, but not in extra levels, see `make_norm`.
 
     Raises:
-        ConfigError: the backbone does not output a feature map of `inputs`, `inputs` are not ordered fine to coarse, or
-            `extra` is none of the above.
+        ConfigError: the backbone does not output a feature map of `inputs`, or no feature map of stride 4 or coarser if
+            `inputs` is None; `inputs` are not named c1, c2, … or not ordered fine to coarse; or `extra` is none of the
+            above.
     """
 
     def __init__(
@@ -55,14 +56,17 @@ class FPN(Neck):
         specs = select(in_features, inputs, "FPN")
         self.inputs = tuple(specs)
         if not specs:
-            raise ConfigError("FPN: inputs must have at least one feature map of stride 4 or coarser, got none")
+            raise ConfigError(
+                "FPN: no inputs; unless inputs are set, the backbone must output "
+                "at least one feature map of stride 4 or coarser"
+            )
         for name in specs:
             if not re.fullmatch(r"c\d+", name):
                 raise ConfigError(f'FPN: inputs must be named after their stage (c1 … c5), got "{name}"')
         strides = [spec.stride for spec in specs.values()]
         if strides != sorted(strides):
             raise ConfigError(
-                f"FPN: inputs must be ordered fine to coarse, got {list(self.inputs)} of strides {strides}"
+                f"FPN: inputs must be ordered fine to coarse, got {list(self.inputs)} with strides {strides}"
             )
 
         def make_conv(in_channels: int, kernel: int) -> ConvNorm:

@@ -19,9 +19,9 @@ from chordate.registry import NECKS
 class UNet(Neck):
     """Decoder of U-Net (figure 1, with padded convolutions); its output is the feature map "p0" with stride 1.
 
-    Each block upsamples by 2 (nearest neighbor), concatenates the backbone's feature map of that stride if there is
-    one, and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map is
-    cropped to the size of the backbone's.
+    Each block upsamples by 2 (nearest neighbor), concatenates the backbone's feature map of the resulting stride if
+    there is one, and applies two 3×3 convolutions with norm and ReLU. Before concatenation, the upsampled feature map
+    is cropped to the size of the backbone's.
 
     Args:
         in_features: specs of the backbone's feature maps.
@@ -31,7 +31,8 @@ class UNet(Neck):
         norm: norm after each convolution, see `make_norm`.
 
     Raises:
-        ConfigError: two feature maps have the same stride, as in a dilated backbone, or `channels` is too short.
+        ConfigError: the backbone does not output a feature map of `inputs`, two feature maps have the same stride, as
+            in a dilated backbone, or `channels` is too short.
     """
 
     def __init__(
@@ -48,15 +49,15 @@ class UNet(Neck):
         if len(by_stride) < len(specs):
             strides = ", ".join(f"{name} {spec.stride}" for name, spec in specs.items())
             raise ConfigError(
-                f"UNet: feature maps must differ in stride, got {strides}; leave output_stride of the backbone out"
+                f"UNet: feature maps must differ in stride, got {strides}; remove output_stride from the backbone"
             )
         stride = max(by_stride)
         self.coarsest = by_stride[stride]
         doublings = stride.bit_length() - 1
         if len(channels) < doublings:
             raise ConfigError(
-                f"UNet: channels must have at least {doublings} entries, one per halving of the stride to get from "
-                f"{stride} to 1; got {list(channels)}"
+                f"UNet: channels must have at least {doublings} entries, one per halving of the stride from {stride} "
+                f"to 1; got {list(channels)}"
             )
         self.skips: list[str | None] = []  # for each block, the name of the feature map that is concatenated, or None
         self.blocks = nn.ModuleList()

@@ -1,4 +1,4 @@
-"""Converts a COCO dataset to Pascal VOC's and YOLO's formats, with the same images and boxes."""
+"""Converts a COCO dataset to Pascal VOC's and YOLO's formats, with the same images and boxes, but without crowds."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def write_voc(coco: Path, root: Path) -> None:
 
 
 def write_yolo(coco: Path, root: Path) -> None:
-    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; boxes are centers and sides relative to the image."""
+    """Write `images/<split>/`, `labels/<split>/` and `data.yaml`; boxes are normalized center, width and height."""
     for split in ("train", "val"):
         images, annotations, names = read(coco, split)
         shutil.copytree(coco / split, root / "images" / split)

@@ -19,13 +19,13 @@ NAMES = ("cat", "dog", "hot dog")
 SMALLEST_AREA = 1e-4  # of a polygon, in square pixels
 Folder = dict[str, bytes]
 Outline = tuple[tuple[float, float], ...]
-# The objects of each image: class name; clipped box x1, y1, x2, y2; whether the object is ignored; its polygon (x, y in
-# pixels), or None if no polygon has an area.
+# The objects of each image: class name; clipped box x1, y1, x2, y2; whether the object is ignored; the sorted vertices
+# of its polygon (x, y in pixels), or None if it has no polygon of at least SMALLEST_AREA.
 Samples = dict[str, list[tuple[str, tuple[float, ...], bool, Outline | None]]]
 
 
 class Refused(Exception):
-    """The folder contradicts itself, so it must not be read."""
+    """Raised by the naive readers for an invalid folder, which the package must reject."""
 
 
 def clip(box: tuple[float, ...]) -> tuple[float, ...]:

@@ -16,12 +16,12 @@ from chordate.registry import BACKBONES
 
 
 def slow(*values: Any) -> list[Any]:
-    """Parameters of `parametrize` that only run with `pytest -m slow`."""
+    """Values for `parametrize` whose tests run only with `pytest -m slow`."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def thin(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a backbone with about a quarter of its usual channels, if the backbone has such a setting."""
+    """The config with about a quarter of the backbone's usual channels, if the backbone has a setting for them."""
     accepted = inspect.signature(BACKBONES.get(BACKBONES.expand(config)["type"])).parameters
     settings = {"base_channels": 16, "growth": 8, "widen": 1}
     return {**{name: value for name, value in settings.items() if name in accepted}, **config}
@@ -29,17 +29,17 @@ def thin(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_init() -> Iterator[None]:
-    """Build networks with zero weights, which is faster than random initialization; tests load other weights later."""
+    """A context in which random initialization writes zeros instead, which is faster."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("normal_", "uniform_"):
             patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor.zero_())
-        for name in ("erfinv_", "clamp_"):  # the other steps of `trunc_normal_`
+        for name in ("erfinv_", "clamp_"):  # slow steps of `trunc_normal_`, skipped
             patch.setattr(torch.Tensor, name, lambda tensor, *_, **__: tensor)
         yield
 
 
 def on_meta(name: str, **options: Any) -> nn.Module:
-    """A backbone on the meta device, for tests that only need shapes."""
+    """A backbone on the meta device, for tests that need only shapes or that assign other tensors to it."""
     with torch.device("meta"):
         return BACKBONES.build({"type": name, **options})
 
@@ -49,8 +49,8 @@ def randomize(model: nn.Module) -> nn.Module:
     """Fill every parameter and running statistic with values under which activations neither vanish nor explode.
 
     BatchNorms get means and variances that differ from 0 and 1, as in trained networks, so that a wrong `eps`, a wrong
-    order of layers or swapped norms change the result. Integer buffers keep their values, so a model moved from the
-    meta device is usable only if it has none.
+    order of layers or swapped norms change the result. `num_batches_tracked` is set to 0. Other integer buffers keep
+    their values, so a model moved from the meta device must not have any.
     """
     for module in model.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -114,7 +114,10 @@ def extractor(theirs: nn.Module, nodes: Mapping[str, str]) -> nn.Module:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float) -> None:
-    """Check that the largest difference is at most `tolerance` times the largest absolute value, which must be > 0."""
+    """Check that the largest difference is at most `tolerance` times the largest absolute value of `theirs`.
+
+    This value must be finite and > 0.
+    """
     assert ours.shape == theirs.shape, what
     scale = torch.linalg.vector_norm(theirs, torch.inf)
     assert 0 < scale < torch.inf, f"{what}: nothing to compare"

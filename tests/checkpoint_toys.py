@@ -16,7 +16,7 @@ from chordate.weights.loading import load_checkpoint
 
 
 class TinyBackbone(Backbone):
-    """Two convolutions: fast, and enough to distinguish stems, stages and depths."""
+    """A stem and one stage of `blocks` convolutions: fast, and enough to test changes of channels and depth."""
 
     def __init__(self, in_channels: int = 3, blocks: int = 1):
         super().__init__()
@@ -69,6 +69,6 @@ def with_hash(path: Path) -> Path:
 
 
 def own(model: nn.Module, meta: DatasetMeta | None = None, **more) -> dict:
-    """A checkpoint in our own format, with a config but without optimizer state."""
+    """A checkpoint in our own format, without training state. Its config would raise SystemExit if it were run."""
     meta = meta or DatasetMeta(("cat", "dog"))
     return {"chordate": 2, "model": model.state_dict(), "meta": meta.to_dict(), "config": "raise SystemExit", **more}

@@ -64,7 +64,7 @@ def write_cityscapes(root: Path) -> None:
                     {"id": own, "category_id": category, "area": area, "bbox": [0, 0, 1, 1], "iscrowd": crowd}
                 )
             cv2.imwrite(str(pngs / f"{name}_gtFine_panoptic.png"), colors[..., ::-1])
-            # Like createPanopticImgs, name a file that does not exist: …_gtFine_leftImg8bit.png, without its folder.
+            # createPanopticImgs writes this file name, …_gtFine_leftImg8bit.png, although no such file exists.
             image = {"id": name, "file_name": f"{name}_gtFine_leftImg8bit.png", "height": SIZE[0], "width": SIZE[1]}
             images.append(image)
             record = {"image_id": name, "file_name": f"{name}_gtFine_panoptic.png", "segments_info": segments}

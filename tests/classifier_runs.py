@@ -1,4 +1,4 @@
-"""Runs `chordate train` on a small CIFAR-style classifier, in processes that tell the tests their current phase."""
+"""Trains a small CIFAR-style classifier with `chordate train`, in processes that report their phase to the tests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train(config: Path, work_dir: Path, phase: Any, errors: Path) -> None:
 
 
 def marking(function: Callable[..., Any], phase: Any, number: int) -> Callable[..., Any]:
-    """A function that sets `phase` to `number` during the call."""
+    """Wrap `function` to set `phase` to `number` during each call, and then to its former value, but at least 1."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
@@ -84,7 +84,7 @@ class Run:
         self.process.start()
 
     def wait_for(self, phase: str) -> bool:
-        """Wait until the run is in a phase; returns False if the run ends first."""
+        """Wait until the run reaches `phase`; returns False if the run ends first."""
         while self.process.is_alive():
             if self.phase.value == PHASES.index(phase):
                 return True
@@ -92,7 +92,7 @@ class Run:
         return False
 
     def end(self, timeout: float = 400) -> int | None:
-        """Wait for the end of the run; returns the exit code."""
+        """Wait up to `timeout` seconds for the end of the run; returns the exit code, or None if it has not ended."""
         self.process.join(timeout)
         return self.process.exitcode
 
@@ -109,14 +109,14 @@ class Run:
         return phase
 
     def seconds_until_no_worker(self, limit: float = 60) -> float:
-        """Seconds until no process of the run's group is left."""
+        """Wait up to `limit` seconds until no process of the run's group is left; returns the seconds waited."""
         start = time.monotonic()
         while any(self.members()) and time.monotonic() - start < limit:
             time.sleep(0.02)
         return time.monotonic() - start
 
     def members(self) -> Iterator[int]:
-        """The living processes of the run's group: its workers, and the process itself until it has ended."""
+        """Ids of the running processes of the run's group: the workers, and the process itself until it has ended."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:

@@ -85,6 +85,21 @@ def changed(kind: str, rows: slice | int = slice(None), **fields: Any) -> dict[s
     return content
 
 
+def with_top(**more) -> dict:
+    return clean_content() | more
+
+
+def rle_of(record: dict, height: int = HEIGHT, width: int = WIDTH, compressed: bool = True) -> dict:
+    """The bounding box of an annotation as an RLE mask of size `height` × `width`."""
+    mask = np.zeros((height, width), np.uint8, order="F")
+    x, y, w, h = record["bbox"]
+    mask[y : y + h, x : x + w] = 1
+    if compressed:
+        return {"size": [height, width], "counts": rle.encode(mask)["counts"].decode()}
+    edges = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0)).tolist()
+    return {"size": [height, width], "counts": np.diff([0, *edges, mask.size]).tolist()}
+
+
 def open_set(root: Path, **settings: Any) -> CocoDataset:
     return CocoDataset("annotations.json", "images", data_root=root, **settings)
 

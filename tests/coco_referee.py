@@ -45,7 +45,7 @@ def detections(boxes, scores, labels) -> Detections:
 
 
 def batch_of(image_ids, truth: Truth | None = None) -> Batch:
-    """A batch with these image ids; the original image sizes come from `truth`."""
+    """A batch with these image ids; the original image sizes come from `truth`, or else are 128 × 128."""
     sizes = {i["id"]: (i["height"], i["width"]) for i in truth.content["images"]} if truth else {}
     infos = [ImageInfo(int(i), f"{i}.jpg", *sizes.get(int(i), (128, 128))) for i in image_ids]
     return Batch(torch.zeros(len(infos), 3, 1, 1), torch.ones(len(infos), 2, dtype=torch.int64), infos)
@@ -93,7 +93,7 @@ def referee(truth: Truth, predictions: Predictions, max_dets=(1, 10, 100), iou_t
 
 
 def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
-    """Boxes of all three sizes, crowds, and images without objects; category ids have gaps."""
+    """Random boxes in COCO's three size ranges, crowds, and images without objects; category ids have gaps."""
     annotations = []
     for image_id in range(1, images + 1):
         for _ in range(int(rng.integers(0, 7)) if rng.random() < 0.8 else 0):
@@ -119,7 +119,7 @@ def random_truth(rng: np.random.Generator, images: int, classes: int) -> Truth:
 
 
 def disturb(truth: Truth, rng: np.random.Generator) -> Predictions:
-    """Detections of a mediocre model: shifted, mislabeled, duplicate and missed objects; false positives; ties."""
+    """Detections of a mediocre model: shifted, mislabeled, duplicate, missed objects; false positives; tied scores."""
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     by_image: dict[int, list] = {image["id"]: [] for image in truth.content["images"]}
     for annotation in truth.content["annotations"]:
@@ -150,7 +150,7 @@ def disturbed_file(path: Path, seed: int) -> tuple[Truth, Predictions]:
 
 
 def disturb_objects(truth: Truth, rng: np.random.Generator) -> Predictions:
-    """Detections of a mediocre model: missed objects, and shifted boxes, masks and keypoints (where annotated)."""
+    """Detections of a mediocre model: missed and duplicate objects; shifted boxes, masks and keypoints."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth.content["images"]}
     label_of = {category: label for label, category in enumerate(truth.category_ids)}
     predictions = {}

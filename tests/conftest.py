@@ -16,8 +16,8 @@ from hypothesis import settings
 
 
 def pytest_configure(config) -> None:
-    """Hide the GPU from all tests except those marked `gpu`: the others compare bitwise, which needs the CPU. Undo
-    `nohup` and the shell's `&`, which make processes ignore signals that tests send."""
+    """Hide the GPU unless the run is `pytest -m gpu`: the other tests compare bitwise, which needs the CPU. Restore the
+    handlers of SIGHUP and SIGINT: tests send these signals, which `nohup` and the shell's `&` make processes ignore."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt imported modules from garbage collection, which every command runs at its end, to save time."""
+    """Exempt imported modules from the garbage collection at the end of `chordate train` and `test`, to save time."""
     gc.freeze()
 
 

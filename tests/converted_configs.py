@@ -1,4 +1,4 @@
-"""Converts configs of other frameworks that a test writes, and loads the result."""
+"""Writes configs of other frameworks, converts them, and loads the results."""
 
 import textwrap
 
@@ -23,8 +23,8 @@ class Result:
     """A converted config.
 
     Attributes:
-        config: the written file, loaded.
-        lost: mapping from the settings that are not carried over to what they change.
+        config: the config loaded from the converted file.
+        lost: the effect of each setting that is not carried over, keyed by setting.
     """
 
     def __init__(self, path):

@@ -1,7 +1,11 @@
-"""Inputs that the detection tests share (feature maps, ground truth, boxes), and a check for host syncs."""
+"""Inputs that the detection tests share (feature maps, ground truth, boxes), and checks for host syncs."""
+
+from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from chordate.contracts import FeatureSpec
 from chordate.ops import nms
@@ -16,7 +20,7 @@ def pyramid(channels: int = 16, levels: int = 5) -> dict[str, FeatureSpec]:
 
 
 def feature_maps(side: int, channels: int = 16, images: int = 2, levels: int = 5) -> dict[str, Tensor]:
-    """Random feature maps `[images, channels, side / stride, side / stride]`, float32."""
+    """Random feature maps `[images, channels, S, S]`, float32; S is side / stride, rounded up."""
     return {
         f"p{i + 2}": torch.randn(images, channels, -(-side // stride), -(-side // stride))
         for i, stride in enumerate(STRIDES[:levels])
@@ -51,6 +55,16 @@ def random_boxes(*shape: int, span: float = 256.0, generator: torch.Generator | 
     corner = torch.rand(*shape, 2, generator=generator) * span / 2
     size = 2 + torch.rand(*shape, 2, generator=generator) * (span / 2 - 2)
     return torch.cat((corner, corner + size), dim=-1)
+
+
+def train_on_fake_tensors(build: Callable[[], nn.Module], batch: Batch) -> dict[str, torch.Tensor]:
+    """A training step on tensors without values: an operator whose output shape depends on values raises an error, and
+    so does a host sync. The step takes the GPU's road through the code; on the CPU, padding is dropped where possible.
+    Returns the losses."""
+    with FakeTensorMode() as mode, patch("torch.compiler.is_compiling", return_value=True):
+        losses = build()(batch.map_tensors(mode.from_tensor))
+        sum(losses.values()).backward()
+    return losses
 
 
 def assert_never_waits(monkeypatch, model: nn.Module, first: Batch, second: Batch) -> None:

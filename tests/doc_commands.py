@@ -52,7 +52,7 @@ def make_imagenet(root: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A folder with the data, images and weights that the command lines name."""
+    """The working directory of a test, with the datasets and images that the command lines name."""
     shapes = tmp_path / "data/shapes"
     generate_shapes(shapes, train=16, val=2, size=64, seed=3)
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ ONE_STEP = "train.iterations=1 train.epochs=None train_data.workers=0 val_data.w
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command line that runs fast: one training step, small images, no download, no fixed port."""
+    """The command line, changed to run fast: one training step, small images, no download, no fixed port."""
     stand_in = {"/data/coco": "coco", "/data/imagenet": "imagenet", "8000": "0"}
     words = [stand_in.get(word, re.sub(r"^torchvision://(.*)", r"\1_random.pth", word)) for word in words]
     if words[1] in ("summary", "list"):
@@ -96,7 +96,7 @@ def shortened(words: list[str]) -> list[str]:
 
 
 def run_page(name: str, folder: Path, capsys, caplog, *, prepare: Callable[[list[str]], list[str]] = shortened) -> str:
-    """Run the `chordate` command lines of a page in order; returns what they print."""
+    """Run the `chordate` command lines of a page in order; returns what they print and log."""
     text = page(name)
     for file, content in files(text).items():
         (folder / file).write_text(content, encoding="utf-8")

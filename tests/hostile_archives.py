@@ -25,7 +25,10 @@ def write_members(path: Path, content: list[tuple[str, bytes]], compression: int
 
 
 def edit_zip(base: Path, edit: Callable[[dict[str, bytes]], Any], compression: int = zipfile.ZIP_STORED) -> Write:
-    """Rewrite a zip file: `edit` gets a dict of its members, and returns other members or changes the dict in place."""
+    """A function that writes an edited copy of a zip file.
+
+    `edit` gets a dict of the members, and changes it in place or returns a list of other members.
+    """
 
     def write(path: Path) -> None:
         content = members(base)
@@ -75,7 +78,7 @@ def archives(base: Path) -> Iterator[tuple[str, Write]]:
 
 
 def larger(content: dict[str, bytes], root: str) -> bytes:
-    """The pickle with storages of a million times as many elements, far more than the file has."""
+    """The pickle, in which storages of 3 elements declare 3 million instead, far more than the file has."""
     pickled = content[f"{root}/data.pkl"]
     return pickled.replace(b"K\x03t", b"J" + struct.pack("<i", 3_000_000) + b"t")
 

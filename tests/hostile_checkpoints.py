@@ -41,7 +41,7 @@ class Hiding:
 
 
 def changed(state: Any, keys: tuple[Any, ...], value: Any) -> Any:
-    """A copy of nested dicts and lists in which the value at the path `keys` is replaced."""
+    """A copy of nested dicts and lists in which the value at the path `keys` is replaced or added."""
     if not keys:
         return value
     items = state.items() if isinstance(state, dict) else enumerate(state)
@@ -78,7 +78,7 @@ def code(canary: Path, state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def tensors(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
-    """Tensors of unusual kinds and sizes, in place of usual ones."""
+    """Unusual tensors and other values in place of weights, momenta and random states, and unknown weights."""
     kinds: dict[str, Any] = {
         "sparse": torch.ones(2, 2).to_sparse(),
         "csr": torch.ones(2, 2).to_sparse_csr(),
@@ -117,7 +117,7 @@ def tensors(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def containers(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
-    """Dicts and lists that contain themselves, are too deep, or hide methods."""
+    """Containers that contain themselves or one list many times, are nested too deeply, or hide their methods."""
     endless: dict[str, Any] = {}
     endless["model"] = endless
     yield "a dict in itself", save(endless)
@@ -139,7 +139,7 @@ def containers(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def deep_pickle(state: dict[str, Any]) -> Write:
-    """Replace the pickle by tuples nested 3000 levels deep."""
+    """A checkpoint file whose pickle has tuples nested 3000 levels deep."""
 
     def write(path: Path) -> None:
         torch.save(state, path)
@@ -181,7 +181,10 @@ def fields(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def files_to_delete(state: dict[str, Any], canary: Path) -> Iterator[tuple[str, Write]]:
-    """Names in `train.files` that a run must not delete. These files are valid: training continues."""
+    """Valid checkpoints that name, in `train.files` or `train.best`, files that a run must not delete.
+
+    Training continues from them.
+    """
     outside = canary.parent / "precious.txt"
     for number, name in enumerate(
         ["../precious.txt", str(outside), "notes.txt", "best_other.pt", "", ".", "..", "*.pt", "~/x", "x\0y", "a" * 500,
@@ -207,14 +210,14 @@ def names(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
 
 
 def corpus(base: Path, canary: Path) -> dict[str, Write]:
-    """All hostile files, by name. The start of a name says what is expected of the file.
+    """Functions that write the hostile files, keyed by name. The start of a name says what is expected of the file.
 
-    "valid": a valid checkpoint; "names": may be valid or refused; "resume": must be refused when a run is resumed,
-    since the check needs the optimizer, and may be accepted by other commands; any other start: must be refused.
+    "valid": must be accepted; "names": may be accepted or refused; "resume": must be refused when a run is resumed, but
+    may be accepted by other commands, as the check needs the optimizer; any other start: must be refused.
 
     Args:
         base: a training checkpoint with all fields.
-        canary: a path that a file creates if its code runs.
+        canary: the path that hostile code creates if it is run.
     """
     state = torch.load(base, weights_only=True)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Makes hostile pickles of numpy arrays, for the tests of untrusted files. All of them must be refused."""
+"""Makes pickles with hostile values in place of weights, for the tests of untrusted files. All must be refused."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RECONSTRUCT, NDARRAY = b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy\nndar
 
 
 def pickles(canary: Path) -> Iterator[tuple[str, Write]]:
-    """Pickles that call other functions, allocate memory, take long, claim wrong sizes, or contain themselves.
+    """Pickles that call forbidden functions, need much memory or time, declare wrong sizes, or contain themselves.
 
-    The pickles in `values` are written as files, and in the zip format of `torch.save`.
+    Each pickle in `values` is written both as a plain file and in the zip format of `torch.save`.
     """
     touch = str(canary).encode()
     text = b"X" + struct.pack("<I", len(touch)) + touch
@@ -124,6 +124,6 @@ def state(shape: tuple[int, ...]) -> bytes:
 
 
 def repeated() -> bytes:
-    """A pickle that uses the same array of 1 MB 5,000 times."""
+    """A pickle in which 5,000 weights are the same array of 1 MiB."""
     block = np.zeros(1 << 18, dtype=np.float32)
     return pickle.dumps({"model": {str(number): block for number in range(5_000)}}, protocol=2)

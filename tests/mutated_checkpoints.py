@@ -15,7 +15,7 @@ VALUES = (None, "x", "", -1, 0, 2**70, 1.5, NAN, INF, True, b"x", [], {}, [1], {
 
 
 def paths(state: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values in nested dicts and lists, containers before their items."""
+    """The paths (tuples of keys) of all values in nested dicts and lists, containers before their items."""
     if prefix:
         yield prefix
     if isinstance(state, dict | list):

@@ -14,13 +14,13 @@ import numpy as np
 from coco_mutants import HEIGHT, WIDTH
 from pycocotools import mask as rle
 
-GRID = 112  # cells of a mask along each side of its box
+GRID = 112  # number of mask cells along each side of the object's box
 NO_BOX = 0.01  # pixels; objects whose box has a shorter side are left out
 HUGE = 1e9
 
 
 class Contradiction(Exception):
-    """A record that `health="error"` must refuse, and `health="warn"` leaves out."""
+    """Raised for an invalid record: `health="error"` must refuse it, `health="warn"` must leave out what is invalid."""
 
 
 @dataclass
@@ -61,8 +61,8 @@ class NaiveReader:
     """Reads `root/annotations.json` record by record; images with the same file are one image.
 
     Attributes:
-        lenient: whether contradictory records are left out instead of raising Contradiction.
-        left_out: number of contradictions that were left out.
+        lenient: whether invalid records, masks and keypoints are left out instead of raising Contradiction.
+        left_out: number of invalid records, masks and keypoints that were left out.
     """
 
     def __init__(self, root: Path, *, lenient: bool, masks: bool, keypoints: bool):
@@ -174,7 +174,7 @@ def is_file_name(name: Any) -> bool:
 
 
 def joint_names(value: Any) -> list[str]:
-    """The names of a category's keypoints; empty if they are not a list of names."""
+    """The names of a category's keypoints; empty if `value` is not a list of names."""
     names = value if isinstance(value, list) else []
     usable = all(isinstance(name, str | int) and not isinstance(name, bool) and name != "" for name in names)
     return [str(name) for name in names] if usable else []
@@ -195,7 +195,7 @@ def identity(value: Any) -> int | str | None:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also from text."""
+    """The value (a number or text) as a float; None if it is not a number, not finite or larger than HUGE."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -209,7 +209,7 @@ def shape_of(value: Any, height: int, width: int) -> tuple[list[list[float]], np
     """The usable polygons of a segmentation, or the bitmap of its RLE; neither if there is no usable mask.
 
     Raises:
-        Contradiction: an RLE that does not fit the image.
+        Contradiction: the RLE is invalid or does not fit the image.
     """
     if not value or not isinstance(value, list | dict):
         return [], None
@@ -230,7 +230,7 @@ def shape_of(value: Any, height: int, width: int) -> tuple[list[list[float]], np
 
 
 def ring_of(entry: Any) -> list[float]:
-    """The coordinates of a polygon that spans an area; an empty list for other values."""
+    """The coordinates of a polygon whose points differ in x and in y; an empty list for other values."""
     if not isinstance(entry, list) or len(entry) < 6 or len(entry) % 2:
         return []
     numbers = [number(value) for value in entry]
@@ -240,7 +240,7 @@ def ring_of(entry: Any) -> list[float]:
 
 
 def uncompressed(text: str) -> list[int] | None:
-    """Decode COCO's compressed RLE counts character by character, as in maskApi.c."""
+    """Decode COCO's compressed RLE counts character by character, as in maskApi.c; None if invalid."""
     counts: list[int] = []
     place = 0
     while place < len(text):
@@ -258,7 +258,7 @@ def uncompressed(text: str) -> list[int] | None:
 
 
 def grid_of(polygons: list[list[float]], bitmap: np.ndarray | None, box: tuple[float, ...]) -> np.ndarray | None:
-    """The mask at the centers of the cells of a grid over the box; None if it has no area, or lies outside the box."""
+    """The mask, sampled at the cell centers of a grid over the box; None if it has no area or is outside the box."""
     centers = (np.arange(GRID) + 0.5) / GRID
     x, y = np.meshgrid(box[0] + centers * (box[2] - box[0]), box[1] + centers * (box[3] - box[1]))
     if bitmap is not None:

@@ -20,16 +20,17 @@ FIELDS = {
     "segments": ["id", "category_id", "iscrowd", "area", "bbox"],
     "categories": ["id", "name", "isthing", "color", "supercategory"],
 }
-# Sorted segments, keyed by image file: class name, whether it is a thing, whether it is a crowd, its pixels.
+# The sorted segments of each image file: class name, whether the class is a thing, whether the segment is a crowd, and
+# its mask as bytes.
 Segments = dict[str, list[tuple[str, bool, bool, bytes]]]
 
 
 class Refused(Exception):
-    """The files contradict each other, so they must not be read."""
+    """Raised by the naive reader for invalid files, which the package must reject."""
 
 
 def write_clean(root: Path, rng: random.Random) -> dict[str, Any]:
-    """Write images and PNGs of segments in rectangles; returns the content of the JSON file."""
+    """Write images, and PNGs with rectangular segments; returns the content of the JSON file, which is not written."""
     annotations = []
     for folder in ("images", "segments"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def write_ids(path: Path, ids: np.ndarray) -> None:
 
 
 def mutate(root: Path, content: dict[str, Any], rng: random.Random) -> None:
-    """Mutate the content or the PNGs up to two times, and write the JSON file."""
+    """Mutate the content or the image files up to two times, and write the JSON file, sometimes damaged."""
     for _ in range(rng.randint(0, 2)):
         kind = rng.choice(list(FIELDS))
         segments = [
@@ -110,10 +111,10 @@ def _dicts(records: Any) -> list[dict[str, Any]]:
 
 
 def read_naively(root: Path) -> Segments:
-    """The segments of each image, record by record.
+    """Read the segments of each image, record by record.
 
     Raises:
-        Refused: the files contradict each other.
+        Refused: the files are invalid: unreadable, incomplete or contradictory.
     """
     try:
         return _read(root)

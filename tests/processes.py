@@ -1,4 +1,4 @@
-"""Processes that start fast, since they are forked from a server that imports the package only once."""
+"""Processes that start fast, since they are forked from a process that has already imported torch."""
 
 import importlib
 import io
@@ -29,6 +29,8 @@ def forkserver() -> ForkServerContext:
 
 def run_ranks(function: Callable[..., Any], *arguments: Any, count: int = 2, timeout: float = 300) -> list[int | None]:
     """Run a function in `count` processes that have torchrun's environment variables; returns their exit codes.
+
+    The exit code of a process that does not end within `timeout` seconds is None.
 
     torchrun is not used here, since it and its processes would import torch again, which takes seconds;
     test_docs_commands.py tests it.

@@ -1,4 +1,4 @@
-"""Writes images byte by byte from arrays, so that the tests of decoders know the pixels without another decoder."""
+"""Encodes arrays as PNG and TIFF without a library, so that the tests of decoders know the exact pixels."""
 
 import struct
 import zlib

@@ -17,8 +17,8 @@ HEIGHT, WIDTH = 90, 120
 def write_figures(root: Path, *, images: int = 6, seed: int = 0) -> dict[str, Any]:
     """Write `root/figures.json` and `root/images/…png`, two figures per image; return the content of the JSON file.
 
-    The head is a white disk at the top, the hands are gray disks below. The left hand is at the right of the image, as
-    of a person who faces the camera. Coordinates are pixel indices, as in COCO.
+    The head is a white disk at the top; the hands are gray disks below. In the image, the left hand is to the right of
+    the head, as for a person who faces the camera. Coordinates are pixel indices, as in COCO.
     """
     random = np.random.default_rng(seed)
     (root / "images").mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_figures(root: Path, *, images: int = 6, seed: int = 0) -> dict[str, An
 
 
 def detected(content: dict[str, Any], **changed: Any) -> list[dict[str, Any]]:
-    """The annotated boxes in the format of a detector's results; `changed` replaces fields."""
+    """The annotated boxes as detections in COCO's result format, with score 0.9; `changed` replaces fields."""
     return [
         {"image_id": a["image_id"], "category_id": 5, "bbox": a["bbox"], "score": 0.9, **changed}
         for a in content["annotations"]

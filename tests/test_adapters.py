@@ -32,7 +32,7 @@ TORCHVISION = {
     "regnet_y_400mf": {"c1": "stem", **{f"c{i + 1}": f"trunk_output.block{i}" for i in range(1, 5)}},
     "swin_t": {"c2": "features.1", "c3": "features.3", "c4": "features.5", "c5": "permute"},
 }  # fmt: skip
-# Tested only with `-m slow`; the similar AlexNet, GoogLeNet and MobileNet are always tested.
+# Tested only with `-m slow`. AlexNet, GoogLeNet and MobileNet, which are similar to the first three, are always tested.
 LARGE = ("vgg16", "inception_v3", "efficientnet_b0", "resnet18", "regnet_y_400mf")
 SMALLEST_SIDE = {"inception_v3": 160}
 
@@ -97,7 +97,7 @@ def test_adapted_torchvision_networks_give_torchvisions_maps(name):
 
 
 def assert_same_cells(ours: Tensor, theirs: Tensor, images: Tensor, stride: int, what: str) -> None:
-    """Check that our map has `ceil(side / stride)` cells per side, and that its center equals their smaller map."""
+    """Check that our map has `ceil(side / stride)` cells per side, and their map, maybe smaller, in the center."""
     cells = [-(-side // stride) for side in images.shape[-2:]]
     assert list(ours.shape[-2:]) == cells
     top, left = ((mine - their) // 2 for mine, their in zip(cells, theirs.shape[-2:]))
@@ -196,7 +196,7 @@ def test_dilated_timm_networks_give_timms_maps(name):
     ],
 )
 def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, name, output_stride):
-    says = rf"'s {name} cannot be dilated to output_stride {output_stride} .*stride 32, or use one of: .*ConvNeXt"
+    says = rf"'s {name} cannot be dilated to output_stride {output_stride} .*remove output_stride, or use .*ConvNeXt"
     with torch.device("meta"), pytest.raises(ConfigError, match=says):
         BACKBONES.build({"type": kind, "model": name, "output_stride": output_stride})
 
@@ -204,7 +204,7 @@ def test_a_network_that_cannot_be_dilated_is_a_line_with_those_that_can(kind, na
 def test_timms_feature_maps_are_named_after_their_stride():
     names = {
         "efficientnet_b0": ["c2", "c3", "c4", "c5"],
-        "vgg11": ["c2", "c3", "c4", "c5"],  # the feature map of stride 1 is left out
+        "vgg11": ["c2", "c3", "c4", "c5"],  # timm's feature map of stride 1 has no name
         "convnext_atto": ["c2", "c3", "c4", "c5"],
         "efficientvit_m0": ["c4", "c5", "c6"],
     }
@@ -225,13 +225,13 @@ def test_timms_feature_maps_are_named_after_their_stride():
         ("Torchvision", {"model": "squeezenet1_1", "out": ["c5"]}, "unknown feature map of torchvision's squeezenet"),
         ("Torchvision", {"model": "resnet18", "out": []}, "at least 1 item"),
         ("Torchvision", {"model": "resnet18", "depth": 3}, "unknown setting of backbone TorchvisionBackbone"),
-        ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18: .*'widht'"),
+        ("Torchvision", {"model": "resnet18", "options": {"widht": 2}}, "resnet18 cannot be built: .*'widht'"),
         ("Torchvision", {"model": "vit_b_16"}, "vit_b_16 does not accept images of 256×512 px"),
         ("Torchvision", {"model": "swin_t", "frozen_stages": 0}, "-1 [(]none[)], 1 [(]up to c2[)]"),
         ("Timm", {"model": "efficientnet_b9"}, 'unknown timm model "efficientnet_b9"; did you mean "efficientnet_b'),
         ("Timm", {"model": "resnet18.nobody"}, "unknown weights of timm's resnet18"),
         ("Timm", {"model": "resnet18", "out": ["c9"]}, "unknown feature map of timm's resnet18"),
-        ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18: .*'widht'"),
+        ("Timm", {"model": "resnet18", "options": {"widht": 2}}, "timm's resnet18 cannot be built: .*'widht'"),
     ],
 )
 def test_a_wrong_setting_of_an_adapter_is_a_one_line_error(kind, settings, says):
@@ -246,7 +246,7 @@ def test_a_timm_network_with_a_fixed_image_size_is_refused():
         chordate.build_backbone({"type": "TimmBackbone", "model": "maxvit_tiny_rw_224"})
 
 
-def test_without_timm_only_timm_networks_are_refused(monkeypatch):
+def test_without_timm_only_its_networks_and_weights_are_refused(monkeypatch):
     """test_packaging.py checks that all backbones can be imported without timm."""
     for module in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed

@@ -1,4 +1,4 @@
-"""Mixed precision, memory layout and compilation do not change training."""
+"""Mixed precision, channels-last memory format and compilation change losses only by rounding."""
 
 from __future__ import annotations
 

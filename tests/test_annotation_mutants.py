@@ -39,7 +39,7 @@ def open_description(root: Path, masks: bool) -> CocoDataset:
 
 
 def mutant(kind: str, rng: random.Random) -> tuple[Folder, Callable[[], Samples]]:
-    """A mutated folder, and the naive reading of it."""
+    """A mutated folder, and a function that reads it naively."""
     if kind == "data.yaml":
         description = describe(rng)
         return description.folder, lambda: naive_description(description, MIN_SIDE)

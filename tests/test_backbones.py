@@ -29,7 +29,7 @@ ADAPTED = {
 SHALLOW = {
     "resnet20_cifar": {"depth": 14}, "highway20_cifar": {"depth": 11}, "densenet121": {"blocks": (2, 3, 2, 2)},
 }  # fmt: skip
-FIRST = ("c2", "c3")  # the default `out`; two feature maps are enough for most tests
+FIRST = ("c2", "c3")  # `out` unless a test sets it; two feature maps are enough for most tests
 # The tests below take seconds per network, so these variants of ResNet are tested only with `-m slow`.
 VARIANTS = {"resnet18d", "resnext50_32x4d", "wide_resnet50_2", "seresnet18"}
 ARCHITECTURES = [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in FAMILIES]
@@ -40,8 +40,8 @@ COMPILING = [pytest.param(name, marks=[pytest.mark.slow] * (name not in COMPILED
 
 
 def cases(every: tuple[int, ...], one: tuple[int, ...]) -> list:
-    """Pairs of family and value for `parametrize`: all families with the values `every` and `one`. The values `one`
-    are marked slow except for ResNet-18, since the same code handles them in each family."""
+    """(family, value) pairs for `parametrize`. All values are tested with every family; those in `one` are marked slow
+    except with ResNet-18, since the same code handles them in each family."""
     others = [name for name in FAMILIES if name != "resnet18"]
     slow_cases = [pytest.param(name, value, marks=pytest.mark.slow) for name in others for value in one]
     wide = [pytest.param(*param.values, value, marks=param.marks) for param in ARCHITECTURES for value in every]
@@ -97,7 +97,7 @@ def whole(request) -> tuple[str, nn.Module]:
 
 
 def train_step(model: nn.Module, images: Tensor, run: Callable | None = None) -> dict[str, dict[str, Tensor]]:
-    """Run a training step; returns outputs, gradients and buffers. Every call uses the same random numbers."""
+    """Run forward and backward; returns outputs, gradients and buffers. Every call uses the same random numbers."""
     torch.manual_seed(1)
     outputs = model(images) if run is None else run(images)
     sum(map_.square().mean() for map_ in outputs.values()).backward()
@@ -186,13 +186,13 @@ def test_activation_checkpointing_saves_fewer_activations_and_changes_no_result(
 
         steps.append(train_step(model, images, run))
         kept.append(sum(saved.values()))
-    assert_same_results(steps[1], steps[0])  # the recomputed forward must not update BatchNorm twice
+    assert_same_results(steps[1], steps[0])  # the recomputation must not update BatchNorm again
     assert kept[1] < 0.8 * kept[0]
 
 
 @pytest.mark.parametrize("name", [param for param in ARCHITECTURES if param.values[0] not in ADAPTED])
 def test_all_feature_maps_train_with_activation_checkpointing(name):
-    """Some families end with an in-place ReLU; the saved-tensor hooks of the previous test would hide its errors."""
+    """Some networks end with an in-place ReLU; the hooks of the previous test disable autograd's check for it."""
     images, maps = torch.randn(2, 3, 40, 40), shapes_of(name).maps
     steps = [
         train_step(build(name, out=maps, checkpointing=on).double().train(), images.double()) for on in (False, True)
@@ -200,7 +200,7 @@ def test_all_feature_maps_train_with_activation_checkpointing(name):
     assert_same_results(steps[1], steps[0])
 
 
-# DenseNet is marked slow, since it has no stochastic depth, and its stages are recomputed by the other families' code.
+# DenseNet is marked slow, since it has no stochastic depth, and its checkpointing code is that of other families.
 @pytest.mark.parametrize(
     "name", [param for param in COMPILING if param.values[0] != "densenet121"] + slow("densenet121")
 )
@@ -235,7 +235,7 @@ def test_pretrained_stems_are_adapted_to_other_input_channels(name, channels):
     torch.testing.assert_close(model.state_dict()[stem], theirs)
     check_outputs(model, channels)
     image = torch.randn(1, 1, 64, 64)
-    with torch.no_grad():  # a gray image has the same output with any number of channels
+    with torch.no_grad():  # a gray image has the same output with 1, 3 and 6 channels
         maps = [m(image.expand(-1, count, -1, -1)) for m, count in ((model, channels), (rgb, 3))]
     if channels != 4:  # 4 channels repeat only a part of RGB
         for key in maps[1]:
@@ -339,7 +339,7 @@ def test_a_dilated_network_equals_the_strided_one_on_a_finer_grid(name, options,
 @pytest.mark.parametrize("name", takes("output_stride"))
 @pytest.mark.parametrize("output_stride", [4, 64, "16"])
 def test_an_output_stride_that_a_backbone_does_not_have_is_refused(name, output_stride):
-    says = "output_stride must be one of 8, 16, 32, got|only for networks whose stride is 32"
+    says = "output_stride must be one of 8, 16, 32, got|output_stride must be 32 with small_stem"
     with pytest.raises(ConfigError, match=says):
         shapes_of(name, output_stride=output_stride)
 

@@ -1,4 +1,4 @@
-"""FPN and Faster R-CNN work with the name of any backbone; channel counts need no configuration."""
+"""FPN and Faster R-CNN can be built with any backbone, without configuring channel counts, and take training steps."""
 
 import math
 import re

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import cv2
+import hotcoco
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tiny_coco import CATEGORIES, annotation, write_coco
 
 from chordate.data import CocoDataset
+from chordate.data.coco_annotations import open_index
 from chordate.data.image_io import read_image
 from chordate.errors import DataError
 
@@ -23,7 +25,7 @@ def open_set(root: Path, **settings) -> CocoDataset:
 
 
 def error_line(root: Path, **settings) -> str:
-    """The error message if opening the dataset or reading its first image fails."""
+    """The one-line message of the error that opening the dataset or reading its first image must raise."""
     with pytest.raises(DataError) as error:
         open_set(root, **settings)[(0, 0)]
     message = str(error.value)
@@ -97,6 +99,20 @@ def test_duplicate_annotation_ids_assign_no_box_to_another_image(tmp_path: Path)
     assert re.search(r"[Dd]uplicate annotation.*\(id 5\)", dataset.health_report[0])
 
 
+def test_hotcoco_prints_no_warning_of_its_own_about_duplicate_ids(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    file = write_coco(tmp_path, [BOX, BOX]) / "annotations.json"
+    hotcoco.COCO(str(file))
+    assert "duplicate annotation id" in capfd.readouterr().err
+    assert "duplicate annotation ids" in open_set(tmp_path).health_report[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_id_of_another_list_is_no_duplicate(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "cat"}]
+    write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9], category=1)], categories=categories, licenses=[{"id": 1}])
+    assert open_index(tmp_path / "annotations.json") is not None
+
+
 def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
     file = write_coco(tmp_path, [BOX]) / "annotations.json"
     content = json.loads(file.read_text())
@@ -108,7 +124,7 @@ def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
 
 def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
-    assert "several categories have the same name" in error_line(tmp_path)
+    assert "categories with the name of an earlier category; rename them: 'cat' (id 3)" in error_line(tmp_path)
 
 
 def test_many_ids_are_counted_not_listed(tmp_path: Path) -> None:
@@ -124,12 +140,13 @@ def test_an_empty_set_is_refused(tmp_path: Path, empty: dict) -> None:
 
 def test_a_dataset_without_instances_is_refused_if_empty_images_are_left_out(tmp_path: Path) -> None:
     write_coco(tmp_path, [])
-    assert "no image with an instance of its classes" in error_line(tmp_path, filter_empty=True)
+    assert "no image has an instance of the used classes" in error_line(tmp_path, filter_empty=True)
 
 
 def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
-    assert "annotation 1 has no segmentation; masks=True needs one" in error_line(tmp_path, masks=True)
+    message = "no object has a usable mask (1 object, the first: annotation 1); add masks, or set masks=False"
+    assert error_line(tmp_path, masks=True) == f"{tmp_path}/annotations.json: {message}"
 
 
 def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_box_loss_uses_the_true_classs_deltas_and_averages_over_all_regions():
 
 @pytest.mark.parametrize("settings", [{}, {"class_agnostic": True}, {"box_loss": "giou"}])
 def test_box_losses_do_not_depend_on_padding(settings, monkeypatch):
-    """Padding, which is not removed on a GPU, must not contribute to the losses."""
+    """On a GPU (simulated by `is_compiling`), padding is not removed; it must not contribute to the losses."""
     head = head_of(**settings)
     targets = instances([[[10, 10, 50, 60]], []], labels=[[2], []])
     features = feature_maps(SIDE)
@@ -167,5 +167,5 @@ def test_a_box_head_refuses_the_feature_maps_of_a_backbone_without_a_neck():
 
 
 def test_regions_are_not_pooled_from_the_coarsest_level():
-    """Regions are not pooled from p6 (Lin et al. 2017, section 4.2)."""
+    """In the FPN paper, only the RPN uses p6 (Lin et al. 2017, section 4.1, footnote)."""
     assert head_of().pooler.names == ("p2", "p3", "p4", "p5")

@@ -1,4 +1,4 @@
-"""`chordate browse`: the images are those that the loader passes to the model, and the page shows all of them."""
+"""`chordate browse`: the page shows the first images of the training loader, after all augmentation."""
 
 import os
 import re
@@ -287,7 +287,7 @@ def test_a_port_in_use_is_an_error_before_an_image_is_drawn(shapes, tmp_path, ca
 
 
 def test_the_example_of_the_page_on_augmentation_runs(shapes: Path, tmp_path: Path, monkeypatch) -> None:
-    """The custom transform of docs/augmentation.md doubles the image width, and its YOLOX pipeline can be built."""
+    """The transform in docs/augmentation.md doubles the image width, and the page's YOLOX pipeline can be built."""
     text = (ROOT / "docs/augmentation.md").read_text(encoding="utf-8")
     for block in re.findall(r"```python\n# (\S+)\n(.*?)```", text, flags=re.S):
         (tmp_path / block[0]).write_text(block[1], encoding="utf-8")

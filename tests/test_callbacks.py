@@ -74,7 +74,7 @@ def test_an_early_stop_between_checkpoints_saves_a_checkpoint(tmp_path: Path) ->
 
 @pytest.mark.parametrize("log_every", [50, 4, 3])
 def test_the_losses_up_to_an_early_stop_are_recorded_once(tmp_path: Path, log_every: int) -> None:
-    """The last record is the mean loss since the previous record; the reference is a run that logs every iteration."""
+    """The last record has the mean loss since the previous record; the reference is a run that logs every iteration."""
     options: dict[str, Any] = {"epochs": 9, "callbacks": [stopping()], "loader": toy_loader(6, 2)}
     toy_trainer(tmp_path / "each", **validation(0.5, 0.4, 0.3), log_every=1, **options).train()
     toy_trainer(tmp_path / "few", **validation(0.5, 0.4, 0.3), log_every=log_every, **options).train()
@@ -121,7 +121,7 @@ def test_settings_of_a_callback_are_validated(tmp_path: Path) -> None:
 
 
 class Reports(ToyModel):
-    """A model that adds random noise to its loss and also reports an error rate without a gradient."""
+    """A model with random noise in its loss, and an error rate that is not part of the total, as it has no gradient."""
 
     def loss(self, batch: Any) -> dict[str, torch.Tensor]:
         losses = super().loss(batch)
@@ -131,7 +131,7 @@ class Reports(ToyModel):
 
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_the_validation_loss_is_the_mean_over_the_images(tmp_path: Path, ema: float | None) -> None:
-    """Compares batches of 4 and 3 images with one batch of 7; values without a gradient are excluded."""
+    """Validation in batches of 4 and 3 images gives the loss of one batch of 7 images, with and without EMA."""
     model = ToyModel()
     options = {"val_loader": toy_loader(7, 4, training=False), "metric": ToyMetric(), "ema": ema}
     trainer = toy_trainer(tmp_path, model=model, epochs=1, callbacks=[ValidationLoss()], **options)
@@ -161,7 +161,7 @@ def test_the_validation_loss_is_reproducible_and_leaves_the_random_state_unchang
 
 
 def test_early_stopping_can_monitor_the_validation_loss(tmp_path: Path) -> None:
-    """EarlyStopping minimizes the metrics of ValidationLoss, even if it is listed before ValidationLoss."""
+    """Lower metrics of ValidationLoss count as better, even if EarlyStopping is listed before ValidationLoss."""
     callbacks = [{"type": "EarlyStopping", "monitor": "val_loss", "patience": 1}, {"type": "ValidationLoss"}]
     sgd = {"type": "SGD", "lr": 0.0}
     options = {"val_loader": toy_loader(7, training=False), "metric": ToyMetric()}
@@ -252,7 +252,7 @@ def test_an_error_in_on_train_end_hides_no_earlier_error_and_skips_no_callback(t
     trainer = toy_trainer(tmp_path / "broken", callbacks=[EndsBadly("disk full"), CSVLogger(), Broken()])
     with pytest.raises(RuntimeError, match="the real error"):
         trainer.train()
-    assert "EndsBadly.on_train_end: OSError('disk full')" in log_text(trainer)
+    assert "EndsBadly.on_train_end raised OSError('disk full')" in log_text(trainer)
     assert (trainer.log_dir / "log.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""Cascade R-CNN's head by the formulas of Cai & Vasconcelos: training regions per stage, averaged predictions."""
+"""Cascade R-CNN's head by the formulas of Cai & Vasconcelos: training regions of each stage, averaged scores."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def head_of(**stage) -> CascadeHead:
 
 
 def scene() -> tuple[Proposals, InstanceTargets]:
-    """Two images with objects, one of which is a crowd, and proposals around the objects."""
+    """Two images with objects (one is a crowd), and proposals around the objects."""
     boxes = [[[10.0, 10, 50, 60], [60, 20, 120, 90], [0, 90, 60, 128]], [[30.0, 20, 80, 90]]]
     targets = instances(boxes, labels=[[2, 0, 1], [1]], crowd=[[False, False, True], [False]])
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +68,7 @@ def test_each_stage_trains_on_the_previous_stages_boxes_with_its_own_iou_thresho
     for number, (_, deltas, boxes, index, matched, _) in enumerate(seen):
         labels, gt_index, positive = map(index.flatten, (matched.labels, matched.gt_index, matched.is_foreground))
         truth = targets.boxes[index.image, gt_index]
-        if number:  # later stages drop boxes that are empty or mostly in a crowd
+        if number:  # later stages drop empty boxes, and boxes mostly in a crowd that match no object
             wanted = torch.stack([clip_boxes_to_image(b, tuple(SIZES[i].tolist())) for b, i in zip(before, image)])
             iou_crowd = crowd_share(wanted, targets.boxes[0, 2]) * (image == 0)
             overlap = best_overlap(wanted, image, targets)[0]
@@ -125,7 +125,7 @@ def test_scores_are_the_mean_over_the_stages_and_boxes_are_the_last_stages():
 
 
 def test_stage_losses_are_summed_and_feature_gradients_are_divided_by_three(monkeypatch):
-    """As in Detectron2: the stages' losses are summed, and the gradient of the features is divided by the 3 stages."""
+    """As in Detectron2: the stages' losses are summed; the features' gradient is divided by the number of stages."""
     head = head_of()
     proposals, targets = scene()
     rois = head.sample(proposals, targets)
@@ -159,9 +159,9 @@ def test_cascade_losses_do_not_depend_on_padding(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iou_thresholds": (0.5, 0.6)}, "2 iou_thresholds and 3 box_weights; pass one of each per stage"),
+        ({"iou_thresholds": (0.5, 0.6)}, "iou_thresholds has 2 entries, box_weights 3; pass one entry of each"),
         ({"iou_thresholds": (), "box_weights": ()}, r"iou_thresholds must be a list of .* at least 1 item, got \(\)"),
-        ({"stage": {"iou_threshold": 0.5}}, "iou_threshold in `stage` is set by CascadeHead; remove it"),
+        ({"stage": {"iou_threshold": 0.5}}, "`stage` must not contain iou_threshold; set CascadeHead's iou_thresholds"),
         ({"stage": {"resolutoin": 7}}, 'unknown setting of head BoxHead "resolutoin"; did you mean "resolution"'),
     ],
 )

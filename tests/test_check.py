@@ -1,4 +1,4 @@
-"""`chordate check`: counts are those of the files, every problem is named, and the exit status is 1 for problems."""
+"""`chordate check`: counts are those of the files, every problem is named, and any problem gives exit status 1."""
 
 import json
 from collections import Counter
@@ -141,6 +141,16 @@ def test_suspicious_images_are_drawn(tmp_path: Path, capsys) -> None:
         assert f"{index + 1}.png <small>{phrases}; 60×80" in html
         assert (tmp_path / f"train_data_{index:06}.jpg").is_file()
     assert not (tmp_path / "train_data_000000.jpg").exists()
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_a_folder_and_a_config_of_the_same_name_have_pages_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = write_coco(tmp_path / "own", [annotation(n, n, BOX) for n in (1, 2)])
+    for arguments in ([root], [own_config(tmp_path), "--data-root", root]):
+        assert check(*arguments) == 0
+    verdicts = {path: page(path.parent) for path in Path("work_dirs").rglob("index.html")}
+    assert len(verdicts) == 2 and ["taken for COCO" in html for html in verdicts.values()].count(True) == 1
 
 
 def test_padding_and_crowds_are_not_counted() -> None:

@@ -1,4 +1,4 @@
-"""`chordate check DATA` recognizes data by their files: the opened datasets have the objects that were written."""
+"""`chordate check DATA` infers the dataset format from the files; the opened datasets have the written objects."""
 
 import json
 import random

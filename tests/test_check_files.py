@@ -1,4 +1,4 @@
-"""Validation files are checked by their headers before training starts; the reference is to read the whole files."""
+"""Validation files are checked by their first and last bytes before training; the reference reads whole files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from class_folders import write_folders
 from label_images import folder, masks_of, write
-from test_panoptic_data import write_panoptic
+from panoptic_files import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main

@@ -1,4 +1,4 @@
-"""The page of `chordate check`: its tables are aligned and complete, and markup in names is escaped."""
+"""The page of `chordate check`: each table row has one cell per column, and markup in names is escaped."""
 
 import re
 from html.parser import HTMLParser
@@ -19,7 +19,7 @@ VOID = ("meta", "img")
 
 
 class Tables(HTMLParser):
-    """The rows of each table of a page, by title, and the lengths of the bars in percent."""
+    """Parses the tables of a page as lists of rows of cells, and the lengths of their bars in percent."""
 
     def __init__(self, html: str):
         super().__init__()

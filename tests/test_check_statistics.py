@@ -1,4 +1,4 @@
-"""The statistics of `chordate check` equal those that the tests compute from the files, for each task."""
+"""The statistics of `chordate check` match the written annotations: boxes, keypoints, pixels and segments."""
 
 import json
 from collections import Counter

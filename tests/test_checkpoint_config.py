@@ -1,4 +1,4 @@
-"""The config in OpenMMLab's checkpoints is part of the config that `chordate convert` prints."""
+"""The config that `chordate convert` prints has the settings of the config in an OpenMMLab checkpoint."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,8 @@ model = dict(
     test_cfg=dict(crop_size=(769, 769), mode='slide', stride=(513, 513)), train_cfg=dict())
 optim_wrapper = dict(clip_grad=None, optimizer=dict(lr=0.01, type='SGD'), type=OptimWrapper)
 """
-# Parts of the model of a Faster R-CNN of MMDetection 2, whose pipelines have the mean and the padding.
+# Parts of a Faster R-CNN config of MMDetection 2, which has no data_preprocessor: the mean is in `img_norm_cfg`, and
+# the padding is in the test pipeline.
 OLD = """
 model = dict(
     type='FasterRCNN',
@@ -61,7 +62,7 @@ data = dict(samples_per_gpu=2, test=dict(pipeline=[dict(type='LoadImageFromFile'
 
 
 def weights(name: str, text: str | None) -> Weights:
-    """Tensors that use no memory, with the names and shapes of a library's model, and the config in its file."""
+    """A checkpoint of a library's model: tensors that use no memory, and the config `text` (None: no config)."""
     entry = TABLE["models"][name]
     shapes = {**TABLE["backbones"][entry["backbone"]], **entry["shapes"]}
     state = {key: torch.ones(1).expand(shape) for key, shape in shapes.items()}
@@ -92,7 +93,7 @@ def test_a_detector_of_version_2_has_the_settings_of_the_config():
     model, notes = build(FASTER, OLD)
     base, overrides, _ = checkpoint_config(weights(FASTER, OLD))
     assert load_config(base, overrides).model.rpn.anchors.sizes_per_stride == [4]
-    assert (model.rpn.pre_nms_topk, model.rpn.nms_threshold) == ((2000, 900), 0.6)  # 2000: the packaged config's
+    assert (model.rpn.pre_nms_topk, model.rpn.nms_threshold) == ((2000, 900), 0.6)  # 2000 is from the packaged config
     assert (model.box.score_threshold, model.box.nms_threshold, model.box.detections_per_image) == (0.01, 0.4, 50)
     assert (model.box.pooler.sampling_ratio, model.size_divisor) == (2, 64)
     assert (model.backbone.style, model.preprocess.bgr) == ("caffe", True)
@@ -104,7 +105,7 @@ def test_a_detector_of_version_2_has_the_settings_of_the_config():
     ("text", "note"),
     [
         (None, "the file has no config"),
-        ("model = dict(type='FCOS')", "cannot be converted; its other settings are guessed: ConfigError: model.type"),
+        ("model = dict(type='FCOS')", "the file's config cannot be converted: ConfigError: model.type"),
         ("model = dict(type='FasterRCNN', backbone=3)", "cannot be converted"),
         ("model = dict(type='FasterRCNN', roi_head=dict(bbox_head=[[]]))", "cannot be converted"),
         ("model = 3", ""),

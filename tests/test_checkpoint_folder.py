@@ -88,7 +88,7 @@ def test_a_truncated_checkpoint_is_skipped_for_the_newest_complete_one(
     last = tmp_path / "iteration_11.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert folder.newest() == tmp_path / "iteration_10.pt"
-    assert f"{last} is missing or damaged; an older checkpoint is used" in caplog.text
+    assert f"{last} cannot be read (missing or damaged); the newest readable checkpoint is used" in caplog.text
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_the_beginning(tmp_path: Path) -> None:
@@ -134,7 +134,10 @@ def test_the_newest_checkpoint_with_a_flipped_bit_is_passed_over_with_a_warning(
         (tmp_path / "last_checkpoint").unlink() if pointer is None else None
         caplog.clear()
         assert folder.newest() == tmp_path / "epoch_1.pt"
-        assert f"{path} is missing or damaged; an older checkpoint is used: epoch_1.pt" in caplog.text
+        assert (
+            f"{path} cannot be read (missing or damaged); the newest readable checkpoint is used: epoch_1.pt"
+            in caplog.text
+        )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_last_checkpoint_names_only_checkpoints_in_its_folder(
     folder.save("epoch_1.pt", checkpoint(1))
     (tmp_path / "run" / "last_checkpoint").write_text(name.format(tmp=tmp_path))
     assert folder.newest() == tmp_path / "run" / "epoch_1.pt"
-    assert "which is not a checkpoint of training; it is ignored" in caplog.text and "\x1b" not in caplog.text
+    assert "instead of epoch_<n>.pt or iteration_<n>.pt; it is ignored" in caplog.text and "\x1b" not in caplog.text
 
 
 def test_only_temporary_files_of_a_run_are_removed(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ class Bomb:
 
 
 def broken(tmp_path: Path, kind: str) -> Path:
-    """Write a checkpoint that is truncated, empty or has one invalid field, as `kind` says."""
+    """Write a checkpoint; replace, change or delete it as `kind` says; return its path."""
     toy_trainer(tmp_path / "run", iterations=1).train()
     path = tmp_path / "run" / "iteration_1.pt"
     state = torch.load(path, weights_only=True)
@@ -241,7 +244,7 @@ def test_a_checkpoint_loads_without_any_safe_global_and_its_config_is_never_exec
     trainer = toy_trainer(tmp_path, iterations=1, ema=0.9, callbacks=[{"type": "EarlyStopping", "monitor": "toy_AP"}])
     trainer.train()
     path = tmp_path / "iteration_1.pt"
-    allowed = torch.serialization.get_safe_globals()  # cleared for this load: torch.distributed adds classes
+    allowed = torch.serialization.get_safe_globals()  # cleared for this load, since torch.distributed adds classes
     torch.serialization.clear_safe_globals()
     state = torch.load(path, weights_only=True)
     torch.serialization.add_safe_globals(allowed)

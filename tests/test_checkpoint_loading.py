@@ -125,7 +125,7 @@ def test_batch_norm_weights_load_into_other_norms(norm):
 
 
 def test_torchvisions_weights_in_a_caffe_style_network_are_warned_of():
-    """Every tensor loads, but every feature would be wrong."""
+    """Every tensor fits, but was trained with the stride in another convolution, so features would be wrong."""
     state = torchvision.models.resnet50(weights=None).state_dict()
     with pytest.warns(UserWarning, match=r"set --cfg-options model\.backbone\.style=pytorch"):
         load_checkpoint(BACKBONES.build("resnet50_caffe"), state)
@@ -213,7 +213,7 @@ def test_weights_that_are_not_real_numbers_are_refused(dtype):
 
 
 def test_an_averaged_counter_loads():
-    """EMA averages BatchNorm's counter as well, as a floating-point number."""
+    """Some EMA implementations also average BatchNorm's counter, which makes it a floating-point number."""
     counter = {"backbone.bn1.num_batches_tracked": torch.tensor(2.5)}
     assert not load_checkpoint(TinyDetector(), {**TinyDetector().state_dict(), **counter}).missing
 
@@ -272,7 +272,7 @@ def test_backbone_weights_do_not_load_as_a_full_model():
 def test_weights_that_are_not_finite_are_warned_of():
     state = TinyDetector().state_dict()
     state["box.bias"][1] = float("nan")
-    with pytest.warns(UserWarning, match=r"the state dict: NaN or infinite values in 1 tensor: box.bias"):
+    with pytest.warns(UserWarning, match=r"the state dict has NaN or infinite values in 1 tensor: box.bias"):
         load_checkpoint(TinyDetector(), state)
 
 

@@ -1,4 +1,4 @@
-"""Sources of checkpoints: files, URLs and libraries, verified and never unpickled; damage is reported in one line."""
+"""Sources of checkpoints: files, URLs and libraries; hashes are checked, no code runs, and errors are one line."""
 
 import http.server
 import threading
@@ -34,7 +34,7 @@ def test_a_file_url_loads_and_its_hash_is_checked(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty folder in place of the user's torch.hub folder."""
+    """The checkpoint folder of torch.hub, in a temporary folder instead of the user's cache."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
 
@@ -174,7 +174,7 @@ WITHOUT_WEIGHTS = {
 }
 
 
-DEEP = ("resnet152_caffe", "seresnet101", "preact_resnet200")  # take seconds, so they run only with `-m slow`
+DEEP = ("resnet152_caffe", "seresnet101", "preact_resnet200")  # take seconds, so `make test` leaves them out
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ ONE = torch.zeros(1)
         ({"box.weight": torch.zeros(3, 4, device="meta")}, "box.weight must be a dense, unquantized tensor"),
         (
             {"backbone.body.layer1.0.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.weight": ONE},
-            "has the names of torchvision's weights (TorchvisionRCNN), but cannot be converted: KeyError",
+            "has tensor names of torchvision (TorchvisionRCNN), but cannot be converted: KeyError",
         ),
     ],
     ids=[

@@ -16,7 +16,8 @@ from chordate.registry import BACKBONES
 @pytest.mark.parametrize("depth", [20, 56])
 def test_depth_counts_the_layers_with_weights(kind, depth):
     model = on_meta(f"{kind}{depth}_cifar")
-    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth  # shortcuts have no weights
+    # + 1 counts the classifier; shortcuts have no weights.
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) + 1 == depth
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def test_new_highway_networks_mostly_carry():
 
 @pytest.mark.parametrize("depth", [20, 32])
 def test_a_highway_networks_parameter_count_equals_the_formula(depth):
-    """Each layer has a convolution and a norm; layers that keep the shape also have a gate, a biased convolution."""
+    """Each layer has a convolution and a norm; if it keeps the shape, also a gate (a convolution with bias)."""
     expected, before = 9 * 3 * 16 + 2 * 16, 16
     for width in (16, 32, 64):
         for _ in range((depth - 2) // 3):

@@ -121,7 +121,7 @@ def test_real_networks_give_their_figures(file, tmp_path, capsys):
 
 @needs_networks
 def test_real_networks_recognize_the_first_images_of_each_class():
-    """Published networks on 10 images per class; with option A's zero channels misplaced, accuracy is about 10 %."""
+    """Published networks on 10 images per class; with option A's zero channels misplaced, accuracy is near chance."""
     import io
     import zipfile
 

@@ -126,7 +126,7 @@ def test_train_and_val_folders_are_the_splits(folders, archive):
 
 
 def test_without_a_split_a_fraction_of_every_class_is_held_out(tmp_path):
-    """The splits are disjoint and together contain all images; adding an image moves few others to the other split."""
+    """The splits are disjoint and together contain all images; adding an image moves at most one other out of val."""
     write_folders(tmp_path, {"photos": 40})
     root = tmp_path / "photos"
 
@@ -182,7 +182,7 @@ def test_images_of_classes_that_the_model_lacks_are_skipped_with_a_warning(folde
     assert not caplog.messages
     ImageFolder("train", data_root=folders, classes=["red"])
     assert caplog.messages == [
-        f"{folders}/train: images of classes that are not in the model (1) are ignored: blue (4), green (4)"
+        f"{folders}/train: images of classes not in the model (it has 1) are ignored: blue (4), green (4)"
     ]
 
 
@@ -244,7 +244,7 @@ def test_images_of_several_sizes_in_a_classification_batch_are_refused(folders):
 
 
 def write_cifar(root, monkeypatch) -> np.ndarray:
-    """Write a small CIFAR-10 in the official layout; returns its images `[N, 32, 32, 3]`."""
+    """Write a small CIFAR-10 in the official layout, patch torchvision's checksums, return images `[30, 3, 32, 32]`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)

@@ -203,7 +203,7 @@ def test_torchvisions_coco_detectors_keep_classes_with_equal_names(name, config,
     assert len(report.loaded) + len(report.adapted) == total and len(report.loaded) / total > 0.9
     person, zebra = 1, 24  # category ids in COCO
 
-    if name.startswith("retinanet"):  # torchvision orders the 9 anchors by ratio, then size; ours by size
+    if name.startswith("retinanet"):  # torchvision orders the 9 anchors by ratio, then size; we by size, then ratio
         old = (
             theirs["head.classification_head.cls_logits.weight"].view(3, 3, 91, 256, 3, 3).transpose(0, 1).flatten(0, 1)
         )

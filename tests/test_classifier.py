@@ -77,7 +77,7 @@ def test_losses_are_those_of_torch_and_timm(smoothing, soft):
     head = ClassificationHead(FEATURES, 4, label_smoothing=smoothing)
     torch.testing.assert_close(head.loss(logits, truth)["cls"], wanted)
     head = ClassificationHead(FEATURES, 4, loss="binary", label_smoothing=smoothing)
-    # timm smooths hard labels in another way, so its loss gets labels that are already smooth.
+    # timm does not smooth soft labels, so its loss gets labels that are already smooth.
     theirs = BinaryCrossEntropy(smoothing=0.0)(logits, smooth)
     torch.testing.assert_close(head.loss(logits, truth)["cls"], theirs)
 
@@ -189,7 +189,7 @@ def test_a_custom_test_time_augmentation_is_used_and_its_settings_are_validated(
         ({"mix": ["MixUp"]}, 'mix.0 must be a dict, got "MixUp"'),
         (
             {"preprocess": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}},
-            "pixels are 0 … 255, so multiply them by 255",
+            "multiply them by 255, since pixels are 0 … 255",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_wrong_setting_of_a_classifier_is_a_one_line_error(settings, message):
 
 
 def test_accuracy_is_the_fraction_of_correct_predictions():
-    """The reference counts correct predictions in two overlapping batches, where duplicate images count once."""
+    """The metric gets two overlapping batches, and counts each image once; the reference uses all scores at once."""
     random = np.random.default_rng(0)
 
     class Data:

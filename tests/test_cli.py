@@ -124,7 +124,7 @@ def test_predict_reports_a_broken_image_and_goes_on_with_the_others(untrained, s
 
 
 def test_predict_never_overwrites_an_image(untrained, shapes, tmp_path):
-    """Covers predictions drawn into the folder of the input images, and two images with the same name."""
+    """Covers output in the folder of an input image, and two images whose names differ only in the extension."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(sorted((shapes / "val").glob("*"))[0], tmp_path / folder / "x.jpg")
@@ -154,7 +154,7 @@ class CountOnly(Metric):
     ("option", "message"),
     [
         ("--report", "--report: this metric has no report"),
-        ("--predictions", "--predictions: CountOnly does not keep predictions"),
+        ("--predictions", "--predictions: CountOnly does not save predictions; implement its method save_predictions"),
     ],
 )
 def test_output_that_a_metric_cannot_write_is_refused_before_the_evaluation(
@@ -203,7 +203,7 @@ def test_a_first_start_with_resume_loads_the_pretrained_weights(shapes, tmp_path
     assert "/no/such/weights.pth" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(trained, shapes, tmp_path, capsys):
     last = trained / (trained / "last_checkpoint").read_text().strip()
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--resume", str(last), "--cfg-options", *FEW]
@@ -211,7 +211,7 @@ def test_resuming_a_complete_training_in_any_folder_reports_that_it_is_complete(
     assert "iterations are done already" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_evaluation_can_be_switched_off(shapes, tmp_path):
     arguments = ["--data-root", str(shapes), "--work-dir", str(tmp_path), "--cfg-options", *FEW, "val_data=None"]
     assert main(["train", CONFIG, *arguments]) == 0
@@ -229,7 +229,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture, monkeypatch: pytes
     assert warnings.formatwarning is plain
 
 
-@pytest.mark.usefixtures("without_curves")  # the first test checks the plot
+@pytest.mark.usefixtures("without_curves")  # test_training_leaves_checkpoints_log_and_curve checks the plot
 def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path, monkeypatch):
     work_dir = tmp_path / "work"
     shutil.copytree(trained, work_dir)
@@ -243,7 +243,7 @@ def test_a_resume_looks_for_the_newest_checkpoint_once(trained, shapes, tmp_path
     assert main(["train", CONFIG, *arguments]) == 0
     assert len(checkpoints) == 1
     log = max(work_dir.glob("*/train.log")).read_text()
-    assert f"resumed from {checkpoints[0]}" in log and log.count("not a checkpoint of training") == 1
+    assert f"resumed from {checkpoints[0]}" in log and log.count("instead of epoch_<n>.pt") == 1
 
 
 def test_options_may_be_dicts(capsys):

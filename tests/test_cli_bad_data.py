@@ -28,7 +28,7 @@ SETTINGS = [
 
 @BACKBONES.register_module()
 class SmallBackbone(Backbone):
-    """The smallest backbone that FPN accepts; with `infinite=True` its outputs are infinite or NaN."""
+    """A backbone of one convolution per feature map; with `infinite=True`, its outputs are infinite or NaN."""
 
     def __init__(self, infinite: bool = False):
         super().__init__()
@@ -216,4 +216,4 @@ def test_more_objects_than_are_evaluated_are_logged_once(tmp_path, monkeypatch):
     log = next((tmp_path / "run").glob("*/train.log")).read_text()
     assert log.count("evaluation after epoch") == 2
     assert log.count("metric.max_dets") == 1
-    assert "an image has 6 objects and" in log and "but only 3 detections are evaluated (metric.max_dets)" in log
+    assert "images have up to 6 objects and" in log and "but only 3 detections are evaluated (metric.max_dets)" in log

@@ -76,7 +76,7 @@ def test_short_forms_and_composed_names_match(kind, pattern, names, capsys):
 
 
 def test_figures_are_those_of_the_same_model(capsys):
-    """Metrics are published for the row's backbone, dataset and image size (ResNet-RS-50: Bello et al. 2021)."""
+    """A row has the metric published for its backbone, dataset and image size (ResNet-RS-50: Bello et al. 2021)."""
     (row,) = [line for line in listed(capsys, "backbones", "resnetrs50").splitlines() if line.startswith("│")]
     assert "21.2 % error at 160 px" in row
     (row,) = [

@@ -166,7 +166,7 @@ def test_a_wrong_option_is_a_one_line_error_and_status_2(arguments, message, cap
 
 
 def test_the_advice_for_another_frameworks_option_names_a_setting_that_exists(capsys):
-    """Our own options and commands are not in the tables, whose advice would hide them."""
+    """Our own options and commands must not be in the tables of `other_frameworks`, or they would only print advice."""
     settings = other_frameworks.TRAINING_SETTINGS
     assert not {*other_frameworks.COMMANDS} & {*COMMANDS}
     with pytest.raises(SystemExit):

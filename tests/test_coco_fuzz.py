@@ -1,6 +1,6 @@
 """Random mutants of a COCO file: each is read as by a naive reader, or raises a one-line DataError.
 
-Boxes, classes, crowds, masks and keypoints are compared. With health="warn", contradictory records
+Boxes, classes, crowds, masks and keypoints are compared. With health="warn", invalid records
 are left out, as by the naive reader, and must be reported.
 """
 
@@ -47,7 +47,7 @@ NAMES = [["head", "tail"], ["head"], ["head", "head"], ["head", 2], "head"]  # m
 
 
 def mutate(random: np.random.Generator, keypoints: bool = False) -> bytes:
-    """The clean file (with keypoints or not) with one to three mutations of its records, and sometimes of its bytes."""
+    """The clean file (with keypoints or not) after up to three mutations of its records, and sometimes of its bytes."""
     content = pose_content() if keypoints else clean_content()
     for _ in range(random.integers(1, 4)):
         kind = str(random.choice(list(FIELDS)))
@@ -87,7 +87,7 @@ def mutate(random: np.random.Generator, keypoints: bool = False) -> bytes:
 
 
 def check_mutants(root: Path, seed: int, count: int) -> dict[str, int]:
-    """Check mutants; returns how many could be opened with each setting."""
+    """Check mutants; returns how many were opened per `health` and option, and how many had records left out."""
     random, opened = np.random.default_rng(seed), Counter[str]()
     for number in range(count):
         settings: dict[str, Any] = {"masks": number % 2 == 0, "keypoints": number % 5 < 2}

@@ -107,7 +107,7 @@ def random_points(rng: np.random.Generator, images: int, keypoints: int, **left_
 
 
 def with_points_for_all(predictions: dict, keypoints: int) -> dict:
-    """Adds keypoints to detections of all classes, as a keypoint head predicts them."""
+    """Adds keypoints to detections of all classes, as a keypoint head predicts them, and removes the masks."""
     complete = {}
     for image_id, d in predictions.items():
         points = torch.zeros(len(d), keypoints, 3)
@@ -150,7 +150,7 @@ def boxes_masks_and_points(seed: int) -> tuple[Truth, dict]:
 
 
 def one_fish(count: int, offset: float = 0.0, sigmas=None, engine="hotcoco", **changed) -> dict[str, float]:
-    """One object of 100 square pixels, and a detection whose keypoints are `offset` pixels too far to the right."""
+    """Metrics of a detection whose keypoints are `offset` px too far to the right; the object's area is 100 px²."""
     points = np.array([[10 + 3 * n, 20, 2] for n in range(count)])
     annotation = {
         "id": 0, "image_id": 1, "category_id": 5, "bbox": [10, 15, 20, 10], "area": 100, "iscrowd": 0,
@@ -293,9 +293,9 @@ def test_predictions_without_the_requested_masks_or_keypoints_are_an_error():
     with pytest.raises(DataError, match=r'predicts no keypoints; remove "keypoints" from metric\.iou_types'):
         metric.update([detections([[0, 0, 9, 9]], [0.5], [0])], batch_of([1]))
     predictions = replace(detections([[0, 0, 9, 9]], [0.5], [0]), keypoints=torch.zeros(1, 4, 3))
-    with pytest.raises(DataError, match="predicts 4 keypoints, the annotations have 3"):
+    with pytest.raises(DataError, match="predicts 4 keypoints, but the annotations have 3"):
         CocoMetric(truth).update([predictions], batch_of([1]))
-    with pytest.raises(ConfigError, match="has 2 numbers, the annotations 3 keypoints"):
+    with pytest.raises(ConfigError, match="has 2 numbers, but the annotations have 3 keypoints"):
         CocoMetric(truth, keypoint_sigmas=[0.1, 0.1])
     with pytest.raises(ConfigError, match="keypoint_sigmas.* must be > 0, got 0"):
         METRICS.build({"type": "CocoMetric", "keypoint_sigmas": [0.1, 0, 0.1]}, dataset=truth)
@@ -306,7 +306,7 @@ def test_predictions_without_the_requested_masks_or_keypoints_are_an_error():
 def test_masks_of_another_size_or_for_some_detections_only_are_an_error():
     metric = CocoMetric(random_points(np.random.default_rng(3), 4, 3))
     one = detections([[0, 0, 9, 9]], [0.5], [0])
-    with pytest.raises(DataError, match=r"1\.jpg: masks of 64×32 px for an image of 128×128"):
+    with pytest.raises(DataError, match=r"1\.jpg: the masks have 64×32 px, but the image has 128×128"):
         metric.update([replace(one, masks=torch.zeros(1, 32, 64, dtype=torch.bool))], batch_of([1]))
     masked = replace(one, masks=torch.zeros(1, 128, 128, dtype=torch.bool))
     with pytest.raises(DataError, match="some detections of a batch have masks"):

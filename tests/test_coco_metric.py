@@ -1,4 +1,4 @@
-"""CocoMetric: COCO's twelve metrics, with both backends and any distribution of images over ranks."""
+"""CocoMetric: COCO's twelve metrics on boxes, with both backends, in any order and any batches of the images."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Every packaged and published config builds its model, and cites its paper."""
+"""Every packaged and published config builds its model, and every packaged config has a docstring."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ from chordate.data.fallback_meta import fallback_meta
 from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
-DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds, so they run only with `-m slow`
-OTHER_CLASSES = re.compile(r"r50c_.*_(ade20k|voc-aug)$")  # the networks of Cityscapes' configs with other classes
+DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds to build, so they are marked slow
+OTHER_CLASSES = re.compile(r"r50c_.*_(ade20k|voc-aug)$")  # like Cityscapes' configs, except for the classes
 COCO = [name for name in list_configs() if name.endswith("_coco")]
 FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
@@ -48,7 +48,7 @@ def test_each_config_has_a_docstring(name):
 
 @pytest.mark.parametrize("name", COCO)
 def test_the_backbone_is_the_one_in_the_config_name(name):
-    """r50 is ResNet-50, x101-64x4d is ResNeXt-101-64x4d, as in MMDetection's names of configs."""
+    """r50 is ResNet-50, x101-64x4d is ResNeXt-101-64x4d, as in MMDetection's config names."""
     family, depth = re.search(r"_([rx])(\d+(?:-\d+x\d+d)?)_", name).groups()
     with torch.device("meta"):
         backbone = BACKBONES.build({**load_config(name).model.backbone, "out": ["c2"]})  # builds no later stages

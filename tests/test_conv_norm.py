@@ -1,4 +1,4 @@
-"""Norms folded into convolutions have the same outputs and gradients as unfolded norms, for every backbone family."""
+"""Folding norms into convolutions keeps outputs and gradients, for every backbone family with BatchNorm."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +82,7 @@ def test_folded_networks_have_the_same_feature_maps_and_gradients(name, norm):
         ("seresnet18", 0),
         ("resnet20_cifar", 0),
         ("highway20_cifar", 0),
-        ("preact_resnet50", 16 + 1),  # the first norm of each block and the last one do not follow a convolution
+        ("preact_resnet50", 16 + 1),  # each block's first norm and the network's last norm follow no convolution
         ("wrn16_4_cifar", 6 + 1),
         ("densenet121", 58 + 3 + 1),  # the first norm of each layer, the norms of the transitions, and the last norm
     ],
@@ -244,4 +244,4 @@ def test_folded_frozen_norms_save_no_activation_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         pair(x)
-    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # the convolution's input
+    assert [count for count in kept.values() if count >= x.numel()] == [x.numel()]  # only the convolution's input

@@ -91,7 +91,7 @@ def test_detectron2_opens_the_pickle_and_needs_the_printed_settings(files, tmp_p
 
 @pytest.mark.parametrize("std", [(57.375, 57.12, 58.395), (1.0, 1.0, 1.0)])
 def test_the_way_to_detectron2_and_back_keeps_the_image_settings(files, std):
-    """The weights of a grouped or a new network look like Caffe2's, so these settings cannot be inferred from them."""
+    """Weights of grouped or untrained networks look like Caffe2's, so these settings cannot be inferred from them."""
     preprocess = {"bgr": False, "mean": (3.0, 2.0, 1.0), "std": std}
     cfg = load_config(files / "small.py", {"model.preprocess": preprocess})
     contents = restored(chordate.build_model(cfg, pretrained=False), "detectron2")
@@ -157,8 +157,11 @@ def test_safetensors_have_only_the_tensors(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate) does not name its config; name it: --config CONFIG"),
-        (["{}/plain.pth", "{}/x.pt"], "plain.pth (unnamed) does not name its config; name it: --config CONFIG"),
+        (["{}/ours.pt", "{}/x.pt"], "ours.pt (chordate): its config cannot be determined; name it: --config CONFIG"),
+        (
+            ["{}/plain.pth", "{}/x.pt"],
+            "plain.pth (unknown library): its config cannot be determined; name it: --config",
+        ),
         (["{}/none.pth", "{}/x.pt"], "no checkpoint"),
         (["{}/theirs.pth", "{}/none/x.pt"], "none does not exist; create it"),
         (["{}/theirs.pth", "{}"], "is a folder; name the file to write"),

@@ -1,4 +1,4 @@
-"""`chordate convert-config`: the command, and hostile files, which raise a one-line error and execute nothing."""
+"""`chordate convert-config`: the command; a hostile file is a one-line error, and none of its code is executed."""
 
 import os
 import textwrap
@@ -127,11 +127,11 @@ def test_a_mistake_names_the_file_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("x.pt").touch()
     assert main(["convert-config", "x.pt"]) == 2
-    assert capsys.readouterr().err.startswith("chordate convert-config: x.pt: configs are")
+    assert capsys.readouterr().err.startswith("chordate convert-config: x.pt: must be a .yaml file")
 
 
 def test_the_defaults_that_detectron2_writes_change_nothing(tmp_path):
-    """Detectron2 saves every setting to `config.yaml`, here `ROI_BOX_HEAD` and `DATASETS` of its defaults.py."""
+    """Detectron2 saves all settings to `config.yaml`; this file has defaults of `ROI_BOX_HEAD` and `DATASETS`."""
     lines = """
         DATASETS: {PRECOMPUTED_PROPOSAL_TOPK_TEST: 1000, PRECOMPUTED_PROPOSAL_TOPK_TRAIN: 2000}
         MODEL: {ROI_BOX_HEAD: {FED_LOSS_FREQ_WEIGHT_POWER: 0.5, FED_LOSS_NUM_CLASSES: 50, USE_FED_LOSS: false}}

@@ -1,4 +1,4 @@
-"""`chordate convert-config` on configs in Detectron2's layout; the values are from its defaults and its Base files."""
+"""`chordate convert-config` on configs in Detectron2's layout; FPN and RETINA have the settings of its Base files."""
 
 import textwrap
 
@@ -163,7 +163,7 @@ def test_cascade_and_keypoints_and_panoptic(tmp_path):
 
 
 def test_deeplab_has_the_settings_of_its_projects_models(tmp_path):
-    """R-103 with output stride 16: Detectron2's projects/DeepLab, whose ASPP averages windows of the crop's size."""
+    """R-103 of Detectron2's projects/DeepLab has output stride 16, and its ASPP averages windows of the crop's size."""
     result = Result(
         write(
             tmp_path,

@@ -41,7 +41,7 @@ CASES = [(field, value) for field, values in WRONG_STATES.items() for value in v
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Any]:
-    """A checkpoint after two iterations, with every field that a checkpoint can have."""
+    """A checkpoint after two iterations, each followed by an evaluation, so `best` and `history` are not empty."""
     folder = tmp_path_factory.mktemp("whole")
     options = {"val_loader": toy_loader(5, training=False), "metric": ToyMetric(), "save_best": "toy_AP"}
     toy_trainer(folder, iterations=2, log_every=3, eval_every=1, **options).train()

@@ -74,7 +74,8 @@ def test_every_feature_map_of_convnext_equals_torchvisions(name):
 
 
 def test_convnext_at_output_stride_16_equals_timms():
-    """`test_backbones.py` tests output stride 8, where timm's last 2×2 convolution samples other positions."""
+    """At output stride 8, timm's last 2×2 convolution samples other positions, so `test_backbones.py` compares our
+    dilated network with our strided one."""
     theirs = referee(lambda: timm.create_model("convnext_tiny", output_stride=16)).eval()
     for part, value in theirs.named_parameters():
         if part.endswith("gamma"):

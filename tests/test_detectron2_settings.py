@@ -1,4 +1,4 @@
-"""The packaged detectors have the hyper-parameters of Detectron2's tables (its configs/Base-*.yaml and defaults)."""
+"""The detector configs have the hyperparameters of Detectron2's configs (configs/Base-*.yaml and defaults.py)."""
 
 import pytest
 import torch

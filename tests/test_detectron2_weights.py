@@ -41,9 +41,11 @@ CONFIGS = {
     "Panoptic FPN": "panoptic-fpn_r50_fpn_1x_coco",
     "DeepLab v3": "deeplabv3_r50c_d8_80k_cityscapes",
     "DeepLab v3+": "deeplabv3plus_r50c_d8_80k_cityscapes",
+    "Panoptic-DeepLab": "panoptic-deeplab_r50c_cityscapes",
+    "Panoptic-DeepLab, DSConv": "panoptic-deeplab_r50c_cityscapes",
     "Faster R-CNN FPN, torchvision's ResNet": "faster-rcnn_r50_fpn_1x_coco",
 }
-# Marked slow, since the Mask R-CNNs of the same layouts have all their tensors and settings, and more.
+# Families marked slow: the Mask R-CNN of the same layout has all their tensors and settings, and more.
 SLOW = ("Faster R-CNN C4", "Faster R-CNN DC5")
 FAMILIES = [*(family for family in CONFIGS if family not in SLOW), *slow(*SLOW)]
 
@@ -104,7 +106,7 @@ def test_the_round_trip_keeps_every_name_and_tensor(family):
 
 
 def test_the_decoder_of_deeplab_v3plus_reads_aspp_before_the_finer_map():
-    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; ours is in reverse order."""
+    """Detectron2 concatenates 48 channels of the finer map and 256 of ASPP, in this order; our order is the reverse."""
     state, (_, model) = weights("DeepLab v3+"), built("DeepLab v3+")
     name = "sem_seg_head.decoder.res2.fuse_conv.0.weight"
     state[name] = torch.randn(state[name].shape)
@@ -126,15 +128,23 @@ def test_the_model_of_the_config_has_all_settings_of_the_weights(family):
 
 @pytest.mark.parametrize(
     ("family", "divisor"),
-    [("Faster R-CNN FPN", 32), ("Faster R-CNN C4", 1), ("Mask R-CNN DC5", 1), ("RetinaNet", 32), ("DeepLab v3+", 1)],
+    [
+        ("Faster R-CNN FPN", 32),
+        ("Faster R-CNN C4", 1),
+        ("Mask R-CNN DC5", 1),
+        ("RetinaNet", 32),
+        ("DeepLab v3+", 1),
+        ("Panoptic-DeepLab", 1),
+        ("Panoptic-DeepLab, DSConv", 640),
+    ],
 )
 def test_images_are_padded_as_in_detectron2(family, divisor):
     """`Backbone.size_divisibility`: 0 without FPN, else the stride of res5; RetinaNet's p7 does not count."""
     assert built(family)[1].size_divisor == divisor
 
 
-def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
-    """Caffe's ResNets expect BGR images and std 1, and have the stride in the 1×1 convolution; torchvision's expect RGB
+def test_zero_running_means_indicate_msras_weights_and_others_torchvisions():
+    """MSRA's ResNets expect BGR images and std 1, and have the stride in the 1×1 convolution; torchvision's expect RGB
     images and ImageNet's std, and have the stride in the 3×3 convolution."""
     msra, other = (format_of(state).settings(state) for state in (weights("RetinaNet"), weights("RetinaNet", 0.1)))
     assert (msra["preprocess.bgr"], msra["preprocess.std"], msra["backbone.style"]) == (True, (1.0, 1.0, 1.0), "caffe")
@@ -143,8 +153,8 @@ def test_folded_statistics_are_msra_weights_and_others_are_torchvisions():
     assert other["preprocess.std"] == (58.395, 57.12, 57.375)
 
 
-# Networks of Detectron2's shipped configs: PIXEL_STD and STRIDE_IN_1X1 of its yaml files; catalog.py says that
-# all ImageNet weights of Caffe2 have std 1, and that only MSRA's have the stride in the 1×1 convolution.
+# Arguments of `first_layers`; std and style are PIXEL_STD and STRIDE_IN_1X1 of Detectron2's yaml files. Its catalog.py
+# says that all ImageNet weights of Caffe2 have std 1, and that only MSRA's have the stride in the 1×1 convolution.
 NETWORKS = {
     "X-101-32x8d": ({"blocks": 23, "groups": 32, "width": 8, "mean": 0.1}, (57.375, 57.12, 58.395), "pytorch"),
     "X-101-64x4d of Caffe2": ({"blocks": 23, "groups": 64, "width": 4}, (1.0, 1.0, 1.0), "pytorch"),
@@ -184,7 +194,7 @@ def test_guessed_settings_are_compared_with_the_options_of_detectron2():
 
 
 @pytest.mark.parametrize(("family", "extra"), [("resnet18", "c5"), ("resnet50", "c5"), ("resnet18", "p5")])
-def test_the_extra_levels_of_retinanet_read_c5_of_any_width(family, extra):
+def test_the_extra_levels_of_retinanet_read_c5_of_any_width_or_p5(family, extra):
     """LastLevelP6P7 reads res5 (2048 channels, or 512 in R-18 and R-34), or p5 as in torchvision's `_v2` models."""
     shapes = {
         "neck.lateral.c5.0.weight": [256, {"resnet18": 512, "resnet50": 2048}[family], 1, 1],
@@ -232,7 +242,7 @@ def test_a_model_with_cocos_classes_knows_their_names():
 
 
 def test_a_model_with_torchvisions_settings_differs_in_each():
-    """The packaged config has torchvision's ResNet: RGB with a std, stride in the 3×3 convolution, padding to 32."""
+    """The packaged config has RGB images, ImageNet's std, the stride in the 3×3 convolution, and padding to 32."""
     with torch.device("meta"):
         model = chordate.build_model("faster-rcnn_r50_c4_1x_coco", pretrained=False)
     model.preprocess = Normalize()
@@ -272,7 +282,7 @@ def test_imagenet_weights_load_into_a_backbone_and_a_classifier():
 
 
 def test_caffe2_blobs_of_msras_resnet_have_identity_statistics():
-    """`res2_0_branch2a_bn_s` and `_b` are scale and shift; with eps, mean and variance must change nothing."""
+    """`res2_0_branch2a_bn_s` and `_b` are scale and shift; the mean must be 0, and the variance plus eps 1."""
     theirs = {
         "conv1_w": torch.ones(64, 3, 7, 7), "conv1_b": torch.ones(64), "res_conv1_bn_s": torch.full((64,), 2.0),
         "res_conv1_bn_b": torch.ones(64), "res2_0_branch1_w": torch.ones(256, 64, 1, 1),

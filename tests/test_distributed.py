@@ -21,7 +21,7 @@ from chordate.training.prepare import find_unused_parameters
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The work dir of two ranks, and the results that each rank reported."""
+    """The folder with the work dirs of the runs on two ranks, and the results that each rank reported."""
     folder = tmp_path_factory.mktemp("ranks")
     assert run_ranks(report, folder) == [0, 0]
     return folder, json.loads((folder / "report.json").read_text())
@@ -29,7 +29,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work dir of the same training run in one process with the total batch size."""
+    """The work dir of the run `plain` of `ranks`, but in one process with the total batch size."""
     folder = tmp_path_factory.mktemp("alone")
     toy_trainer(folder, model=fresh_model(), loader=toy_loader(24, 4), **TRAINING).train()
     return folder
@@ -47,7 +47,7 @@ def test_gradients_averaged_over_ranks_train_the_same_weights(ranks: Any, alone:
 
 
 def test_logged_losses_and_learning_rates_are_those_of_the_total_batch(ranks: Any, alone: Path) -> None:
-    """The loss is averaged over the ranks, and the learning rate is scaled by their number."""
+    """The loss is averaged over the ranks, and the learning rate is scaled to the total batch size."""
     a, b = read_log(ranks[0] / "plain"), read_log(alone)
     assert len(a) == len(b) == 6
     for one, other in zip(a, b):
@@ -92,7 +92,7 @@ def test_a_resume_restores_the_random_numbers_of_every_rank(ranks: Any) -> None:
 
 
 def test_ranks_with_different_checkpoints_do_not_resume(ranks: Any) -> None:
-    assert all("would resume from epoch_2.pt and nothing" in reports["resume"] for reports in ranks[1])
+    assert all("different checkpoints (epoch_2.pt, none)" in reports["resume"] for reports in ranks[1])
 
 
 @pytest.mark.parametrize(("name", "part"), [("norm", "model"), ("norm_ema", "ema")])

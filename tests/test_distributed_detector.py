@@ -1,4 +1,4 @@
-"""`chordate test` on several ranks: evaluating a detector on two ranks (gloo on the CPU) equals one rank."""
+"""`chordate test` on two ranks (gloo on the CPU) gives the metrics and detections of one process."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from panoptic_files import reader, write_panoptic
 from processes import forkserver
 from stick_figures import write_figures
-from test_panoptic_data import reader, write_panoptic
 from test_pose_metric import figures, perfect, uneven
 from test_semantic_data import folder, write_folder
 
@@ -23,13 +23,13 @@ from chordate.structures import ImageInfo, PanopticMap, Poses, SemanticMap
 
 
 def semantic_map(dataset: SemanticFolder, info: ImageInfo) -> SemanticMap:
-    """The ground truth, shifted by a few pixels that depend on the image."""
+    """The ground truth, shifted by a number of pixels that depends on the image."""
     labels = dataset.labels_of(info.image_id).clamp(min=0)
     return SemanticMap(labels.roll(info.image_id, dims=1))
 
 
 def panoptic_map(dataset: CocoPanoptic, info: ImageInfo) -> PanopticMap:
-    """The ground truth, shifted by a few pixels that depend on the image."""
+    """The ground truth, shifted by a number of pixels that depends on the image."""
     numbers, labels, _ = dataset.segments_of(info.image_id)
     ids = numbers.roll(info.image_id % 5, dims=0).int()
     things = torch.from_numpy(dataset.is_thing)[labels]
@@ -50,8 +50,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Path], Any], Callable[..., Any]
 
 
 def results(name: str, root: Path, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """The metrics that a rank reports after each rank has evaluated its share of the samples; crops of the same image
-    are on both ranks."""
+    """The metrics that a rank reports after each rank has evaluated its share of the samples. PoseMetric's samples are
+    crops, and crops of the same image are on both ranks."""
     settings, open_dataset, predict = CASES[name]
     dataset = open_dataset(root / name)
     metric = METRICS.build({"type": name, **settings}, dataset=dataset)

@@ -71,7 +71,7 @@ def test_spelling_in_the_pages_is_american(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
-    """Covers configs with `base`; `plugging.md` has its own test, which trains its configs."""
+    """Covers configs with `base`, except those with `custom_imports`, which the tests of their pages run."""
     monkeypatch.chdir(tmp_path)
     written = files(page(name))
     for file, text in written.items():
@@ -87,7 +87,7 @@ def test_every_config_of_a_page_builds_its_model(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["docs/backbones.md", "docs/weights.md"])
 def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
-    """Runs the blocks without a file name. All weights, including those in checkpoint files, are zeros to save time."""
+    """Runs the blocks without a file name. To save time, random weights are zeros, also those of checkpoint files."""
     monkeypatch.chdir(tmp_path)
     named = set(files(page(name)).values())
     unnamed = [block for block in blocks(page(name), "python") if block not in named]
@@ -101,7 +101,7 @@ def test_the_blocks_of_a_page_run_in_order(name, tmp_path, monkeypatch):
 
 
 def test_every_code_block_of_a_page_is_run_by_a_test():
-    """A Python block is either a file that its page's test runs, or runs in order with the other unnamed blocks."""
+    """Every page with Python blocks that have no file name has a test that runs them."""
     with_unnamed = {
         name for name in NAMES if set(blocks(page(name), "python")) - set(files(page(name)).values())
     }  # fmt: skip
@@ -182,7 +182,7 @@ def test_pre_commit_runs_the_tools_that_make_test_runs():
 
 
 def test_every_public_name_is_in_the_api_reference():
-    """The reference lists public names (`chordate.build_model`), and registered components by their class."""
+    """The reference lists public names (`chordate.build_model`), and registered components by class or module."""
     reference = "".join(page(name) for name in NAMES if name.startswith("docs/api/"))
     assert not [name for name in chordate.__all__ if not re.search(rf":: chordate\.{name}$", reference, flags=re.M)]
     registries = {value for value in vars(registry).values() if isinstance(value, type(HEADS))} - {OPTIMIZERS}

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ pytestmark = pytest.mark.usefixtures("without_curves")
 __all__ = ["folder"]  # keeps the linter from removing the import of a fixture
 OWN_DATA, OWN_BACKBONE = "docs/own_data.md", "docs/own_backbone.md"
 ON_COCO, MIGRATION = "docs/evaluate_on_coco.md", "docs/coming-from.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_the_pages_backbones() -> Iterator[None]:
+    """After the tests, removes the backbones that the modules of the pages register: other tests list all backbones."""
+    backbones = registry.BACKBONES
+    before = set(backbones.names())
+    yield
+    for name in set(backbones.names()) - before:
+        backbones.variants.pop(name, None)
+        backbones.module_dict.pop(name, None)
+    sys.modules.pop("my_network", None)  # another import would register them again
 
 
 # Your own data
@@ -95,7 +109,7 @@ def test_the_error_on_own_data_is_that_of_the_program(own_data, capsys):
 
 def test_the_own_backbone_is_pretrained_and_carries_a_detector(folder, capsys, caplog):
     def with_its_weights(words: list[str]) -> list[str]:
-        """The classifier trains on small images; the detector keeps `pretrained`, which `shortened` would remove."""
+        """The classifier trains on small images; the detector keeps `pretrained`, which `shortened` sets to None."""
         words = [word for word in shortened(words) if word != "model.backbone.pretrained=None"]
         sizes = "train_data.pipeline.0.size=64 val_data.pipeline.0.size=64 val_data.pipeline.1.size=64"
         return with_options(words, *sizes.split()) if words[1:3] == ["train", "my_classifier.py"] else words
@@ -155,8 +169,8 @@ def test_the_command_lines_on_coco_run_and_pycocotools_agrees(folder, capsys, ca
 
 
 def test_the_names_on_the_migration_page_exist():
-    """Every name in the "here" columns of the page's tables exists: classes are public or registered, registries and
-    functions are public, and configs are packaged."""
+    """Every name in the "here" columns of the page's tables exists: classes are public or registered, registries exist,
+    functions are public or methods of `Model`, and configs are listed."""
     registries = {name: value for name, value in vars(registry).items() if name.isupper() and hasattr(value, "names")}
     plugs = {name for value in registries.values() for name in value.names()}
     code = ""

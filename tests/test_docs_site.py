@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The documentation site, built as by `make docs`."""
+    """The documentation site, built with the options of `make docs`."""
     out = tmp_path_factory.mktemp("site")
     sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
     command = [*sphinx, "-c", "docs", "-d", str(tmp_path_factory.mktemp("doctrees")), ".", str(out)]
@@ -86,7 +86,7 @@ def test_a_dead_link_would_be_noticed(tmp_path):
 
 
 def test_pages_load_nothing_from_elsewhere(built):
-    """The site works offline, since all scripts, styles and images are local."""
+    """The site works offline, since its scripts and stylesheets are local."""
     for page in built.values():
         text = page.path.read_text(encoding="utf-8")
         assert '<script src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text

@@ -19,7 +19,8 @@ NUMBER = r"[\d,.:–e-]+"  # such as 1,018, 0.5, 3e-05, or – for no value
 
 
 def two_steps(words: list[str]) -> list[str]:
-    """Shortens a command: one epoch of two steps, and small images for the config of the page's last section."""
+    """Shorten a command: `train` runs one epoch of two iterations, `mine.py` gets small images, `predict` keeps all
+    detections, and random weights replace torchvision's."""
     words = [re.sub(r"^torchvision://(.*)", r"\1_random.pth", word) for word in words]
     options = []
     if words[1] == "train":
@@ -35,7 +36,7 @@ def two_steps(words: list[str]) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A regular expression for a line that allows any numbers, any column widths, and any text for "…"."""
+    """A regular expression that matches the line with any numbers, any column widths, and any text in place of "…"."""
     line = re.sub(r"^[\d-]+ [\d:]+ INFO ", "", line.strip())
     words = [re.sub(r"\d(?:\\?[\d,.:–-])*", lambda _: NUMBER, re.escape(word)) for word in line.split()]
     return r"\s+".join({"…": ".*", "–": NUMBER}.get(word, word) for word in words)

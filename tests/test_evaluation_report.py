@@ -52,7 +52,7 @@ RIGHT = [(DOG, 0.9, 0), (CAT, 0.8, 1)]
         ([(BESIDE, 0.9, 1), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 1, 0]], {"Both": 1, "Miss": 1}),
         ([RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {"Miss": 1}),
         ([(DOG, 0.4, 0), RIGHT[1]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]], {}),  # score below the report's threshold
-        ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a detection in a crowd is not an error
+        ([*RIGHT, (CROWD, 0.7, 0)], [[1, 0, 0], [0, 1, 0], [1, 0, 0]], {}),  # a detection in a crowd is no TIDE error
     ],
     ids=["right", "background", "twice", "placed", "class", "both", "missed", "unsure", "crowd"],
 )
@@ -64,7 +64,7 @@ def test_the_confusion_matrix_and_error_types_are_as_constructed(detected, matri
 
 
 def test_the_gain_of_an_error_type_is_the_ap50_gained_by_fixing_it():
-    """The cat's detection scores below a false positive, so its AP50 is 1/2; the dog's is 1, and the mean is 3/4."""
+    """The cat's detection scores below a false positive, so the cat's AP50 is 1/2; the dog's is 1; the mean is 3/4."""
     content = report(RIGHT[0], (NOWHERE, 0.95, 1), RIGHT[1])
     assert content["errors"]["AP50"] == content["numbers"]["AP50"] == pytest.approx(0.75)
     assert content["errors"]["kinds"]["Bkg"]["gain"] == content["errors"]["FP"] == pytest.approx(0.25)
@@ -109,7 +109,7 @@ def many_classes(count: int) -> CocoReport:
     return measure(truth, {1: detections(boxes, torch.linspace(0.9, 0.6, len(boxes)), range(len(boxes)))})[0].report()
 
 
-# Only the four classes with ground truth are drawn, so larger numbers of classes are marked slow.
+# Larger counts are marked slow and test little more: at most four classes have ground truth and are drawn.
 @pytest.mark.parametrize("count", [1, *(pytest.param(count, marks=pytest.mark.slow) for count in (5, 90))])
 def test_plots_cut_off_no_text_and_have_a_readable_size(count, tmp_path):
     for path in plot_report(many_classes(count), tmp_path / "made")[1:]:
@@ -153,7 +153,7 @@ def test_the_metric_curve_of_a_model_with_masks_shows_box_and_mask_ap():
 
 @pytest.mark.parametrize("count", [1, 20, pytest.param(80, marks=pytest.mark.slow), 81])
 def test_class_names_do_not_overlap_in_the_plot_for_any_number_of_classes(count):
-    """Class names are sorted by AP, from the highest, column by column; the height is less than 1.5 times the width."""
+    """Class names are in columns, sorted by descending AP; the figure's height is less than 1.5 times its width."""
     rng = np.random.default_rng(count)
     rows = {f"class {n}": {"AP": ap, "AP50": ap, "instances": 9} for n, ap in enumerate(rng.random(count))}
     figure = plot_classes({"per_class": rows, "numbers": {"AP": 0.5}}, "bbox")

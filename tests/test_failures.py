@@ -177,7 +177,7 @@ def test_a_killed_worker_ends_training_with_the_remedy_and_no_other_worker_stays
 
 
 def join(rank: int, port: int) -> None:
-    """Join a group of two ranks on this machine."""
+    """Join a process group of two ranks on this machine."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )

@@ -1,4 +1,4 @@
-"""`chordate features` writes feature vectors that equal the outputs of the model's backbone."""
+"""`chordate features` writes feature vectors: the backbone's feature maps, averaged over their positions."""
 
 import json
 
@@ -30,7 +30,7 @@ metric = dict(type="AccuracyMetric")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A data root with config `x.py` and checkpoint `x.pt` of a classifier for cats and dogs, and its model."""
+    """A data root that contains the config `x.py` and the checkpoint `x.pt` of a classifier; and the classifier."""
     root = tmp_path_factory.mktemp("trained")
     write_folders(root, {"train": 3, "val": 2}, side=24)
     (root / "x.py").write_text(CONFIG)
@@ -96,7 +96,7 @@ def test_a_detectors_feature_maps_are_averaged_without_their_padding():
     with torch.no_grad():
         cells = model.backbone(torch.nn.functional.pad(normalized, (0, 14))[None])["c2"]
     torch.testing.assert_close(vectors[0], cells[0, :, :, :13].mean((1, 2)))
-    with pytest.raises(chordate.ChordateError, match="has no feature vectors; name the feature map to average: c2, c3"):
+    with pytest.raises(chordate.ChordateError, match="no default feature vectors; set map .--map. to one of c2, c3"):
         chordate.features(model, image)
 
 

@@ -1,4 +1,4 @@
-"""Ids that are text, negative or huge change no metric, and outputs have the ids and names of the annotation file."""
+"""Ids that are text, negative or huge change no metric, and outputs have the annotation file's ids and file names."""
 
 import json
 import re
@@ -10,8 +10,9 @@ import torch
 from annotation_folders import LINE, voc, voc_xml, yolo
 from coco_mutants import changed, clean_content, open_set, write_content, write_images
 from coco_referee import Truth, batch_of, detections, disturb, measure, random_truth
+from panoptic_files import write_panoptic
 
-from chordate.data import VocDataset, YoloDataset
+from chordate.data import CocoPanoptic, VocDataset, YoloDataset
 from chordate.data.detected_boxes import ids_by_file_id, read_detected_boxes
 from chordate.data.file_ids import id_in_file
 from chordate.errors import DataError, TrainingError
@@ -45,7 +46,7 @@ def with_ids(rename) -> dict:
 
 
 def predict(sample: dict, shift: float) -> Detections:
-    """Detections of the objects of a sample, each shifted by a different distance."""
+    """Detections of the objects of a sample; the box of object i is shifted by i · `shift` pixels in x and y."""
     boxes = sample["boxes"].as_subclass(torch.Tensor) + shift * torch.arange(len(sample["boxes"]))[:, None]
     return detections(boxes, np.linspace(0.9, 0.5, len(boxes)), sample["labels"])
 
@@ -94,7 +95,7 @@ def test_detected_boxes_are_matched_by_the_ids_of_the_file(root, tmp_path, renam
     assert [box[0] for box in found.boxes.tolist()] == [1, 4]
     assert [dataset.labels[id] for id in found.category_ids.tolist()] == [1, 1]
     (tmp_path / "boxes.json").write_text(json.dumps([results[0] | {"image_id": "other"}]))
-    with pytest.raises(DataError, match="first to image other"):
+    with pytest.raises(DataError, match="first belongs to image other"):
         read_detected_boxes(tmp_path / "boxes.json", ids_by_file_id(images), ids_by_file_id(categories))
 
 
@@ -220,3 +221,15 @@ def test_renumbered_annotations_keep_their_own_ids(root):
     write_content(root, content)
     index = open_set(root).coco
     assert [id_in_file(record) for record in index.load_anns(sorted(index.get_ann_ids()))][:-1] == own[:-1]
+
+
+@pytest.mark.parametrize("ids", [("5", "a"), ("a", "5"), ("10", "9")], ids=str)
+def test_text_ids_of_panoptic_images_may_be_numbers(tmp_path, ids):
+    content = write_panoptic(tmp_path)
+    for number, id in enumerate(ids):
+        content["images"][number]["id"] = content["annotations"][number]["image_id"] = id
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    dataset = CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
+    infos = [dataset[0, index]["info"] for index in range(2)]
+    names = {dataset.id_in_file(info.image_id): Path(info.path).name for info in infos}
+    assert names == {ids[0]: "0.jpg", ids[1]: "1.jpg"}

@@ -94,7 +94,7 @@ def test_every_subpackage_has_a_layer():
 
 
 def test_file_names_are_unique():
-    """Exempts tools/ (named after commands) and integrations/ (named after libraries, like the files of formats/)."""
+    """Files in tools/ (named after commands) and integrations/ (named after libraries, as in formats/) are exempt."""
     folders = ("tools", "integrations")
     names = [path.name for path in SOURCES if path.parts[-2] not in folders and path.name != "__init__.py"]
     assert sorted(names) == sorted(set(names))

@@ -1,6 +1,6 @@
 """Backbones of segmentation_models.pytorch and mmengine's registries: same feature maps, freezing, training, errors.
 
-Detectron2's are tested in peers/.
+Backbones of Detectron2 are tested in tests/peers/.
 """
 
 import sys
@@ -172,11 +172,14 @@ def test_its_options_image_channels_and_frozen_stages_apply():
     [
         ({"model": "Pyramid"}, 'model must be "<package>.<name>", such as "mmdet.ResNet"; got "Pyramid"'),
         ({"model": "mm_library.Pyramids"}, 'unknown mm_library model "Pyramids"; did you mean "Pyramid"'),
-        ({}, "OpenMMLab's mm_library.Pyramid: .*missing 1 required positional argument: 'width'"),
-        ({"options": {"widht": 1}}, "OpenMMLab's mm_library.Pyramid: .*widht"),
+        (
+            {},
+            "OpenMMLab's mm_library.Pyramid cannot be built or run: .*missing 1 required positional argument: 'width'",
+        ),
+        ({"options": {"widht": 1}}, "OpenMMLab's mm_library.Pyramid cannot be built or run: .*widht"),
         (
             {"model": "mm_library.Tokens"},
-            r"must return a tuple of feature maps \[N, C, H, W\], got \[2, 3, 131072\] in it",
+            r"must return a tuple of feature maps \[N, C, H, W\], but \[2, 3, 131072\] is one of its outputs",
         ),
         (
             {"options": {"width": 4}, "output_stride": 8},

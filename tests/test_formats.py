@@ -50,7 +50,7 @@ def test_a_users_registered_format_is_recognized(paddle):
 
 
 def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
-    """The model's name of the class with this row of weights."""
+    """The model's name for the class whose classifier weights are `row`."""
     (label,) = (model.box.weight[:2] == row).all(dim=1).nonzero().flatten().tolist()
     return model.classes[label]
 
@@ -58,14 +58,15 @@ def name_of_row(model: TinyDetector, row: torch.Tensor) -> str:
 @pytest.mark.parametrize(
     ("ours", "is_written", "expected"),
     [
-        (("dog", "cat"), False, "cat"),  # the same names, so their order is that of the weights
+        (("dog", "cat"), False, "cat"),  # the same names: the model takes the checkpoint's order
         (("dog", "cat"), True, "cat"),
         (("nut", "bolt"), True, "cat"),
-        (("nut", "bolt"), False, "nut"),  # another dataset with as many classes
+        (("nut", "bolt"), False, "nut"),  # another dataset with the same number of classes
     ],
 )
 def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkeypatch, ours, is_written, expected):
-    """The first output is the cat's. Names in a file are certain, others are guessed from the number of classes."""
+    """The checkpoint's first class is cat. If `is_written`, its class names are in the file and replace the model's;
+    otherwise they are inferred from the number of classes, and can only reorder the model's names."""
     monkeypatch.setattr(FORMATS.get("PaddleDetector"), "has_names", lambda self, state: is_written)
     model, state = TinyDetector(classes=ours), in_paddles_names(TinyDetector())
     with warnings.catch_warnings(record=True) as warned:
@@ -76,7 +77,7 @@ def test_outputs_have_the_class_names_of_another_librarys_weights(paddle, monkey
     assert [replaced in str(warning.message) for warning in warned] == [True] * (expected not in ours[:1])
 
 
-def test_class_names_of_weights_do_not_replace_those_of_a_model_that_is_built_for_their_order(paddle):
+def test_weights_with_another_order_of_classes_are_refused_by_a_panoptic_model(paddle):
     """A panoptic model depends on the order of its classes: it has tables of the labels of things and stuff."""
     model = TinyDetector(classes=("dog", "cat"))
     model.meta = DatasetMeta(("dog", "cat"), stuff=("cat",))
@@ -97,9 +98,7 @@ def test_error_messages_list_a_users_registered_format(paddle):
 
 def test_a_file_that_a_format_cannot_convert_is_a_one_line_error(paddle):
     error = message(TinyDetector(), {"net.trunk.conv1.weight": torch.zeros(1)})
-    assert error.startswith(
-        "the state dict has the names of paddle's weights (PaddleDetector), but cannot be converted"
-    )
+    assert error.startswith("the state dict has tensor names of paddle (PaddleDetector), but cannot be converted")
 
 
 def test_every_format_of_the_package_is_registered_once():

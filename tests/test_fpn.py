@@ -84,6 +84,7 @@ def test_a_dilated_stage_keeps_its_stride():
     assert pyramid["p6"].shape == (1, 4, 2, 2)
 
 
+@pytest.mark.slow  # test_training_steps.py always compiles a detector with an FPN
 def test_fpn_traces_as_one_graph():
     fpn = FPN(SPECS, 4, extra="c5", norm="BN").eval()
     maps = features(65, 97)
@@ -97,8 +98,8 @@ def test_the_error_for_an_unknown_feature_map_names_the_neck_and_the_backbone():
     with pytest.raises(ConfigError) as caught:
         NECKS.build({"type": "FPN", "inputs": ["c2", "c6"]}, in_features=offered(backbone))
     assert str(caught.value) == (
-        'FPN(in=["c2", "c6"]): ResNet-50 offers c2 (256 ch, stride 4), c3 (512 ch, stride 8), '
-        'c4 (1024 ch, stride 16), c5 (2048 ch, stride 32); no "c6"'
+        'FPN needs feature maps "c2", "c6", but ResNet-50 offers c2 (256 ch, stride 4), c3 (512 ch, stride 8), '
+        'c4 (1024 ch, stride 16), c5 (2048 ch, stride 32); there is no "c6"'
     )
 
 

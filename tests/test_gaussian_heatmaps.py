@@ -22,7 +22,7 @@ def heatmap(x: float, y: float, sigma: float = 2.0, dtype=torch.float64) -> torc
 
 
 def random_maps(seed: int, count: int, blur: float) -> torch.Tensor:
-    """Smoothed noise `[count, HEIGHT, WIDTH]` with many local maxima."""
+    """Noise `[count, HEIGHT, WIDTH]` with many local maxima, smoothed with sigma `blur` if it is not 0."""
     noise = np.random.default_rng(seed).random((count, HEIGHT, WIDTH))
     return torch.from_numpy(np.stack([cv2.GaussianBlur(one, (0, 0), blur) if blur else one for one in noise]))
 
@@ -60,7 +60,7 @@ def test_dark_is_within_a_cell_at_the_border_too(position):
 
 @pytest.mark.parametrize("blur", [0.0, 1.5])
 def test_quarters_equal_a_slow_reference(blur):
-    """The reference computes Xiao et al. 2018, section 4.1, with loops."""
+    """The reference shifts the maximum by 1/4 cell per axis, to the higher neighbor (Xiao et al. 2018, section 4.1)."""
     maps = random_maps(0, 40, blur)
     for one, found in zip(maps.numpy(), decode_quarter(maps).tolist()):
         y, x = divmod(int(one.argmax()), WIDTH)

@@ -235,7 +235,7 @@ def test_the_first_frame_of_an_animation_is_read_and_the_others_reported(tmp_pat
     frames[0].save(content, kind, save_all=True, append_images=frames[1:], **options)
     got = read(tmp_path / f"a.{kind}", content.getvalue())
     np.testing.assert_array_equal(got, np.broadcast_to([200, 30, 90], got.shape))
-    if kind != "png":  # an APNG is a PNG with a still image, which every reader shows
+    if kind != "png":  # OpenCV reads an APNG as a still PNG, so no other frames are reported
         assert "only the first of its 3 pages or frames is read" in caplog.text
 
 

@@ -1,5 +1,5 @@
 """Chordate's backbones in models of torchvision, mmengine and segmentation_models.pytorch: with the same weights,
-outputs equal those of the libraries' own networks, and the models train. For Detectron2, see peers/."""
+outputs equal those of the libraries' own networks, and the models train. For Detectron2, see tests/peers/."""
 
 from collections.abc import Sequence
 
@@ -257,7 +257,7 @@ def test_backbones_that_break_smps_contract_are_one_line_errors():
         encoders.ChordateEncoder("resnet18", depth=6)
 
 
-# --- all --------------------------------------------------------------------------------------------------------------
+# --- all variants, all libraries --------------------------------------------------------------------------------------
 
 
 def test_variants_that_are_registered_later_can_be_added():

@@ -79,7 +79,7 @@ def test_the_keypoint_loss_is_torchvisions():
 
 
 def test_the_keypoint_loss_is_the_same_with_and_without_padding():
-    """Compiled graphs and GPUs compute the loss with padding; the CPU drops the padding first."""
+    """Compiled graphs and GPUs compute the loss with padding; eager mode on the CPU drops the padding first."""
     rois, targets = scene()
     head, maps = head_of(sampling_ratio=2), feature_maps(SIDE)
     compiled = torch.compile(head.loss, fullgraph=True, backend="aot_eager")
@@ -198,7 +198,7 @@ def test_keypoint_head_defaults_are_the_papers():
     ("settings", "message"),
     [
         ({"channels": 0}, "KeypointHead: channels must be ≥ 1, got 0"),
-        ({"levels": ["p9"]}, r'KeypointHead\(in=\["p9"\]\): .*no "p9"'),
+        ({"levels": ["p9"]}, r'KeypointHead needs feature maps "p9", .*no "p9"'),
     ],
 )
 def test_an_invalid_setting_of_the_keypoint_head_is_a_config_error(settings, message):

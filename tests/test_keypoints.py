@@ -169,10 +169,10 @@ def test_a_batch_has_the_keypoints_of_every_instance(tmp_path: Path):
 @pytest.mark.parametrize(
     ("categories", "points", "message"),
     [
-        (CATEGORIES, (), r"none of its categories has keypoints; keypoints=True needs a file with keypoint names"),
+        (CATEGORIES, (), r"none of the used categories has keypoints; keypoints=True needs a file with keypoint names"),
         ([{**PERSON[0], "skeleton": [[1, 4]]}], (), r'skeleton of category "person" joins keypoints that do not exist'),
         ([{**PERSON[0], "keypoints": ["a", "b", "a"]}], (), r"has two keypoints with the same name"),
-        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); select'),
+        ([PERSON[0], {"id": 7, "name": "dog", "keypoints": ["tail"]}], (), r'\("person" 3 and "dog" 1\); set classes'),
         (PERSON, (1, 2, 2), r"with visibility 0, 1 or 2: \[1, 2, 2\] for 3 keypoints \(id 1\)"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 
 import numpy as np
@@ -19,7 +20,7 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
     masks[2][0, 0], masks[3][:6] = 9, 5
     message = error(write(tmp_path, masks), ["a", "b"])
     assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
-    assert "4 label files checked: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
+    assert "4 label files checked, unknown values: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
     assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
 
 
@@ -65,10 +66,13 @@ def advised(message: str) -> list[dict]:
     ],
     ids=str,
 )
-def test_every_advised_setting_opens_the_dataset(tmp_path, classes, settings, values):
+def test_every_advised_setting_opens_the_dataset(tmp_path, caplog, classes, settings, values):
     write(tmp_path, masks_of(values))
     try:
-        (message,) = folder(tmp_path, classes, **settings).health_report
+        with caplog.at_level(logging.INFO):
+            report = folder(tmp_path, classes, **settings).health_report
+        (message,) = [*report, *caplog.messages]
+        assert bool(report) == ("background" not in settings)  # what the config says is no warning
     except DataError as caught:
         message = str(caught)
     settings = [settings | change for change in advised(message)]

@@ -151,8 +151,8 @@ def test_imagenet_weights_are_loaded_into_the_trunk(tmp_path):
             "its `out` must end with two feature maps: that of the stage before c5, and c5",
         ),
         ({"trunk": "c4"}, r"ResNet-18 \(16 wide\): c4 cannot be removed from a backbone that outputs c4, c5"),
-        ({"neck": {"type": "FPN"}}, 'trunk="c5" replaces neck; remove one of them'),
-        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" replaces box.trunk; remove one'),
+        ({"neck": {"type": "FPN"}}, 'trunk="c5" cannot be combined with neck; remove one'),
+        ({"box": {"type": "BoxHead", "trunk": "ConvFC"}}, 'trunk="c5" cannot be combined with box.trunk; remove one'),
         ({"backbone": Tiny()}, "Tiny has no stage that can be removed; use another backbone, e.g. resnet50"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The config and the training settings of weights of torchvision and timm are inferred from the weights."""
+"""The tensors of torchvision's and timm's weights determine the config and the settings they were trained with."""
 
 from typing import Any
 
@@ -41,7 +41,8 @@ CLASSIFIERS = {
 
 
 def weights(name: str) -> Weights:
-    """A library's state dict without values; the first versions of torchvision's detectors have frozen BatchNorms."""
+    """A library's state dict on the meta device. COCO_V1 weights of torchvision's detectors have no
+    `num_batches_tracked`, since their norms are FrozenBatchNorm2d."""
     with torch.device("meta"):
         if name.startswith("timm/"):
             network = timm.create_model(name.removeprefix("timm/"))
@@ -69,7 +70,7 @@ def test_the_tensors_tell_the_config(name):
     "name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2", "deeplabv3_resnet50"]
 )
 def test_the_model_of_the_config_has_every_setting(name):
-    """The packaged `…_torchvision` configs, whose predictions are compared with torchvision's, have these settings."""
+    """The packaged `…_torchvision` configs have the settings that are inferred from torchvision's weights."""
     settings = settings_of(name)
     plain = chordate.build_model(recognized_config(weights(name))[0], pretrained=False)
     assert {key for key in settings if read_setting(plain, key) is None} == set()
@@ -83,8 +84,8 @@ def test_torchvisions_detectors_differ_from_our_recipe_in_each_setting():
     assert differing == heads | {"rpn.anchors.rounded", "rpn.anchors.stride_from_grid", "backbone.norm.eps"}
 
 
-def test_sizes_without_elements_are_no_network():
-    """Otherwise, a file of no bytes could ask for a network of any size."""
+def test_a_tensor_without_elements_is_refused():
+    """A tensor without elements takes no space in a file, but its shape could ask for a network of any size."""
     state = weights("fasterrcnn_resnet50_fpn").state
     state["roi_heads.box_predictor.cls_score.bias"] = torch.empty(10**9, 0)
     with pytest.raises(CheckpointError, match=r"x: roi_heads.box_predictor.cls_score.bias has no elements"):
@@ -94,7 +95,7 @@ def test_sizes_without_elements_are_no_network():
 def test_the_head_of_fcos_is_no_retinanet():
     with torch.device("meta"):
         fcos = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(CheckpointError, match=r"x \(unnamed\) does not name its config"):
+    with pytest.raises(CheckpointError, match=r"x \(unknown library\): its config cannot be determined"):
         recognized_config(Weights(fcos.state_dict(), None, "x"))
 
 

@@ -28,7 +28,7 @@ def same(ours: nn.Module, prefix: str, state: dict[str, Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def theirs() -> dict[str, Tensor]:
-    """Random weights in torchvision's format, of a ResNet-18."""
+    """Random weights of a ResNet-18 in torchvision's format."""
     return referee(torchvision.models.resnet18).state_dict()
 
 

@@ -28,7 +28,7 @@ CONFIG = {
 
 
 def config(folder: Path, **train: Any) -> dict[str, Any]:
-    """Config of a small classifier for the classes in `folder`; its learning rate of 0 keeps the weights unchanged."""
+    """Config of a small classifier with the data root's classes; its learning rate of 0 keeps the weights unchanged."""
     data = {"dataset": {"type": "TrainValFolder"}, "batch_size": 4, "workers": 0}
     data["pipeline"] = [{"type": "CenterCrop", "size": 16}]
     data = {split: {**data, "dataset": {"type": "TrainValFolder", "split": split}} for split in ("train", "val")}

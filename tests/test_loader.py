@@ -205,7 +205,7 @@ def test_evaluation_data_without_annotations_is_accepted_with_a_warning(tmp_path
     ("transforms", "message"),
     [
         ([{"type": "RandomCrop", "size": 500}], "RandomCrop failed: ValueError: .*500"),
-        ([{"type": "CenterCrop", "size": 0}], r"CenterCrop failed: ValueError: its image has .* no pixels"),
+        ([{"type": "CenterCrop", "size": 0}], r"CenterCrop failed: ValueError: its image has no pixels"),
         ([{"type": "ToDtype", "dtype": "float32"}, {"type": "JPEG", "quality": 50}], "JPEG failed: RuntimeError: "),
         (
             [{"type": "RandomCrop", "size": 8}, {"type": "SanitizeBoundingBoxes", "min_size": 50}],
@@ -325,5 +325,5 @@ def test_a_loader_has_no_more_workers_than_cores(root: Path, caplog: pytest.LogC
         assert not caplog.messages
         loader = open_loader(settings(workers=cores + 1), data_root=root, training=True)
     assert loader.num_workers == cores
-    message = f"train_data.workers={cores + 1}: only {cores} are started, one per core of this machine"
+    message = f"train_data.workers={cores + 1}: only {cores} are started, one per available CPU core"
     assert caplog.messages == [message]

@@ -1,4 +1,4 @@
-"""The mask head: targets against exact polygons, loss against torchvision's, mask pasting against grid_sample."""
+"""The mask head: targets against supersampled polygons, loss against torchvision's, pasting against grid_sample."""
 
 import numpy as np
 import pytest
@@ -174,7 +174,7 @@ def test_the_mask_loss_is_the_same_with_and_without_padding():
 
 @pytest.mark.parametrize("objects", [0, 1])
 def test_padding_does_not_change_the_mask_loss(monkeypatch, objects):
-    """GPUs do not skip the padding, whose target boxes may be empty, or small and far from the RoI."""
+    """GPUs do not skip the padding, where the target box may be empty, or much smaller than the RoI."""
     targets = instances([[[40, 40, 42, 42]][:objects]])
     targets.masks = torch.ones(1, 8, 112, 112, dtype=torch.uint8)
     rois = rois_of([[39, 40, 42, 42], [0, 0, 128, 128]], [0, CLASSES], objects, [0, 0])

@@ -75,7 +75,7 @@ def test_anchors_in_a_crowd_are_neither_positive_nor_negative():
     crowd = instances([[[0, 0, 60, 60]]], crowd=[[True]])
     matches = Matcher(0.5, 0.5, low_quality=True)(candidates, crowd)
     assert not matches.positive.any()
-    assert matches.negative.tolist() == [[False, False, True, True]]  # half of the third box lies in the crowd
+    assert matches.negative.tolist() == [[False, False, True, True]]  # only half of the third box is in the crowd
 
 
 def test_an_object_within_a_crowd_is_still_matched():
@@ -117,7 +117,8 @@ def test_low_quality_matches_need_a_minimum_iou():
     overlap = box_iou(boxes, anchors)
     best = overlap.amax(dim=1, keepdim=True)
     targets = instances([boxes.tolist()], slots=40)
-    assert 0 < (best < lowest).sum() < (best < 0.7).sum()  # some objects are matched only without the minimum
+    # Some objects' highest IoU is below the minimum, others' is between the minimum and 0.7.
+    assert 0 < (best < lowest).sum() < (best < 0.7).sum()
     matches = Matcher(0.7, 0.3, low_quality=True, low_quality_iou=lowest)(anchors[None], targets)
     expected = (overlap >= 0.7).any(dim=0) | ((overlap == best) & (best >= lowest)).any(dim=0)
     assert torch.equal(matches.positive[0], expected)

@@ -1,4 +1,4 @@
-"""With masks=True, objects without a usable mask are trained on with their boxes only; they do not become crowds."""
+"""With masks=True, objects without a usable mask contribute only their boxes; they do not become crowds."""
 
 import copy
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_the_report_counts_the_objects_without_a_mask(root):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_count_at_opening_is_that_of_the_samples(root, seed):
-    """Masks are polygons or RLEs; some lie outside their boxes or at the border, and some have no area."""
+    """Masks are polygons or RLEs; some lie outside their boxes or at the image border, and some have no area."""
     random = np.random.default_rng(seed)
     content = clean_content()
     objects = []
@@ -93,7 +93,7 @@ def test_the_count_at_opening_is_that_of_the_samples(root, seed):
 def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentation):
     write_content(root, changed("annotations", segmentation=segmentation))
     assert len(open_set(root)) == 4
-    with pytest.raises(DataError, match=r"annotation 1 has no .*segmentation; masks=True needs .* none of the 11 obj"):
+    with pytest.raises(DataError, match=r"no object has a usable mask \(11 objects, the first: annotation 1\)"):
         open_set(root, masks=True)
 
 
@@ -112,7 +112,7 @@ def test_masks_after_the_first_images_of_a_very_large_file_are_enough(root, monk
     assert f"{count} of {count} objects of the first 2 images have no usable mask" in line
     assert any(dataset[(0, index)]["has_mask"].any() for index in (2, 3))
     write_content(root, changed("annotations", segmentation=None))
-    with pytest.raises(DataError, match="annotation 1 has no segmentation; .* none of the 11 objects has a usable"):
+    with pytest.raises(DataError, match=r"no object has a usable mask \(11 objects, the first: annotation 1\)"):
         open_set(root, masks=True)
 
 

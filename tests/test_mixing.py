@@ -1,4 +1,4 @@
-"""Copy-paste, mosaic and MixUp of detection samples change polygons, boxes and keypoints as they change bitmaps."""
+"""Mosaic and MixUp change polygons, boxes and keypoints as they change bitmaps; unsuitable samples are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 import torch
 from loading import open_loader
-from test_panoptic_data import write_panoptic
+from mixing_scenes import drawn, rows, scene, with_partners
+from panoptic_files import write_panoptic
 from tiny_coco import annotation, write_coco
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 from torchvision.tv_tensors import BoundingBoxes, Image
 
 from chordate.data import CocoDataset
 from chordate.data.instance_keypoints import InstanceKeypoints
 from chordate.data.loader import build_dataset
-from chordate.data.polygons import Polygons, orient_clockwise
-from chordate.data.rasterize import rasterize
-from chordate.data.rle import mask_rings
 from chordate.data.transforms import CopyPaste, DetectionMixUp, Mosaic, SanitizeInstances, build_pipeline
-from chordate.data.transforms.copy_paste import MIN_VISIBLE
 from chordate.data.transforms.mixing import FILL
 from chordate.errors import ConfigError
 from chordate.models.preprocess import Normalize
@@ -29,142 +25,6 @@ from chordate.models.preprocess import Normalize
 Sample = dict[str, Any]
 MIXING = [CopyPaste(), Mosaic(64), DetectionMixUp()]
 by_name = pytest.mark.parametrize("transform", MIXING, ids=lambda t: type(t).__name__)
-
-
-def scene(seed: int, height: int, width: int, instances: int, first_label: int = 0, specks: float = 0.1) -> Sample:
-    """A noise image with random instances (polygons, decoded RLE), each with its own label; the last is a crowd."""
-    random = np.random.default_rng(seed)
-    rings = []
-    for number in range(instances):
-        middle, radius = random.uniform(0, [width, height]), random.uniform(4, 0.4 * min(height, width))
-        angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)
-        reach = radius * (1 + 0.3 * np.cos(random.integers(2, 6) * angle))
-        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + middle
-        ring = orient_clockwise(ring.clip(0, [width, height]).astype(np.float32))
-        if number % 3 == 2:  # as decoded from RLE: polygons along pixel borders, with holes and specks
-            mask = cv2.fillPoly(np.zeros((height, width), np.uint8), [ring.round().astype(np.int32)], 1)
-            rings.append(mask_rings(mask * (random.random((height, width)) > specks)))
-        else:
-            rings.append([ring])
-    polygons = Polygons.from_rings([r if n < instances - 1 else [] for n, r in enumerate(rings)], (height, width))
-    points = torch.from_numpy(random.uniform(0, [width, height], (instances, 5, 2)))
-    seen = torch.from_numpy(random.integers(0, 3, (instances, 5, 1)))
-    boxes = Polygons.from_rings(rings, (height, width)).bounds()
-    return {
-        "image": Image(torch.from_numpy(random.integers(0, 256, (3, height, width), np.uint8))),
-        "boxes": BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-        "labels": first_label + torch.arange(instances),
-        "crowd": torch.arange(instances) == instances - 1,
-        "polygons": polygons,
-        "keypoints": InstanceKeypoints(
-            torch.cat([points, seen], 2), mirrored=[0, 2, 1, 4, 3], canvas_size=(height, width)
-        ),
-    }
-
-
-def with_partners(sample: Sample, *others: Sample) -> Sample:
-    """The sample with a function `partner` that returns the next of the other samples at each call."""
-    turn = iter(others)
-    return {**sample, "partner": lambda: next(turn)}
-
-
-def drawn(sample: Sample, height: int, width: int, finer: int = 1) -> Tensor:
-    """Bitmaps `[M, finer * height, finer * width]` bool of the instances; the image has `height` × `width` pixels."""
-    whole = torch.tensor([[0.0, 0.0, width, height]]).expand(sample["polygons"].count, 4)
-    return rasterize(sample["polygons"], whole, finer * height, finer * width).bool()
-
-
-def rows(sample: Sample) -> dict[int, int]:
-    """The instance index of each label, keyed by label."""
-    return {label: row for row, label in enumerate(sample["labels"].tolist())}
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_copy_paste_changes_polygons_as_it_changes_bitmaps(seed: int) -> None:
-    below, above = scene(seed, 90, 120, 7), scene(100 + seed, 110, 80, 6, first_label=50)
-    height, width = 110, 120
-    torch.manual_seed(seed)
-    result = CopyPaste()(with_partners(below, above))
-    if max(result["labels"]) < 50:
-        assert result["image"] is below["image"]  # no instance was pasted
-        return
-    assert result["image"].shape == (3, height, width)
-    got, place = drawn(result, height, width), rows(result)
-    pasted = [label for label in place if label >= 50]
-    masks_above, masks_below = drawn(above, height, width), drawn(below, height, width)
-    cover = masks_above[[label - 50 for label in pasted]].any(0)
-
-    for label in pasted:
-        assert torch.equal(got[place[label]], masks_above[label - 50])
-        for name in ("boxes", "keypoints"):
-            assert torch.equal(result[name][place[label]], above[name][label - 50])
-    for label, mask in enumerate(masks_below[:6]):
-        left = mask & ~cover
-        assert (label in place) == bool(left.sum() >= MIN_VISIBLE * mask.sum())
-        if label not in place:
-            continue
-        assert torch.equal(got[place[label]], left)
-        box = result["boxes"][place[label]].as_subclass(Tensor)
-        if left.sum() < mask.sum():
-            assert torch.equal(box, masks_to_boxes(left[None])[0] + torch.tensor([0, 0, 1, 1]))
-        else:
-            assert torch.equal(box, below["boxes"][label])
-    crowd = place[6]
-    assert result["crowd"].tolist() == [row == crowd for row in range(len(place))]
-    assert torch.equal(result["boxes"][crowd], below["boxes"][6])
-
-    image = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
-    image[:, :90, :120] = below["image"]
-    image[:, :, :80] = torch.where(cover[:, :80], above["image"], image[:, :, :80])
-    assert torch.equal(result["image"], image)
-
-
-def test_an_object_is_dropped_if_less_than_a_tenth_of_it_stays_visible() -> None:
-    def square(width: float, label: int, side: int = 100) -> Sample:
-        ring = np.array([[0, 0], [width, 0], [width, side], [0, side]], np.float32)
-        return {
-            "image": Image(torch.zeros(3, 100, 100, dtype=torch.uint8)),
-            "boxes": BoundingBoxes([[0, 0, width, side]], format="XYXY", canvas_size=(100, 100)),
-            "labels": torch.tensor([label]),
-            "crowd": torch.tensor([False]),
-            "polygons": Polygons.from_rings([[ring]], (100, 100)),
-        }
-
-    for covered, left in ((90, [[90, 0, 100, 100]]), (91, [])):
-        for seed in range(9):  # the object is pasted for about half of the seeds
-            torch.manual_seed(seed)
-            result = CopyPaste()(with_partners(square(100, 0), square(covered, 1)))
-            if 1 in result["labels"]:
-                assert result["boxes"][result["labels"] == 0].tolist() == left
-
-
-def test_keypoints_under_a_pasted_object_are_marked_hidden_as_in_coco() -> None:
-    below, above = scene(3, 90, 120, 7), scene(4, 90, 120, 6, first_label=50)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        result = CopyPaste()(with_partners(below, above))
-        place = rows(result)
-        cover = drawn(above, 90, 120)[[label - 50 for label in place if label >= 50]].any(0)
-        for label in range(7):
-            if label not in place:
-                continue
-            for (x, y, seen), now in zip(
-                below["keypoints"][label].tolist(), result["keypoints"][place[label]].tolist()
-            ):
-                assert now == [x, y, min(seen, 1) if cover[int(y), int(x)] else seen]
-    assert result["keypoints"].mirrored.tolist() == [0, 2, 1, 4, 3]
-
-
-def test_copy_paste_pastes_any_number_of_objects_but_no_crowd() -> None:
-    counts, pasted = set(), set()
-    empty, full = scene(1, 40, 40, 0), scene(2, 40, 40, 5)
-    for seed in range(60):
-        torch.manual_seed(seed)
-        labels = CopyPaste()(with_partners(empty, full))["labels"].tolist()
-        counts.add(len(labels))
-        pasted.update(labels)
-    assert counts == {0, 1, 2, 3, 4}
-    assert pasted == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -192,7 +52,7 @@ def test_a_mosaic_moves_polygons_as_it_moves_their_bitmaps(seed: int) -> None:
 
 
 def test_a_mosaics_tiles_meet_at_a_point_and_are_as_large_as_the_paper_says() -> None:
-    """Each of four uniform square images fills its quadrant of the mosaic, up to the image's size, for any center."""
+    """Each of four square images of one color fills its quadrant, up to the size to which it is scaled (40 × 40)."""
     corners = set()
     tiles = []
     for number in range(4):
@@ -292,7 +152,7 @@ def test_padding_around_a_smaller_image_is_zero_after_normalization() -> None:
 
 @by_name
 def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{type(transform).__name__} combines .* these samples have no boxes"):
+    with pytest.raises(ConfigError, match=f"{type(transform).__name__} combines .* samples have no boxes"):
         build_pipeline([transform])({"image": Image(torch.zeros(3, 9, 9)), "label": 1})
 
 
@@ -300,7 +160,7 @@ def test_detection_mixing_of_classification_samples_is_refused(transform: Any) -
 def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_built(
     transform: Any, tmp_path: Path
 ) -> None:
-    """This also holds if the transform leaves the first sample unchanged."""
+    """The error does not depend on chance: it is raised even with p=0, when no sample is mixed."""
     write_panoptic(tmp_path)
     seldom = {"type": type(transform).__name__, "p": 0.0}
     semantic = {"type": "SemanticFolder", "images": "images", "labels": "labels", "classes": ["a", "b"]}
@@ -310,15 +170,8 @@ def test_mixing_of_semantic_or_panoptic_samples_is_refused_when_the_dataset_is_b
     panoptic = {"type": "CocoPanoptic", "annotations": "panoptic.json", "images": "images"}
     for dataset in (semantic, panoptic):
         data = {"dataset": dataset, "pipeline": [seldom]}
-        with pytest.raises(ConfigError, match=f"{seldom['type']} combines .* these samples have no boxes; remove it"):
+        with pytest.raises(ConfigError, match=f"{seldom['type']} combines .* samples have no boxes; remove this"):
             build_dataset(data, data_root=tmp_path, training=True)
-
-
-def test_copy_paste_without_masks_is_refused() -> None:
-    sample = scene(0, 20, 20, 2)
-    del sample["polygons"]
-    with pytest.raises(ConfigError, match="masks=True"):
-        CopyPaste()(sample)
 
 
 @by_name
@@ -329,7 +182,7 @@ def test_mixing_without_access_to_other_samples_is_an_error_with_the_remedy(tran
 
 @pytest.mark.parametrize("name", ["MixUp", "CutMix"])
 def test_the_error_for_a_classifiers_mixup_in_a_pipeline_names_the_detectors(name: str) -> None:
-    with pytest.raises(ConfigError, match="`mix` of a classifier's model. .*DetectionMixUp"):
+    with pytest.raises(ConfigError, match="`mix` of an ImageClassifier. .*DetectionMixUp"):
         build_pipeline([{"type": name, "num_classes": 3}])
 
 

@@ -1,4 +1,4 @@
-"""Only Registry and Config are imported from mmengine."""
+"""Of mmengine, only the modules mmengine.registry and mmengine.config are imported."""
 
 import ast
 from pathlib import Path

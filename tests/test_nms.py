@@ -88,7 +88,7 @@ def test_nms_on_the_gpu_keeps_the_same_boxes_without_a_host_sync(count):
 
 
 def test_nms_of_many_boxes_with_large_coordinates_is_exact():
-    """An offset per group added to float32 coordinates this large would round them and change the overlaps."""
+    """Adding an offset per group to coordinates this large would round them in float32 and change the IoUs."""
     _, scores, groups, valid = candidates(0, 1, 3 * module.ONE_CALL_BOXES, 90)
     boxes = random_boxes(1, 3 * module.ONE_CALL_BOXES, span=20) + 4000
     assert torch.equal(flat(boxes, scores, groups, valid, 0.5), one_group_at_a_time(boxes, scores, groups, valid, 0.5))

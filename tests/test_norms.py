@@ -47,7 +47,8 @@ def test_an_invalid_norm_is_a_config_error(norm, message):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("channels", [32, 64])
 def test_group_norm_of_one_value_per_channel_is_that_of_each_image_in_a_larger_batch(channels, training):
-    """GroupNorm does not mix images, so a batch of two gives the reference for a batch of one."""
+    """torch refuses GroupNorm of one image with one value per group. GroupNorm does not mix images, so a batch of two
+    gives the reference."""
     layers = ConvNorm(nn.Conv2d(3, channels, 1), randomized(make_norm("GN", channels)), nn.ReLU()).train(training)
     x = torch.randn(2, 3, 1, 1)
     torch.testing.assert_close(layers(x[:1]), nn.Sequential(*layers)(x)[:1])

@@ -183,7 +183,7 @@ def test_the_name_of_an_optimizer_is_torchs_or_timms(name: str, cls: type[torch.
 
 @pytest.mark.parametrize("name", ["Kron", "kron", "kronc", "kronw"])
 def test_an_optimizer_whose_random_state_is_in_no_checkpoint_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'"{name}": it has a random generator'):
+    with pytest.raises(ConfigError, match=f'"{name}" is not supported: it has a random generator'):
         build_optimizer(Model(), {"type": name, "lr": 0.01}, 16)
 
 
@@ -219,8 +219,8 @@ def test_a_custom_optimizer_can_be_registered_and_its_arguments_are_checked(tmp_
 
 
 @pytest.mark.parametrize("name", ["adahessian", "Adahessian", "Lookahead", "Optimizer"])
-def test_an_optimizer_that_needs_more_than_parameters_or_step_is_unknown(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'unknown optimizer "{name}"'):
+def test_an_optimizer_that_the_trainer_cannot_step_is_not_supported(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'optimizer "{name}" is not supported'):
         build_optimizer(Model(), {"type": name, "lr": 0.1}, 1)
 
 

@@ -32,7 +32,7 @@ def installed(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*", "build", "work_dirs", "data", "*.egg-info", "tests", "__pycache__")
     shutil.copytree(ROOT, source, ignore=lambda d, names: left_out(d, names) if Path(d) == ROOT else [])
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    # pip would install setuptools into an environment of its own, which takes seconds.
+    # With build isolation, pip installs setuptools into a new environment, which takes seconds.
     isolation = ["--no-build-isolation"] if has_setuptools() else []
     subprocess.run([*pip, "wheel", "--no-deps", *isolation, "--wheel-dir", folder, source], check=True)
     (wheel,) = folder.glob("chordate-*.whl")

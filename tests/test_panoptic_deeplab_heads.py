@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import chordate
+from chordate.config import load_config
 from chordate.contracts import FeatureSpec
 from chordate.registry import HEADS
 from chordate.structures import IGNORED
@@ -28,7 +29,7 @@ def separable(in_channels: int, channels: int, kernel: int) -> list[tuple[int, .
 
 
 def decoder(channels: int) -> list[tuple[int, ...]]:
-    """PROJECT_CHANNELS [32, 64] for res2 and res3, ASPP_CHANNELS 256, and CONVS_DIM `channels`."""
+    """Shapes of the weights for PROJECT_CHANNELS [32, 64] (res2, res3), ASPP_CHANNELS 256 and CONVS_DIM `channels`."""
     pixels_and_pooled = [(256, 2048, 1, 1)] * 2
     aspp = [*pixels_and_pooled, *separable(2048, 256, 3) * 3, (256, 5 * 256, 1, 1)]
     res3 = [(64, 512, 1, 1), *separable(256 + 64, channels, 5)]
@@ -36,7 +37,7 @@ def decoder(channels: int) -> list[tuple[int, ...]]:
     return [*aspp, *res3, *res2]
 
 
-# The center branch of the paper is like the offset branch; Detectron2's has (128, 128, 3, 3) and (32, 128, 3, 3).
+# As in the paper, the center branch is like the offset branch; Detectron2 has it with `center_separable=False`.
 SHAPES = {
     "semantic": [*decoder(256), *separable(256, 256, 5), (19, 256, 1, 1)],
     "center": [*decoder(128), *separable(128, 32, 5) * 2, (1, 32, 1, 1), (2, 32, 1, 1)],
@@ -54,7 +55,7 @@ def test_convolutions_have_the_shapes_of_detectron2s(name):
     # Only the output convolutions have a bias.
     assert sum(conv.bias is not None for conv in convs) == {"semantic": 1, "center": 2}[name]
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in head.modules())
-    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2's pooling branch has no norm
+    assert norms == sum(conv.bias is None for conv in convs)  # Detectron2's pooling branch has a bias instead of a norm
 
 
 def test_the_stem_of_r52_has_128_channels():
@@ -66,24 +67,53 @@ def test_the_stem_of_r52_has_128_channels():
     assert backbone.layer1[0].conv1.weight.shape == (64, 128, 1, 1)
 
 
+# Detectron2's project without DSConv: its convolutions are not separable, and the pooling has no norm and a window.
+PLAIN = {"separable": False, "pooling_norm": False, "pooling_size": (4, 3)}
+
+
+def plain_decoder(channels: int) -> list[tuple[int, ...]]:
+    """As in `decoder`, with three atrous 3×3 convolutions, and two 3×3 convolutions in each fusion."""
+    aspp = [*[(256, 2048, 1, 1)] * 2, *[(256, 2048, 3, 3)] * 3, (256, 5 * 256, 1, 1)]
+    res3 = [(64, 512, 1, 1), (channels, 256 + 64, 3, 3), (channels, channels, 3, 3)]
+    res2 = [(32, 256, 1, 1), (channels, channels + 32, 3, 3), (channels, channels, 3, 3)]
+    return [*aspp, *res3, *res2]
+
+
+def test_convolutions_have_the_shapes_of_detectron2s_models_without_dsconv():
+    branch = [(128, 128, 3, 3), (32, 128, 3, 3)]
+    shapes = {
+        "semantic": [*plain_decoder(256), *[(256, 256, 3, 3)] * 2, (19, 256, 1, 1)],
+        "center": [*plain_decoder(128), *branch * 2, (1, 32, 1, 1), (2, 32, 1, 1)],
+    }
+    settings = {"semantic": PLAIN, "center": {**PLAIN, "center_separable": False}}
+    with torch.device("meta"):
+        model = chordate.build_model(load_config(CONFIG, {"model": settings}), pretrained=False)
+    for name, expected in shapes.items():
+        convs = [module for module in getattr(model, name).modules() if isinstance(module, nn.Conv2d)]
+        assert sorted(tuple(conv.weight.shape) for conv in convs) == sorted(expected)
+
+
 def detectron2_layer(module: nn.Module, x: Tensor, dilation: int = 1) -> Tensor:
-    """Convolution, norm in eval mode, ReLU; a separable convolution has two such sequences."""
+    """Convolution, norm in eval mode if it has one, ReLU; a separable convolution has two such sequences."""
     if not isinstance(module[0], nn.Conv2d):
         return detectron2_layer(module[1], detectron2_layer(module[0], x, dilation))
     conv, norm = module[0], module[1]
     padding = dilation * (conv.weight.shape[-1] // 2)
     groups = len(conv.weight) if conv.weight.shape[1] == 1 else 1
-    y = F.conv2d(x, conv.weight, padding=padding, dilation=dilation, groups=groups)
+    y = F.conv2d(x, conv.weight, conv.bias, padding=padding, dilation=dilation, groups=groups)
+    if not isinstance(norm, nn.BatchNorm2d):
+        return y.relu()
     return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps).relu()
 
 
 def detectron2_features(decoder: nn.Module, maps: Mapping[str, Tensor]) -> Tensor:
-    """DeepLabV3PlusHead.layers with the weights of our decoder; as in ours, the pooling is global, and has a norm."""
-    x = maps["c5"]
+    """DeepLabV3PlusHead.layers with the weights of our decoder; the pooling is nn.AvgPool2d if it has a window."""
+    x, window = maps["c5"], decoder.aspp.pooling_size
     branches = [detectron2_layer(decoder.aspp.branches[0], x)]
     for branch, dilation in zip(decoder.aspp.branches[1:], (6, 12, 18), strict=True):
         branches.append(detectron2_layer(branch, x, dilation))
-    pooled = detectron2_layer(decoder.aspp.pooled, F.adaptive_avg_pool2d(x, 1))
+    pooled = F.avg_pool2d(x, window, stride=1) if window else F.adaptive_avg_pool2d(x, 1)
+    pooled = detectron2_layer(decoder.aspp.pooled, pooled)
     branches.append(F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False))
     y = detectron2_layer(decoder.aspp.project, torch.cat(branches, dim=1))
     for name, reduce, fuse in zip(("c3", "c2"), decoder.reduce, decoder.fuse, strict=True):
@@ -122,12 +152,15 @@ def test_initial_weights_are_detectron2s(heads):
         assert float(output.weight.detach().std()) == pytest.approx(0.001, rel=0.35) and not output.bias.any()
 
 
-def test_heads_compute_detectron2s_outputs():
+@pytest.mark.parametrize("settings", [{}, PLAIN], ids=["DSConv", "plain"])
+def test_heads_compute_detectron2s_outputs(settings):
     torch.manual_seed(0)
     specs = {"c2": FeatureSpec(6, 4), "c3": FeatureSpec(7, 8), "c5": FeatureSpec(9, 16)}
-    narrow = {"channels": 8, "aspp_channels": 10, "low_channels": (5, 4)}
+    narrow = {"channels": 8, "aspp_channels": 10, "low_channels": (5, 4), **settings}
     semantic = HEADS.build({"type": "PanopticDeepLabHead", **narrow}, facts={"num_classes": 3}, in_features=specs)
-    center = HEADS.build({"type": "CenterOffsetHead", "head_channels": 6, **narrow}, in_features=specs)
+    center = HEADS.build(
+        {"type": "CenterOffsetHead", "head_channels": 6, "center_separable": not settings, **narrow}, in_features=specs
+    )
     for module in nn.ModuleList([semantic, center]).double().eval().modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)

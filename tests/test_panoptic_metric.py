@@ -1,4 +1,4 @@
-"""PanopticMetric: equals the paper's formula on random segments, and panopticapi on sample images of COCO."""
+"""PanopticMetric equals the paper's formula on random segments, and panopticapi on sample images of COCO."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def batch_of(image_id: int, size=(6, 8)) -> Batch:
 def slow_pq(images, predictions, classes: int) -> dict[int, tuple[float, float, float]]:
     """PQ, SQ and RQ of each class, computed on sets of pixels (Kirillov et al. 2019, section 4).
 
-    Pixels without a segment do not count in unions. An unmatched segment is not a false positive if more than half of
-    it has no ground-truth segment or is a crowd of its class.
+    Pixels without a ground-truth segment do not count in unions. An unmatched predicted segment is not a false positive
+    if more than half of its pixels have no ground-truth segment or lie in crowds of its class.
     """
     matched, wrong, missed = ({label: [] for label in range(classes)} for _ in range(3))
     for (numbers, labels, crowd), prediction in zip(images, predictions):
@@ -83,8 +83,8 @@ def slow_pq(images, predictions, classes: int) -> dict[int, tuple[float, float, 
 
 @st.composite
 def segmented_images(draw):
-    """Ground truth and predictions of two tiny images; most predicted segments equal the ground truth, and at most one
-    segment per image is a crowd."""
+    """Ground truth and predictions of two tiny images. In the predictions, about a fifth of the pixels and labels are
+    random; the rest equals the ground truth. At most one segment per image is a crowd."""
     images, predictions = [], []
     for _ in range(2):
         count = draw(st.integers(1, 5))
@@ -130,8 +130,8 @@ def test_panoptic_quality_equals_the_formula_of_the_paper(case):
 
 
 def disturbed(truth: CocoPanoptic, image_id: int) -> PanopticMap:
-    """A prediction with errors: the ground truth is shifted by 6 and 9 pixels, every ninth segment is missing, every
-    seventh has the next class, and the pixels without a segment are a person."""
+    """A prediction with errors: the ground truth is shifted by 6 px in x and 9 px in y, every ninth segment is missing,
+    every seventh has the next class, and a person covers the pixels that have no segment before or after this."""
     numbers, labels, _ = truth.segments_of(image_id)
     shifted = numbers.roll((9, 6), (0, 1)).int()
     shifted[torch.isin(shifted, torch.arange(9, len(labels) + 1, 9))] = 0
@@ -166,7 +166,7 @@ def test_numbers_on_the_sample_images_are_those_of_panopticapi(sample_images, tm
         assert [numbers[f"{name}{ending}"] for name in ("PQ", "SQ", "RQ")] == pytest.approx(expected, abs=1e-12)
 
 
-def test_saved_predictions_open_as_a_panoptic_dataset(sample_images, tmp_path):
+def test_saved_predictions_have_cocos_panoptic_format(sample_images, tmp_path):
     """The saved segments have the ids, classes and areas of the predictions."""
     metric = PanopticMetric(dataset=sample_images)
     predictions = {number: disturbed(sample_images, number) for number in sample_images.image_ids.tolist()}

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoint_toys import own
-from test_panoptic_data import reader, write_panoptic
+from detection_toys import train_on_fake_tensors
+from panoptic_files import reader, write_panoptic
 from torch import nn
 
 from chordate.errors import ConfigError, DataError
@@ -92,7 +93,7 @@ def test_every_part_of_a_panoptic_model_learns_from_the_losses(batch, build):
 
 
 def test_panoptic_deeplab_reads_the_maps_of_its_neck(batch):
-    """The heads' outputs equal those computed from the neck's feature maps, and the neck learns from the losses."""
+    """The center head's losses equal those computed from the neck's feature maps, and the neck gets gradients."""
     levels = {"channels": 16, "aspp_channels": 16, "rates": [1, 2], "level": "p5", "low_levels": ["p3", "p2"]}
     parts = {"semantic": {"type": "PanopticDeepLabHead", **levels}, "center": {"type": "CenterOffsetHead", **levels}}
     model = panoptic_deeplab(backbone=BACKBONE, neck={"type": "FPN", "channels": 24}, **parts).eval()
@@ -107,8 +108,8 @@ def test_panoptic_deeplab_reads_the_maps_of_its_neck(batch):
 
 
 def test_losses_of_panoptic_deeplab_are_those_of_the_paper(batch):
-    """Section 3.2: the losses are 200 times the squared error of the heatmap, 0.01 times the absolute error of the
-    offsets, and the cross-entropy of the hardest fifth of the labeled pixels, with a weight of 3 for small things."""
+    """Section 3.2: the losses are 200 times the MSE of the heatmap, 0.01 times the L1 loss of the offsets, and the
+    cross-entropy of the hardest fifth of the labeled pixels, with a weight of 3 for small things."""
     model = panoptic_deeplab().eval()
     losses = model.loss(batch)
     targets, maps = batch.targets, model.backbone_features(batch)
@@ -156,10 +157,14 @@ def test_the_content_of_the_padding_does_not_change_a_panoptic_prediction(batch,
     assert first.ids.shape == (32, 40)
 
 
-# Panoptic FPN is marked slow, since test_training_steps.py always compiles a two-stage detector.
-@pytest.mark.parametrize(
-    "build", [pytest.param(panoptic_fpn, marks=pytest.mark.slow), panoptic_deeplab], ids=MODELS_HERE
-)
+@pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
+def test_no_shape_in_a_panoptic_step_depends_on_the_data(batch, build):
+    losses = train_on_fake_tensors(build, batch)
+    assert losses and all(loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.slow  # the test above finds shapes that depend on the data, the usual cause of graph breaks
+@pytest.mark.parametrize("build", MODELS_HERE.values(), ids=MODELS_HERE)
 def test_the_panoptic_step_compiles_whole(batch, build):
     """The targets and losses have no host sync and no shape that depends on the number of instances."""
     model = build()

@@ -16,7 +16,7 @@ def open_set(root: Path) -> CocoPanoptic:
 
 
 def read(dataset: CocoPanoptic) -> Segments:
-    """The segments of each image, from the samples: things by their slots, stuff and crowds by the label map."""
+    """The segments of each image; asserts that the sample's labels, slots, crowd flags and boxes agree with them."""
     found: Segments = {}
     for index in range(len(dataset)):
         sample = dataset[0, index]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from panoptic_files import NAMES, reader, write_panoptic
 from PIL import Image
-from test_panoptic_data import NAMES, reader, write_panoptic
 from test_panoptic_metric import slow_pq
 
 from chordate.data import CocoPanoptic

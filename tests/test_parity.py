@@ -17,7 +17,7 @@ from chordate.structures import Classification, Detections, PanopticMap, Semanti
 
 
 class Recorded(chordate.Model):
-    """A model that returns given predictions; its exported file has them as outputs."""
+    """A model that returns given predictions; the outputs of its exported file are predictions, too."""
 
     def __init__(self, predictions):
         super().__init__()
@@ -66,7 +66,7 @@ PANOPTIC = panoptic()
     [
         (WHOLE, WHOLE),
         (WHOLE, replace(WHOLE, boxes=WHOLE.boxes + 1e-3, scores=WHOLE.scores - 1e-4)),
-        (WHOLE, WHOLE[torch.tensor([0, 2, 1, 3, 4, 5])]),  # almost equal scores may change places
+        (WHOLE, WHOLE[torch.tensor([0, 2, 1, 3, 4, 5])]),  # another order: rounding may swap almost equal scores
         (WHOLE, replace(WHOLE, masks=changed(WHOLE.masks, (0, 0, 0), ~WHOLE.masks[0, 0, 0]))),
         (CLASSES, CLASSES),
         (LABELS, SemanticMap(changed(LABELS.labels, (0, 0), 9))),
@@ -139,7 +139,7 @@ def files(folder) -> tuple[str, str]:
 
 
 class Eager(ExportFormat):
-    """A format whose file, when it is opened, is the exported copy of the model."""
+    """A format whose files open as the exported copy of the model."""
 
     suffix = ".eager"
 

@@ -97,7 +97,7 @@ class Mine:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_objects_beside_the_weights_are_left_out(format: str, tmp_path: Path) -> None:
-    """timm, torchvision's references and DETR save `args`; Lightning, `hyper_parameters`."""
+    """timm, torchvision's references and DETR save `args`; Lightning saves `hyper_parameters`."""
     mine = Mine()
     mine.x = 3  # type: ignore[attr-defined]
     rest = {"args": argparse.Namespace(out=Path("a"), lr=0.1), "mine": mine, "set": {1}, "dtype": torch.float16}
@@ -110,7 +110,7 @@ def test_objects_beside_the_weights_are_left_out(format: str, tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_mmengines_training_is_read(tmp_path: Path) -> None:
-    """Its `message_hub` has HistoryBuffers, which have arrays and methods."""
+    """The checkpoint's `message_hub` contains HistoryBuffers, which have arrays and methods."""
     hub = pytest.importorskip("mmengine.logging").MessageHub("a test of checkpoints")  # only needed to write the file
     hub.update_scalar("loss", 1.0)
     hub.update_info("iter", 3)
@@ -158,7 +158,7 @@ def test_a_whole_model_is_refused_by_the_name_of_its_class(tmp_path: Path) -> No
 
 
 def test_hostile_pickles_need_little_memory_and_time(tmp_path: Path) -> None:
-    """The files have at most 60 kB; if each call in a pickle made a copy, loading would need up to 1 GB."""
+    """The files have at most 110 kB; if each call in a pickle made a copy, loading would need up to 1 GB."""
     cases = dict(pickles(tmp_path / "ran"))
     del cases["pickle repeats one array"]  # a large file
     for number, (name, write) in enumerate(cases.items()):
@@ -178,7 +178,7 @@ def test_hostile_pickles_need_little_memory_and_time(tmp_path: Path) -> None:
 
 
 def test_a_pickle_cannot_change_how_the_next_file_is_read(tmp_path: Path) -> None:
-    """BUILD sets attributes of any object in Python's own unpickler, also of classes and functions."""
+    """In Python's own unpickler, BUILD sets attributes of any object, also of classes and functions."""
     arrays = {"w": np.arange(3.0), "lr": np.float64(0.5), "bytes": b"a"}
     (tmp_path / "clean.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
     names = [*CALLS, "_codecs.encode", "collections.OrderedDict", "numpy.ndarray"]

@@ -101,17 +101,17 @@ class WrongChannels(NoFeatures):
 
 
 HEADS = [
-    (FewClasses, f"FewClasses: forward must return logits [2, {K}, h, w] for 2 images, got [2, 1, 4, 4]"),
-    (ManyClasses, f"ManyClasses: forward must return logits [2, {K}, h, w] for 2 images, got [2, 21, 4, 4]"),
-    (DictOfLogits, f"DictOfLogits: forward must return logits [2, {K}, h, w] for 2 images, got dict"),
-    (OneImage, f"OneImage: forward must return logits [2, {K}, h, w] for 2 images, got [7, 4, 4]"),
+    (FewClasses, f"FewClasses: forward must return float logits [2, {K}, h, w] for 2 images, got [2, 1, 4, 4]"),
+    (ManyClasses, f"ManyClasses: forward must return float logits [2, {K}, h, w] for 2 images, got [2, 21, 4, 4]"),
+    (DictOfLogits, f"DictOfLogits: forward must return float logits [2, {K}, h, w] for 2 images, got dict"),
+    (OneImage, f"OneImage: forward must return float logits [2, {K}, h, w] for 2 images, got [7, 4, 4]"),
     (OtherMap, "OtherMap: forward fails for feature maps c4, c5: 'c9'"),
     (NoLosses, "NoLosses.loss must return a dict of losses, not NoneType"),
     (EmptyLosses, "EmptyLosses.loss must return a dict of losses, not an empty dict"),
     (LossPerImage, 'LossPerImage: loss "semantic" is not a scalar tensor but [2]'),
     (Detached, "Detached.loss: no loss has a gradient"),
     (NoFeatures, "NoFeatures does not implement SemanticHead.features, which is required"),
-    (WrongChannels, "WrongChannels.features must return [N, 8, h, w] (its channels), got [2, 64, 4, 4]"),
+    (WrongChannels, "WrongChannels.features must return [N, 8, h, w] as set by `channels`; got [2, 64, 4, 4]"),
 ]
 
 
@@ -174,11 +174,11 @@ class HeatmapsDetached(Heatmaps):
 
 
 HEATMAP_HEADS = [
-    (Heatmaps(5), "Heatmaps: forward must return heatmaps [2, 3, h, w] for 2 images, got [2, 5, 32, 32]"),
-    (HeatmapsOfOneImage(), "HeatmapsOfOneImage: forward must return heatmaps [2, 3, h, w] for 2 images, got [3, 32"),
+    (Heatmaps(5), "Heatmaps: forward must return float heatmaps [2, 3, h, w] for 2 images, got [2, 5, 32, 32]"),
+    (HeatmapsOfOneImage(), "HeatmapsOfOneImage: forward must return float heatmaps [2, 3, h, w] for 2 images, got [3,"),
     (HeatmapsFlat(), "HeatmapsFlat.decode must return keypoints [2, 3, 3] for heatmaps [2, 3, 32, 32], got [2, 9]"),
     (HeatmapsLossPerKeypoint(), 'HeatmapsLossPerKeypoint: loss "heatmap" is not a scalar tensor but [3]'),
-    (HeatmapsDetached(), "HeatmapsDetached.loss: no loss has a gradient; compute it from the heatmaps"),
+    (HeatmapsDetached(), "HeatmapsDetached.loss: no loss has a gradient; compute the losses from the heatmaps"),
 ]
 
 
@@ -236,7 +236,10 @@ CENTER_HEADS = [
     (CentersWithChannel(), "for 2 images of 128×128 px, got [[2, 1, 128, 128], [2, 2, 128, 128]]"),
     (CentersAlone(), "px, got [2, 128, 128]"),
     (CentersNoLosses(), "CentersNoLosses.loss must return a dict of losses, not NoneType"),
-    (CentersDetached(), "CentersDetached.loss: no loss has a gradient; compute it from the outputs without detach"),
+    (
+        CentersDetached(),
+        "CentersDetached.loss: no loss has a gradient; compute the losses from the outputs without detach",
+    ),
     (CentersOfBoxes(), "CentersOfBoxes.loss: forward fails for its outputs and labels [2, 128, 128]: "),
     (CenterMaps({**MAPS, "c5": FeatureSpec(32, 16)}), "CenterMaps: forward fails for feature maps c2, c3, c5: "),
 ]

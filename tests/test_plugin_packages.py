@@ -1,4 +1,4 @@
-"""Installed plug-in packages: examples/plugin is built, installed and trained; duplicate names are errors."""
+"""Installed plug-in packages: the example's model trains; using a name that two packages register is an error."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ EXAMPLE = ROOT / "examples/plugin"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """A folder with the example; pip builds a wheel of it and installs it, without a network."""
+    """The folder in which pip installs the example, after building a wheel of it; neither step needs a network."""
     if not has_setuptools():
         pytest.skip("building a wheel without a network needs setuptools>=77 in this environment")
     folder = tmp_path_factory.mktemp("plugin")
@@ -50,7 +50,7 @@ def test_its_backbone_is_listed_once_it_is_installed(site, tmp_path):
 
 
 def write_package(folder: Path, name: str, registration: str) -> Path:
-    """Write an installed package with an entry point; its module registers a component."""
+    """Write a package as if pip had installed it in `folder`; its entry point is a module that runs `registration`."""
     module = name.replace("-", "_")
     info = folder / f"{module}-2.0.dist-info"
     info.mkdir(parents=True)

@@ -140,7 +140,7 @@ def test_clipping_does_not_change_polygons_inside_the_canvas(seed: int) -> None:
     rings = [random.uniform(-40, 90, (random.integers(3, 12), 2)).astype(np.float32) for _ in range(3)]
     polygons = Polygons.from_rings([rings[:2], [orient_clockwise(rings[2])]], (40, 50))
     clipped = clip(polygons)
-    # Rounding can change the vertices of self-intersecting polygons, but hardly their areas.
+    # Clipping rounds the intersections with the border, which can move an edge across a pixel center.
     assert (drawn(clipped) != drawn(polygons)).sum() <= 2
     vertices = clipped.as_subclass(Tensor)
     assert ((vertices >= 0) & (vertices <= torch.tensor([50.0, 40.0]))).all()
@@ -185,7 +185,7 @@ def test_coco_polygons_are_drawn_as_pycocotools_draws_them(real_data) -> None:
 
 
 def test_box_frame_bitmaps_give_mask_targets_like_fine_supersampling() -> None:
-    """Compares 28×28 targets cropped from 112×112 bitmaps with the polygon drawn at 16 times the resolution."""
+    """28×28 targets cropped from 112×112 bitmaps resemble polygons drawn at 16 times the resolution of the targets."""
     random = np.random.default_rng(0)
     instances = [
         [blob(120, 90, random.uniform(15, 55), random.integers(0, 7)) * random.uniform(0.8, 1.2)] for _ in range(60)

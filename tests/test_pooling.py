@@ -87,7 +87,7 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpreted, numerics):
-    """A diverging run has NaN boxes: they must make the loss NaN, not cause an out-of-bounds access."""
+    """A diverging run has NaN boxes. They have no level and are pooled to 0, without an out-of-bounds access."""
     pooler = RoIPooler(pyramid(3, 2), 2, *numerics)
     maps = [x.requires_grad_() for x in list(feature_maps(SIDE, 3).values())[:2]]
     boxes = torch.full((1, 4), torch.nan)
@@ -97,8 +97,8 @@ def test_the_gpus_pooling_kernel_reads_and_writes_nothing_for_a_nan_box(interpre
     assert not any(gradient.any() for gradient in torch.autograd.grad(pooled.sum(), maps))
 
 
-# Triton's interpreter takes seconds, so only the first two settings always run; they cover both kinds of sampling and
-# both offsets.
+# Triton's interpreter takes seconds, so only the first two settings always run; they cover fixed and adaptive
+# sampling, and both values of `aligned`.
 @pytest.mark.parametrize("numerics", [*NUMERICS[:2], *(pytest.param(n, marks=pytest.mark.slow) for n in NUMERICS[2:])])
 def test_the_gpus_pooling_kernel_and_its_gradient_are_roi_aligns(interpreted, numerics):
     torch.manual_seed(0)
@@ -128,7 +128,8 @@ def test_pooling_on_the_gpu_and_its_gradient_are_roi_aligns(numerics, channels, 
     pooled = pooler(inputs, boxes, image)
     assert pooled.dtype == dtype
     wanted = level_by_level(pooler, exact, boxes, image)
-    # The tolerances allow for the rounding of box coordinates, which are float32 unless feature maps are float64.
+    # The tolerances allow for rounding: the output has the data type of the feature maps, and box coordinates are
+    # float32 unless the feature maps are float64.
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     torch.testing.assert_close(pooled.double(), wanted, rtol=0, atol=tolerance)
     upstream = torch.randn_like(pooled)

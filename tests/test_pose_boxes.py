@@ -1,4 +1,4 @@
-"""`chordate.predict` on several boxes per image, for a top-down pose estimator: in Python and on the command line."""
+"""A top-down pose estimator predicts on given boxes, several per image: in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ val_data = dict(dataset=dict(type="CocoPoseDataset", annotations="figures.json",
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stick figures, a config, and a checkpoint with random weights."""
+    """A folder with stick figures, their boxes as COCO results, a config, and a checkpoint with random weights."""
     folder = tmp_path_factory.mktemp("boxes")
     content = write_figures(folder, images=3)
     (folder / "found.json").write_text(json.dumps(detected(content)))
@@ -68,7 +68,7 @@ def same(found: Poses, expected: list[Poses]) -> bool:
 
 
 def test_each_box_gets_the_pose_that_an_evaluation_on_detected_boxes_predicts(root: Path, model) -> None:
-    """The reference predicts on a dataset that reads these boxes, with scores of 0.9, from a detector's results."""
+    """For the reference, a `CocoPoseDataset` reads the same boxes, with score 0.9, from a file of COCO results."""
     dataset = CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=root, pipeline=[CROP])
     with torch.no_grad():
         expected = [model.predict(dataset.collate([dataset[0, index]]))[0] for index in range(len(dataset))]
@@ -80,7 +80,7 @@ def test_each_box_gets_the_pose_that_an_evaluation_on_detected_boxes_predicts(ro
         found = chordate.predict(model, paths, boxes=objects, batch_size=size)
         assert [len(one) for one in found] == [2, 2, 2]
         assert all(same(one, expected[2 * i : 2 * i + 2]) for i, one in enumerate(found))
-    plain = chordate.predict(model, paths, boxes=boxes)  # with scores of 1
+    plain = chordate.predict(model, paths, boxes=boxes)  # boxes without scores get score 1
     assert torch.allclose(plain[0].scores * 0.9, found[0].scores, atol=1e-5)
     assert torch.allclose(plain[0].keypoints, found[0].keypoints, atol=1e-4)
     assert not torch.allclose(found[0].keypoints[0], found[0].keypoints[1], atol=5)
@@ -160,7 +160,7 @@ def test_the_command_reads_the_boxes_that_a_detector_predicted(root: Path, model
         points = np.array([record["keypoints"][name] for name in NAMES])
         assert np.allclose(points, keypoints.numpy(), atol=0.02) and record["class"] == "figure"
         assert record["score"] == pytest.approx(0.9 * score, abs=1e-3)
-    assert cv2.imread(str(tmp_path / "out/3_prediction.png")) is not None  # an image without a figure
+    assert cv2.imread(str(tmp_path / "out/3_prediction.png")) is not None  # drawn, although it has no box of a figure
 
 
 RECORD = {"file": "a.png", "class": "figure", "score": 1, "box": [1, 2, 9, 9]}
@@ -169,7 +169,7 @@ FILES = [
     ("{", "not predictions of a detector"),
     (
         '[{"file": "a.png", "class": "dog", "score": 1, "box": [1, 2, 9, 9]}]',
-        r"no box of the model's classes \(figure\)",
+        r"no box has a class of the model \(figure\); the boxes are of dog",
     ),
     (
         '[{"file": "a.png", "class": "figure", "score": 1, "box": [1, 2, 9, 9]}]',

@@ -89,7 +89,7 @@ def test_testing_on_detected_boxes_writes_results_and_pictures(tested):
 
 
 def test_predictions_of_a_detector_are_boxes_for_pose_estimation(trained, folder, tested):
-    """The dataset reads the file that `test --predictions` writes; here it has the boxes of predicted poses."""
+    """The dataset reads boxes from a file of `test --predictions`; here, a pose estimator wrote it, not a detector."""
     command = ["test", str(folder / "figures.py"), str(trained / "best_keypoints_AP.pt"), "--data-root", str(folder)]
     assert main([*command, "--cfg-options", f"val_data.dataset.boxes={tested / 'p.json'}"]) == 0
 

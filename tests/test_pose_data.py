@@ -32,7 +32,7 @@ boxes = st.tuples(st.floats(-50, 300), st.floats(-50, 300), st.floats(4, 400), s
 
 
 def opencv_matrix(box, size, padding, angle) -> np.ndarray:
-    """The affine matrix from three points, as in the authors' `get_affine_transform`."""
+    """The affine matrix `[2, 3]` from image to crop, computed from three points as in the code of Simple Baselines."""
     height, width = size
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1
@@ -42,7 +42,7 @@ def opencv_matrix(box, size, padding, angle) -> np.ndarray:
         w = h * width / height
     w, h = w * padding, h * padding
     center = np.array([(x1 + x2) / 2, (y1 + y2) / 2])
-    # From the center to the middle of the crop's upper side, in image coordinates.
+    # The vector from the crop's center to the middle of its upper side, in image coordinates.
     up = np.array([-math.sin(math.radians(angle)), -math.cos(math.radians(angle))]) * h / 2
     right = np.array([-up[1], up[0]]) / (h / 2) * w / 2
     source = np.float32([center, center + up, center + right])
@@ -233,7 +233,7 @@ def test_boxes_of_a_detector_replace_those_of_the_annotations(tmp_path):
     assert sample["info"].score == 0.5 and sample["info"].path.endswith("1.png")
     assert (sample["keypoints"].as_subclass(torch.Tensor)[..., 2] == 0).all()
     assert len(figures(tmp_path, boxes="found.json")) == 13
-    with pytest.raises(DataError, match="no keypoints to train on; remove the setting boxes"):
+    with pytest.raises(DataError, match="no keypoints to train on; remove the setting `boxes`"):
         dataset.check_annotated(training=True)
     dataset.check_annotated(training=False)
 
@@ -255,19 +255,25 @@ def test_scores_above_1_by_a_rounding_error_are_clamped(tmp_path):
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3], "score": 0.5}], "entry 0, bbox, 3: Field required"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, math.nan], "score": 0.5}], "entry 0, bbox, 3: .*finite"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 50}], "entry 0, score: .*less than"),
-        ([{"image_id": 11, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}], "1 of 1 box .*first to image 11"),
+        (
+            [{"image_id": 11, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}],
+            "1 of 1 box .*first belongs to image 11",
+        ),
         ([{"image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "box, but none of category 5"),
         ([], "0 boxes, but none of category 5"),
-        ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.01}], "none with an area and a score ≥"),
+        (
+            [{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.01}],
+            "has a score < box_score_threshold=0.05",
+        ),
         (
             [{"image_id": 10**20, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}],
-            "1 of 1 box .*first to image 100000000000000000000",
+            "1 of 1 box .*first belongs to image 100000000000000000000",
         ),
         ([{"image_id": 10, "category_id": 10**20, "bbox": [1, 2, 3, 4], "score": 0.5}], "box, but none of category 5"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 1e300, 4], "score": 0.5}], "entry 0, bbox, 2: .*less than"),
         ([{"image_id": 10, "category_id": 5, "bbox": [-1e30, 2, 3, 4], "score": 0.5}], "entry 0, bbox, 0: .*greater"),
-        ([{"image_id": 10, "category_id": 5, "bbox": [30, 30, 1e-7, 4], "score": 0.5}], "none with an area"),
-        ([{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1e-40, 1e-40], "score": 0.5}], "none with an area"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [30, 30, 1e-7, 4], "score": 0.5}], "is too small"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [0, 0, 1e-40, 1e-40], "score": 0.5}], "is too small"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 1.001}], "entry 0, score: .*less than"),
         (None, "found.json: no such results file"),
     ],

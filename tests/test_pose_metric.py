@@ -158,5 +158,5 @@ def test_what_does_not_fit_is_one_line(tmp_path, shapes):
 
 
 def uneven(index: int) -> tuple[float, float]:
-    """The score and the keypoint error in pixels of a sample; both vary with its index."""
+    """The arguments `score` and `shift` of `perfect` for a sample; both vary with its index."""
     return 0.5 + index / 50, 4.0 * (index % 3)

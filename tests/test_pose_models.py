@@ -1,4 +1,4 @@
-"""PoseEstimator and DeconvHead: sizes as in the paper, the loss, the flip test, and coordinates of predictions."""
+"""PoseEstimator and DeconvHead (Simple Baselines, Xiao et al. 2018): sizes, weights, loss, flip test, predictions."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_composed_names_take_any_backbone():
 
 
 class PoseResNet(nn.Module):
-    """The authors' network: torchvision's ResNet without the classifier, deconvolutions, and a 1×1 convolution."""
+    """The authors' network: torchvision's ResNet-50 up to `layer4`, then deconvolutions and a 1×1 convolution."""
 
     def __init__(self):
         super().__init__()
@@ -186,8 +186,8 @@ def test_checkpoints_of_the_authors_and_of_mmpose_give_their_heatmaps(library, a
 def test_loading_weights_names_the_settings_that_they_need(library, options, authors):
     """With the settings that the warning names, loading does not warn, and pixels are normalized as in the library.
 
-    Both libraries list ImageNet's mean and std in the order R, G, B; the authors apply them to channels in the order
-    B, G, R, and MMPose in the order R, G, B.
+    Both the authors' code and MMPose list ImageNet's mean and std in the order R, G, B. The authors' code applies them
+    to channels in the order B, G, R, and MMPose applies them to channels in the order R, G, B.
     """
     state = authors.state_dict()
     if library == "mmpose":
@@ -216,7 +216,10 @@ def test_loading_weights_names_the_settings_that_they_need(library, options, aut
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_the_loss_is_the_mean_of_half_the_squared_errors_of_labeled_keypoints(aligned):
-    """The reference loops over objects, keypoints and cells, as the authors' `JointsMSELoss` does."""
+    """The reference is the authors' `JointsMSELoss`, written as loops over keypoints, objects and cells.
+
+    An unlabeled keypoint has an error of 0, and counts in the mean.
+    """
     torch.manual_seed(0)
     head = small_model({"aligned": aligned, "sigma": 1.5}).double().head
     heatmaps = torch.rand(2, 3, 8, 6, dtype=torch.float64)
@@ -287,7 +290,7 @@ def test_the_flip_test_averages_the_heatmaps_of_the_mirrored_image(shift):
 
 
 def test_mirrored_images_have_mirrored_poses():
-    """With a flip test and aligned cells, this is exact: x becomes 64 - x, and left and right are swapped."""
+    """With the flip test and aligned cells, mirroring is exact: x becomes 64 - x, and left and right are swapped."""
     model = small_model({"decoder": "dark"}).double()
     model.head.heatmaps.weight.data *= 1000
     images = noise(1)
@@ -345,7 +348,7 @@ def test_a_pose_without_a_certain_keypoint_scores_0():
 
 
 def test_predict_takes_an_image_as_one_object():
-    """The image of 120×80 px (width × height) is centered in the crop of 192×256 px, with a width of 192 / 1.25 px."""
+    """The image of 120×80 px (width × height) is resized to width 192 / 1.25 px, centered in a crop of 192×256 px."""
     model = oracle(torch.tensor([[[96.0, 128.0], [96.0 + 12.8, 128.0], [96.0, 128.0 - 12.8]]]), torch.ones(1, 3))
     model.pipeline = [{"type": "TopDownCrop", "size": (256, 192)}]
     (pose,) = chordate.predict(model, np.zeros((80, 120, 3), np.uint8))
@@ -364,9 +367,9 @@ def test_images_without_crops_are_scaled_back_to_the_original():
     assert torch.allclose(pose.keypoints[0, :, :2], torch.tensor([384.0, 256.0]), atol=0.05)
 
 
-def test_shifting_undoes_the_offset_of_cells_that_are_not_aligned():
-    """With `aligned=False`, the Gaussian from the flipped image is three quarters of a cell too far left; the shift by
-    one cell leaves a quarter."""
+def test_shifting_reduces_the_offset_of_cells_that_are_not_aligned():
+    """With `aligned=False`, cell k is at pixel 4 k, so the Gaussian from the flipped image is 3/4 cell too far left;
+    shifting it by one cell leaves an error of 1/4 cell."""
     x, width = 50.5, 192
     cells = torch.tensor([[(x - 0.5) / 4, 5.0], [(width - x - 0.5) / 4, 5.0]], dtype=torch.float64)
     plain, mirrored = gaussian_heatmaps(cells, (12, 48), 2.0)

@@ -81,7 +81,10 @@ def test_weight_counts_of_preact_resnets_are_the_papers(depth, millions):
 
 @pytest.mark.parametrize(("depth", "widen"), WIDE_SIZES)
 def test_parameter_counts_of_wide_resnets_are_the_formulas(depth, widen):
-    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks, each group's first with a projection."""
+    """Zagoruyko & Komodakis 2016, table 1: 3 groups of (depth - 4) / 6 blocks.
+
+    The first block of each group has a projection shortcut.
+    """
     expected, before = 9 * 3 * 16, 16
     for width in (16 * widen, 32 * widen, 64 * widen):
         expected += before * width  # the projection shortcut
@@ -102,7 +105,7 @@ def test_depth_counts_the_convolutions(depth, bottleneck, blocks):
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_preactivation_block_is_the_papers_formula(shortcut, stride):
-    """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x))))))."""
+    """Figure 4e of Identity Mappings: x + conv(relu(norm(conv(relu(norm(x)))))); at stride 2, a shortcut replaces x."""
     torch.manual_seed(0)
     block = randomize(PreActBlock(8, 8 * stride, stride=stride, shortcut=shortcut)).eval()
     x = torch.randn(2, 8, 10, 10)

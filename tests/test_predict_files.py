@@ -1,4 +1,4 @@
-"""`chordate predict` on folders with broken files, its COCO results, and models that do not have three channels."""
+"""`chordate predict`: folders with broken files, pictures, COCO results, and models for 1, 4 or 6 image channels."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ CONFIG = "faster-rcnn_r18_fpn_demo_shapes"
 
 @BACKBONES.register_module()
 class BandBackbone(Backbone):
-    """The smallest backbone that FPN accepts, for any number of channels."""
+    """A small backbone for FPN; images may have any number of channels."""
 
     def __init__(self, in_channels: int = 3):
         super().__init__()
@@ -91,7 +91,7 @@ def test_a_folder_is_predicted_past_broken_images_and_nothing_is_left_out_silent
 
 
 def test_images_of_equal_names_and_in_subfolders_all_have_their_pictures(tmp_path, rgb, capsys) -> None:
-    """The second prediction ignores the pictures that the first one wrote to a subfolder of the images."""
+    """The second run ignores the pictures that the first run wrote to a subfolder of the image folder."""
     folder = tmp_path / "photos"
     values = {"1.jpg": 0, "1.png": 60, "1_1.jpg": 120, "a/1.jpg": 180, "b/1.jpg": 240}
     for name, value in values.items():

@@ -28,7 +28,7 @@ def test_a_half_precision_detector_predicts_about_the_same_as_in_float32(dtype):
 def test_a_half_precision_classifier_predicts_about_the_same_as_in_float32(dtype):
     torch.manual_seed(0)
     model = chordate.build_model({"type": "ImageClassifier", "backbone": "resnet20_cifar"}, num_classes=5)
-    model.pipeline = []  # without it, the image is resized to 800×800 pixels
+    model.pipeline = []  # the default pipeline would resize the image to 800×800 pixels
     image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
     (expected,) = chordate.predict(model, image)
     (scores,) = chordate.predict(model.to(dtype), image)

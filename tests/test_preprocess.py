@@ -53,7 +53,7 @@ def test_invalid_normalization_constants_are_refused(mean, std):
 
 
 def test_mean_and_std_for_pixels_up_to_1_are_refused_but_a_std_of_1_is_accepted():
-    with pytest.raises(ConfigError, match="are for 0 … 1; pixels are 0 … 255"):
+    with pytest.raises(ConfigError, match="are for 0 … 1; multiply them by 255"):
         Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     Normalize((103.53, 116.28, 123.675), (1.0, 1.0, 1.0))  # mean and std of Detectron2's Caffe weights
     Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # the identity

@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def test_the_custom_backbone_can_be_trained_with_tools_train(folder, shapes, without_curves, monkeypatch):
-    """`tools/train.py` with a user's module, and a config that names it, writes a checkpoint and metrics."""
+    """`tools/train.py` trains a detector with the README's backbone; `chordate test` evaluates the best checkpoint."""
     options = ["train.epochs=1", "train_data.batch_size=8", "train_data.workers=0", "val_data.workers=0"]
     arguments = ["my_detector.py", "--data-root", str(shapes), "--cfg-options", *options]
     monkeypatch.chdir(folder)
@@ -59,7 +59,7 @@ def test_every_name_in_the_readme_exists():
 
 
 def test_the_python_example_runs(folder, monkeypatch):
-    """The code block with `predict` runs on a noise image; all weights are constant (torchvision's format and ours)."""
+    """The code block with `predict` runs on a noise image, with constant weights in torchvision's format and ours."""
     import numpy as np
     import torch
     from loading import checkpoint_of

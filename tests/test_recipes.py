@@ -70,7 +70,7 @@ def test_imagenet_recipes_have_the_papers_learning_rates_at_the_papers_epochs(st
 
 @pytest.mark.parametrize("name", [f"convnext_{size}_i384_imagenet" for size in SIZES])
 def test_fine_tuning_at_384_px_has_convnexts_settings(name):
-    """Liu et al. 2022, table 6: 30 epochs of batch 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
+    """Liu et al. 2022, table 6: 30 epochs, batch size 512, weight decay 1e-8, layer decay 0.7, no warm-up or MixUp."""
     cfg = load_config(name)
     assert learning_rates(name, FINE[0]) == pytest.approx(FINE[1], rel=1e-3)
     optimizer = cfg.optimizer
@@ -182,10 +182,10 @@ def photos(tmp_path_factory) -> Path:
 
 
 def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str | None = None) -> list[dict[str, Any]]:
-    """Train and evaluate a recipe for `steps` steps; returns the training records of the log.
+    """Train a recipe for `steps` steps, evaluate it, and return the training records of the log.
 
-    Only image size, batch size and number of steps are reduced, and the network is truncated after the feature map
-    `cut`.
+    Image size and batch size are reduced, and no pretrained weights are loaded. With `cut`, the network is truncated
+    after this feature map.
     """
     cfg = load_config(name)
     for data in (cfg.train_data, cfg.val_data):
@@ -208,7 +208,7 @@ def train(name: str, photos: Path, out: Path, *, steps: int, side: int, cut: str
     return [line for line in lines if line["mode"] == "train"]
 
 
-# One recipe of each kind, and the last feature map of its network; later stages are not built.
+# Recipes of every kind, and the last feature map of each network; later stages are not built.
 KINDS = {
     "resnet18_imagenet": "c3",
     "preact_resnet50_imagenet": "c3",
@@ -226,7 +226,7 @@ KINDS = {
 }
 
 
-# Recipes of the same kind as another one, with a different network; `-m slow` trains every recipe.
+# Recipes of the same kind as another one in KINDS, with a different network; they are trained only with `-m slow`.
 ALIKE = {"preact_resnet50_imagenet", "resnext50_32x4d_imagenet", "seresnet50_imagenet", "densenet100_12_cifar10"}
 
 

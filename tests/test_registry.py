@@ -49,7 +49,7 @@ def test_a_name_that_is_already_registered_is_an_error_unless_forced(registry):
     with pytest.raises(ConfigError, match=message):
         registry.register_module(module=Stem)
     registry.register_module(module=Stem, force=True)
-    registry.register_variants({"stem16": {"type": "Stem", "width": 8}})  # the same module may register it again
+    registry.register_variants({"stem16": {"type": "Stem", "width": 8}})  # the same module may replace its variant
     assert registry.build("stem16").out_features["c2"].channels == 8
 
 
@@ -121,7 +121,10 @@ def test_the_error_for_a_missing_feature_map_names_both_parts():
     stem.name = "Stem-8"
     with pytest.raises(ConfigError) as caught:
         select(offered(stem), ["c2", "c6"], "FPN")
-    assert str(caught.value) == 'FPN(in=["c2", "c6"]): Stem-8 offers c2 (8 ch, stride 4); no "c6"'
+    assert (
+        str(caught.value)
+        == 'FPN needs feature maps "c2", "c6", but Stem-8 offers c2 (8 ch, stride 4); there is no "c6"'
+    )
 
 
 def test_a_backbone_without_out_features_is_an_error_with_the_remedy():
@@ -258,7 +261,7 @@ def plugins(tmp_path, monkeypatch) -> Iterator[None]:
     BACKBONES.module_dict.pop("Spine", None)
 
 
-def test_an_installed_packages_entry_point_registers_its_plugs_and_broken_ones_are_skipped_with_a_warning(plugins):
+def test_installed_plugins_are_registered_and_broken_ones_are_skipped_with_a_warning(plugins):
     """A package with an entry point needs no explicit import."""
     with pytest.warns(UserWarning, match="plug-in") as warned:
         backbone = build_backbone("Spine")

@@ -1,6 +1,6 @@
 """Trials of a training run that is killed, stopped, out of disk space or started twice.
 
-docs/reliability.md has the figures. The trials print their counts: `pytest tests/test_reliability.py -m slow -s`.
+docs/reliability.md has the results. The trials print their counts: `pytest tests/test_reliability.py -m slow -s`.
 CHORDATE_KILLS sets the number of kills.
 """
 
@@ -26,7 +26,7 @@ from chordate.weights.checkpoint_folder import CheckpointFolder, read_checkpoint
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("CHORDATE_KILLS", "20"))
-# The longest time from the start of a phase to the kill, in seconds: about the duration of the phase.
+# The longest wait in a phase before the kill, in seconds: about the duration of the phase.
 DELAYS = {"starting": 3.0, "training": 0.1, "saving": 0.03, "evaluating": 0.2}
 
 
@@ -54,7 +54,7 @@ def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def final_state(work_dir: Path) -> dict[str, Any]:
-    """The last checkpoint, without the measured speeds."""
+    """The last checkpoint, without the measured speeds and the config."""
     path = CheckpointFolder(work_dir).newest()
     assert path is not None and path.name == "iteration_30.pt"
     state = read_checkpoint(path)
@@ -64,7 +64,10 @@ def final_state(work_dir: Path) -> dict[str, Any]:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Assert bitwise equal weights, EMA weights, optimizer and RNG states and best checkpoints, and equal logs."""
+    """Assert bitwise equal last checkpoints, bitwise equal weights of the best checkpoints, and equal logs.
+
+    Also assert that `other` has no temporary files.
+    """
     assert same(final_state(one), final_state(other))
     best = [read_checkpoint(folder / "best_top1.pt") for folder in (one, other)]
     assert same(best[0]["model"], best[1]["model"])

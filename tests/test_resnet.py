@@ -1,4 +1,4 @@
-"""ResNet against torchvision's and timm's, table 1 of the paper, and the definition of atrous convolution."""
+"""ResNet against torchvision's and timm's, and against the papers on its shortcuts, stochastic depth and multi-grid."""
 
 import functools
 import re
@@ -201,7 +201,7 @@ def test_option_c_projects_every_shortcut_and_b_only_where_the_shape_changes():
 
 @pytest.mark.parametrize("name", ["plain18", *slow("plain34")])
 def test_a_plain_network_has_no_shortcuts(name):
-    """A plain network has the same layers without shortcuts (He et al. 2016, figure 3, middle)."""
+    """A plain network has the layers of a residual network, without shortcuts (He et al. 2016, figure 3, middle)."""
 
     class NoAddition(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -288,10 +288,11 @@ def test_zero_init_makes_blocks_identities(depth):
     ("name", "options"),
     [
         ("resnet18", {"norm": "FrozenBN", "frozen_stages": 1, "shortcut": "A"}),
-        pytest.param("resnet18d", {"output_stride": 8, "out": ["c4"]}, marks=pytest.mark.slow),
+        ("resnet18d", {"output_stride": 8, "out": ["c4"]}),
     ],
     ids=str,
 )
+@pytest.mark.slow  # test_backbones.py and test_conv_norm.py always compile small ResNets
 def test_resnet_traces_as_one_graph(name, options):
     torch._dynamo.reset()
     model = BACKBONES.build({"type": name, "out": ["c3"], **options}).train()
@@ -341,10 +342,10 @@ def test_a_thin_network_equals_the_full_one_with_the_additional_weights_at_zero(
         ({"depth": 50, "multi_grid": (1, 2)}, "must be 3 numbers"),
         ({"depth": 18, "groups": 32, "group_width": 4}, "groups must be 1 .* without bottlenecks"),
         ({"depth": 50, "drop_path": 1.0}, "drop_path must be ≥ 0 and < 1, got 1.0"),
-        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 without shortcuts"),
+        ({"depth": 34, "drop_path": 0.1, "shortcut": "none"}, "plain-34: drop_path must be 0 with shortcut=.none."),
         ({"depth": 50, "base_channels": 0}, "base_channels must be ≥ 1"),
         ({"depth": 50, "stem": "9x9"}, "stem must be one of"),
-        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, "needs a trainable norm"),
+        ({"depth": 50, "norm": "FrozenBN", "zero_init_last": True}, 'zero_init_last needs norm "BN", "SyncBN" or "GN"'),
     ],
     ids=str,
 )

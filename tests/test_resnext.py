@@ -39,7 +39,8 @@ def test_feature_maps_and_a_training_step_of_resnext101_32x4d_are_timms():
 
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64), (2, 40), (4, 24), (8, 14), (32, 4)])
 def test_blocks_of_every_cardinality_have_about_the_same_number_of_weights(cardinality, width):
-    """Xie et al. 2017, table 2 and equation 4: a block of c2 has C · (256 · d + 3 · 3 · d · d + d · 256) weights."""
+    """Xie et al. 2017, table 2 and equation 4: a block of c2 with cardinality C and width d has
+    C · (256 · d + 3 · 3 · d · d + d · 256) weights."""
     block = on_meta("resnet50", groups=cardinality, group_width=width, out=["c2"]).layer1[1]
     weights = sum(conv.weight.numel() for conv in (block.conv1, block.conv2, block.conv3))
     assert weights == cardinality * (256 * width + 3 * 3 * width * width + width * 256)

@@ -24,7 +24,10 @@ ITERATIONS = 8
 
 
 def in_process(function: Callable[..., None], *arguments: Any, **options: Any) -> int | None:
-    """Run a function in a process forked from a server with all imports done; returns the exit code."""
+    """Run a function in a process forked from a server that has imported the trainer.
+
+    Returns the exit code; None if the process has not ended after 120 s.
+    """
     process = forkserver().Process(target=function, args=arguments, kwargs=options)
     process.start()
     process.join(120)
@@ -52,7 +55,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def assert_same_training(one: Path, other: Path) -> None:
-    """Assert equal losses, evaluations, and final weights, EMA, optimizer and random-generator states."""
+    """Assert equal losses and evaluations, final checkpoints (weights, EMA weights, optimizer and RNG states), weights
+    of the best checkpoints, and names of checkpoint files."""
     assert read_log(one) == read_log(other)
     assert read_log(one, "val") == read_log(other, "val")
     a, b = (read_checkpoint(folder / "epoch_4.pt") for folder in (one, other))
@@ -67,8 +71,8 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert files[0] == files[1]
 
 
-# The process is killed at this point, the n-th time that it is reached. Checkpoints are saved after iterations 2, 3,
-# 4, 6 and 8; the best checkpoint is saved after evaluations.
+# (point, n): the process is killed when it reaches this point for the n-th time. Checkpoints are saved after iterations
+# 2, 3, 4, 6 and 8; the best checkpoint is saved after evaluations.
 KILLS = [
     ("iteration", 1),  # before the first checkpoint
     ("iteration", 5),  # in the middle of an epoch, between checkpoints
@@ -119,7 +123,7 @@ def test_a_signal_ends_training_after_the_iteration_with_a_checkpoint(
 def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
     tmp_path: Path, whole: Path, name: str, status: int
 ) -> None:
-    """Ctrl-C and SLURM signal all processes of a process group, not only the trainer."""
+    """Ctrl-C signals the whole process group, SLURM all processes of a job step; both include the workers."""
     assert in_process(train, tmp_path, 2, (name, 5)) == status
     assert CheckpointFolder(tmp_path).newest() == tmp_path / "iteration_5.pt"
     assert in_process(train, tmp_path, 2, resume=True) == 0
@@ -127,7 +131,8 @@ def test_a_signal_to_trainer_and_workers_ends_training_like_one_to_the_trainer(
 
 
 class Stops(ToyMetric):
-    """A metric that counts batches and evaluations; the process gets SIGTERM in the `batch`-th batch (0: never)."""
+    """A metric that counts batches and finished evaluations. It sends SIGTERM to its process in the `batch`-th batch,
+    counted over all evaluations (0: never)."""
 
     def __init__(self, batch: int = 0):
         super().__init__()
@@ -145,7 +150,8 @@ class Stops(ToyMetric):
 
 
 def evaluated_training(folder: Path, metric: ToyMetric, stops: bool = False, **options: Any) -> None:
-    """Train as in the uninterrupted run, two batches per evaluation; if `stops`, assert that SIGTERM ends the run."""
+    """Train with the settings of the uninterrupted run; an evaluation has two batches. If `stops`, assert that SIGTERM
+    ends the training."""
     options = {"val_loader": toy_loader(6, training=False), "metric": metric, **SETTINGS, **options}
     trainer = toy_trainer(folder, **options)
     if not stops:
@@ -206,7 +212,7 @@ def test_a_signal_in_the_validation_loss_ends_it_after_the_batch(tmp_path: Path)
 
         def loss(self, batch: Any) -> dict[str, torch.Tensor]:
             self.calls += not self.training
-            if self.calls == 3:  # the first two calls check one sample and find out which losses have a gradient
+            if self.calls == 3:  # call 1 checks one sample; call 2 finds the losses that require grad
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().loss(batch)
 
@@ -343,7 +349,7 @@ def test_a_resume_into_another_folder_keeps_the_files_of_both_runs_and_separate_
     assert {path.name for path in b.glob("*.pt")} == {"epoch_3.pt", "best_toy_AP.pt", "pretrained.pt"}
     assert [line["iteration"] for line in read_log(b)] == list(range(7, 19))
     assert len(list(b.glob("log_*.jsonl"))) == 1
-    assert read_log(b)[:6] == read_log(a)[6:]  # equals the run that continued in its own folder
+    assert read_log(b)[:6] == read_log(a)[6:]  # the same epoch 2 as in the run `a`
     best = read_checkpoint(b / "best_toy_AP.pt")["train"]
     assert trainer.best == best["best"]  # the best of this run, not of the run that was moved aside
     assert best["iteration"] >= 6
@@ -372,7 +378,8 @@ def test_a_new_run_overwrites_no_checkpoint_of_the_run_before(tmp_path: Path) ->
 
 
 def test_a_resume_with_more_iterations_keeps_the_last_evaluation_and_the_better_model(tmp_path: Path) -> None:
-    """The evaluation at the end of the first run is kept, although `eval_every=0` schedules none there."""
+    """With `eval_every=0`, only the end of training is evaluated, which is now iteration 4. The resumed run also
+    evaluates after iteration 2, where the first run ended."""
 
     class Falling(ToyMetric):
         def compute(self) -> dict[str, float]:

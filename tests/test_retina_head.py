@@ -31,7 +31,10 @@ def scene():
 
 
 def matched(anchors, targets, image):
-    """Object index of each anchor, -1 (background) or -2 (ignored): IoU thresholds 0.4, 0.5; low-quality matches."""
+    """Match by IoU thresholds 0.4 and 0.5, with low-quality matches; background anchors in a crowd are ignored.
+
+    Returns the object index, -1 (background) or -2 (ignored) for each anchor.
+    """
     single = (targets.valid & ~targets.crowd)[image]
     iou = box_iou(targets.boxes[image][single], anchors)
     best, index = iou.max(0)
@@ -48,7 +51,8 @@ def matched(anchors, targets, image):
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_losses_are_the_papers_over_the_positive_anchors(beta):
-    """Focal loss (equation 5) of anchors that are not ignored, and box loss, are divided by the number of positives."""
+    """The focal loss (equation 5) is summed over all anchors that are not ignored, the box loss over the positives;
+    both are divided by the number of positives."""
     head, targets = head_of(smooth_l1_beta=beta), scene()
     outputs = head(feature_maps(SIDE))
     losses = head.loss(outputs, SIZES, targets)
@@ -72,7 +76,7 @@ def test_losses_are_the_papers_over_the_positive_anchors(beta):
 
 @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
 def test_retina_losses_are_torchvisions_on_the_same_matches(kind):
-    """Uses one image: torchvision averages the loss over images, the paper over all images' positive anchors."""
+    """Uses one image, since torchvision normalizes the loss by the positive anchors per image, our head per batch."""
     head = head_of(box_loss=kind)
     targets = instances([[[10, 10, 50, 60], [60, 20, 120, 90]]], labels=[[2, 0]])
     outputs = head(feature_maps(SIDE, images=1))
@@ -150,7 +154,7 @@ def test_boxes_can_be_clipped_after_nms_as_in_detectron2():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": ["p2", "p9"]}, r'RetinaHead\(in=\["p2", "p9"\]\): .*no "p9"'),
+        ({"levels": ["p2", "p9"]}, r'RetinaHead needs feature maps "p2", "p9", .*no "p9"'),
         ({"topk": 0}, "RetinaHead: topk must be ≥ 1, got 0"),
         (
             {"iou_thresholds": (0.5, 0.4)},
@@ -165,7 +169,7 @@ def test_an_invalid_setting_of_the_retina_head_is_a_config_error(settings, messa
 
 
 def test_levels_with_different_channels_are_refused():
-    with pytest.raises(ConfigError, match="shared by its levels, which must have equal channels; got c3"):
+    with pytest.raises(ConfigError, match="RetinaHead needs levels with equal channels .*; got c3"):
         RetinaHead({"c3": FeatureSpec(512, 8), "c4": FeatureSpec(1024, 16)}, CLASSES)
 
 

@@ -22,7 +22,8 @@ def dense(head: RPNHead, images: int = 2) -> AnchorOutputs:
 
 
 def test_outputs_are_in_the_order_of_the_anchors():
-    """With weights for one anchor shape and input at one cell, the best anchor has that shape and position."""
+    """Weights are 0 except for one anchor shape, and the input is 0 except in one cell; the highest-scoring anchor has
+    this shape and is at this cell."""
     head = RPNHead(pyramid(levels=1), convs=0)
     torch.nn.init.zeros_(head.objectness_logits.weight)
     torch.nn.init.ones_(head.objectness_logits.weight[1])
@@ -125,7 +126,7 @@ def test_the_convolutions_run_once_per_level_in_a_training_step():
 
 
 def test_rpn_levels_with_different_channels_are_refused():
-    with pytest.raises(ConfigError, match=r"equal channels; got p2 \(16 ch, stride 4\), p3 \(32 ch, stride 8\)"):
+    with pytest.raises(ConfigError, match=r"equal channels .*; got p2 \(16 ch, stride 4\), p3 \(32 ch, stride 8\)"):
         RPNHead({"p2": FeatureSpec(16, 4), "p3": FeatureSpec(32, 8)})
 
 

@@ -131,7 +131,7 @@ def test_repeated_images_are_drawn_as_often_as_their_factor_on_average(seed: int
         seen = Counter(images_of(sampler))
         assert sum(seen.values()) == round(factors.sum())
         counts += [seen[index] for index in range(8)]
-    # The factors add up to 12.5, so an epoch has 12 images.
+    # The factors add up to 12.5, which is rounded to 12 images per epoch.
     assert np.abs(counts / 300 - factors * 12 / 12.5).max() < 0.15
 
 

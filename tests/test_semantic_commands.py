@@ -1,4 +1,4 @@
-"""Commands on semantic segmentation: a small model is trained on two colors and tested; predictions are drawn."""
+"""Commands on semantic segmentation: a small model with two classes is trained and tested; predictions are drawn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ train = dict(iterations=40, eval_every=40, save_every=40, save_best="mIoU", tens
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with a config, and images of a light rectangle on a dark background. The top three rows are ignored."""
+    """A folder with a config, images of a light rectangle on a dark background, and label images whose top three rows
+    are ignored."""
     root, random = tmp_path_factory.mktemp("semantic"), np.random.default_rng(0)
     (root / "colors.py").write_text(CONFIG)
     for name in ("images", "labels"):
@@ -86,7 +87,7 @@ def test_a_report_is_written(trained, folder, tmp_path):
 
 
 def test_predictions_are_written_with_the_ids_of_the_label_files(trained, folder, tmp_path, capsys):
-    """Two images of the same name in different folders stay apart."""
+    """Images of the same name in different folders have separate PNGs of predictions."""
     names = {}
     for number in range(4):
         names[number] = f"{'east' if number % 2 else 'west'}/{number // 2}.png"

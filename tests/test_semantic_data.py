@@ -91,7 +91,7 @@ def test_a_list_of_files_chooses_the_images(tmp_path):
     (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "val.txt").read_bytes().replace(b"\n", b"\r\n"))
     assert [path.name for path, _ in folder(tmp_path, files="val.txt").pairs] == ["1_x.jpg"]
     (tmp_path / "val.txt").write_text("town1/3\n")
-    with pytest.raises(DataError, match=r"val\.txt: no image town1/3 in .*images; did you mean town1/1"):
+    with pytest.raises(DataError, match=r"val\.txt: the listed image town1/3 is not in .*images; did you mean town1/1"):
         folder(tmp_path, files="val.txt")
 
 
@@ -151,7 +151,7 @@ def test_labels_stay_exact_under_every_transform(transform):
     ids=repr,
 )
 def test_image_and_labels_of_the_same_edge_stay_aligned(transform):
-    """The resized image crosses half of its range where the labels change from one class to the other."""
+    """The intensity of the resized image crosses 0.5 where the labels change from one class to the other."""
     torch.manual_seed(0)
     edge = torch.zeros(48, 90)
     edge[:, 41:] = 1
@@ -232,7 +232,7 @@ def test_a_perfect_prediction_scores_1():
     ("predicted", "message"),
     [
         (torch.zeros(3, 4), r"the prediction has \[3, 4\] pixels, .* \[4, 4\]"),
-        (torch.full((4, 4), 4), "go up to 4.* 4 classes"),
+        (torch.full((4, 4), 4), "the largest is 4, .* 4 classes"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(predicted, message):

@@ -21,7 +21,7 @@ def test_masks_of_0_and_255_are_0_and_1_although_255_is_ignored_by_default(tmp_p
     for index, mask in enumerate(masks):
         assert np.array_equal(dataset.labels_of(index).numpy(), mask // 255)
     (line,) = [record.message for record in caplog.records]
-    assert 'masks of 0 and 255: 255 is "yes", not ignored' in line
+    assert line.endswith('masks of 0 and 255: 255 is "yes", not ignored; to ignore 255, set ids=[0, 1]')
 
 
 def test_two_images_with_one_label_image_are_an_error_that_names_both(tmp_path):
@@ -119,12 +119,12 @@ def test_ids_beyond_8_bits(tmp_path, dtype, suffix):
 def test_label_images_of_another_size_than_their_images_are_one_line(tmp_path):
     message = error(write(tmp_path, masks_of([0, 1]), image_size=(24, 32)), ["a", "b"])
     assert message == (
-        f"{tmp_path}/labels/000.png: 16×12, but its image 000.jpg is 32×24 (3 of 3 label files checked differ)"
+        f"{tmp_path}/labels/000.png: 16×12, but its image 000.jpg is 32×24 (wrong size in 3 of 3 label files checked)"
     )
 
 
 def test_labels_of_the_stored_pixels_of_a_turned_photo_fit(tmp_path):
-    """EXIF orientation 6 rotates the displayed image; the label file has the size of the stored, unrotated image."""
+    """The label file fits the stored pixels, so the image is read without its EXIF rotation (orientation 6)."""
     mask = masks_of([0, 1], 1)[0]
     write(tmp_path, [mask])
     pixels = np.zeros((*SIZE, 3), np.uint8)

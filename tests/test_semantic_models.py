@@ -202,7 +202,7 @@ def test_focal_loss_weighs_pixels_by_how_wrong_they_are():
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, 2.0])
-def test_focal_loss_has_finite_gradients_for_certain_pixels(gamma):
+def test_focal_loss_has_finite_gradients_where_the_probability_is_1(gamma):
     """The probability of the first pixel is rounded to 1; the gradients of the other pixels equal the formula's."""
     logits = torch.tensor([[200.0, 0.0, -3.0], [0.0, 0.0, 3.0]])[None, :, None].requires_grad_()
     labels = torch.tensor([[[0, 1, 0]]])
@@ -251,9 +251,9 @@ def test_a_rounded_number_of_used_cells_gives_the_exact_size():
         assert argmax_resize(logits, (size, size), (used, used)).shape == (size, size)
 
 
-def test_padding_of_a_batch_does_not_reach_the_prediction():
-    """The image covers 6×8 cells of the 9×13 feature map. Away from the padding, resizing the whole map gives the same
-    classes as resizing only these cells."""
+def test_padding_of_a_batch_changes_labels_at_most_half_a_cell_away():
+    """The image covers 6×8 of the 9×13 cells of the logits. At pixels that are at least half a cell away from the
+    padding, resizing all cells gives the same classes as resizing only these cells."""
     logits = torch.randn(6, 9, 13, dtype=torch.float64)
     expected = F.interpolate(logits[None, :, :6, :8], (60, 80), mode="bilinear", align_corners=False)[0].argmax(0)
     labels = argmax_resize(logits, (60, 80), (6.0, 8.0))
@@ -294,7 +294,8 @@ def test_logits_are_averaged_where_windows_overlap():
 @pytest.mark.parametrize("original", [(105, 135), (140, 180), (33, 200), (70, 90)])
 @pytest.mark.parametrize("strides", [(20, 30), (9, 13), (32, 40)])
 def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(original, strides, monkeypatch):
-    """The reference interpolates the logits of each window at each pixel by hand, and averages over its windows."""
+    """The reference interpolates the logits of each window at each pixel, and sums them over the windows that cover the
+    pixel. The sum has the same argmax as the mean."""
     monkeypatch.setattr("chordate.models.sliding_window.CHUNK", 3000)  # small enough for several chunks
     torch.manual_seed(2)
     images, conv = torch.rand(1, 3, 70, 90, dtype=torch.float64), torch.nn.Conv2d(3, 5, 9, 4, 4).double()
@@ -318,7 +319,7 @@ def test_averaged_logits_are_interpolated_at_the_pixels_of_the_original_image(or
 
 
 def test_a_window_stride_that_leaves_pixels_out_is_refused():
-    with pytest.raises(ConfigError, match=r"window: .*stride \[40, 30\] is larger than the window size \[32, 40\]"):
+    with pytest.raises(ConfigError, match=r"window: .*must be ≤ size .* got stride \[40, 30\] and size \[32, 40\]"):
         segmenter({"type": "FCNHead"}, window={"size": (32, 40), "stride": (40, 30)})
 
 
@@ -344,7 +345,7 @@ def test_an_fcn_head_with_dilation_and_concatenation():
         num_classes=2,
     ).eval()
     x = y = torch.randn(1, 4, 9, 9)
-    for conv, _, _ in head.convs:  # the norms are identities before training
+    for conv, _, _ in head.convs:  # untrained norms only divide by √(1 + eps)
         y = F.conv2d(y, conv.weight, padding=3, dilation=3).div((1 + 1e-5) ** 0.5).relu()
     z = F.conv2d(torch.cat([x, y], dim=1), head.concatenated[0].weight, padding=1).div((1 + 1e-5) ** 0.5).relu()
     torch.testing.assert_close(head({"c5": x}), head.logits(z))

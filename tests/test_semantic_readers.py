@@ -1,4 +1,4 @@
-"""Readers of the public semantic segmentation datasets, on files in the original layout, and config pipelines."""
+"""Readers of public semantic segmentation datasets, on files in the original layout, and their configs' pipelines."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def coco_stuff(root: Path) -> np.ndarray:
 
 
 def voc(root: Path) -> np.ndarray:
-    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). SBD labels images 2, 3 and 4, which
-    include the validation image."""
+    """Write images 1 to 5, and VOC's labels of images 1 (train) and 2 (val). Returns the pixel values of the labels of
+    image 2. The tests add SBD's labels, also for the validation image."""
     for name in ("1", "2", "3", "4", "5"):
         photo(root / f"VOC2012/JPEGImages/2007_00000{name}.jpg")
     lists = root / "VOC2012/ImageSets/Segmentation"
@@ -116,7 +116,7 @@ def test_a_reader_gives_the_classes_of_the_original_files(tmp_path, name):
 def test_the_pipeline_of_the_papers_gives_crops_with_exact_labels(tmp_path, name):
     write, table, _ = READERS[name]
     write(tmp_path)
-    if name == "voc_semantic":  # trains on VOC's image 1, and on images that only SBD labels
+    if name == "voc_semantic":  # its training set also has the images whose labels are only in SBD
         put(tmp_path / "VOC2012/SegmentationClassAug/2007_000003.png", values(list(table)))
     cfg = load_config(f"configs/_base_/datasets/{name}.py")
     dataset = build_dataset(cfg.train_data, data_root=tmp_path, training=True)
@@ -130,7 +130,7 @@ def test_the_pipeline_of_the_papers_gives_crops_with_exact_labels(tmp_path, name
 
 
 def test_coco_stuff_leaves_out_the_ids_that_coco_never_annotated():
-    """The ids equal COCO's category ids: 80 of the ids 1 … 90, and 92 … 182."""
+    """Pixel values are COCO's category ids minus 1. These ids are 80 of 1 … 90, and all of 92 … 182."""
     assert len(COCO_STUFF_CLASSES) == len(set(COCO_STUFF_IDS)) == 171
     ids = dict(zip(COCO_STUFF_CLASSES, COCO_STUFF_IDS))
     coco = {"person": 1, "stop sign": 13, "bench": 15, "backpack": 27, "bed": 65, "toothbrush": 90, "banner": 92}
@@ -146,7 +146,7 @@ motorcycle 32 17, bicycle 33 18
 
 
 def test_cityscapes_train_ids_are_those_of_the_authors_table(tmp_path):
-    """The label file has each id from 0 to 33 in a column of its own."""
+    """The first 34 columns of the label file have the ids 0 to 33, one id per column."""
     cityscapes(tmp_path)
     path = tmp_path / "gtFine/val/munster/munster_000000_000019_gtFine_labelIds.png"
     put(path, np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8) % 34, SIZE).copy())
@@ -193,7 +193,7 @@ def test_train_aug_from_the_mat_files_of_sbd(tmp_path):
 
 def test_missing_parts_of_voc_are_one_line(tmp_path, monkeypatch):
     voc(tmp_path)
-    with pytest.raises(DataError, match=r"benchmark_RELEASE.*no such folder.*; train_aug needs it, or .*ClassAug"):
+    with pytest.raises(DataError, match=r"benchmark_RELEASE.*no such folder.*label files of SBD, or PNGs in .*Aug"):
         voc_dataset(tmp_path)
     folder = tmp_path / "benchmark_RELEASE/dataset/cls"
     folder.mkdir(parents=True)
@@ -209,7 +209,8 @@ def largest_fraction(crop: dict) -> float:
 
 
 def test_no_class_covers_more_of_a_crop_than_the_limit():
-    """The left half is one class and the right half another, so random crops often have only one class."""
+    """The left half is one class and the right half another, so most random crops exceed the limit. If ten tries do,
+    the last crop is used, so a few crops still exceed it."""
     torch.manual_seed(0)
     labels = torch.ones(100, 100, dtype=torch.int16)
     labels[:, 50:] = 2

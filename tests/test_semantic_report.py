@@ -97,7 +97,7 @@ def test_boundary_iou_is_the_formula_of_the_paper():
     found = [metric.per_class()[name]["boundary_IoU"] for name in META.classes]
     assert found == pytest.approx([*(both / either), -1])
     assert metric.numbers["boundary_mIoU"] == pytest.approx((both / either).mean())
-    assert metric.numbers["boundary_mIoU"] < metric.numbers["mIoU"]  # shifts cause errors near the outlines
+    assert metric.numbers["boundary_mIoU"] < metric.numbers["mIoU"]  # shifted labels are wrong near the outlines
 
 
 def test_a_perfect_prediction_has_boundary_iou_1_next_to_ignored_pixels_too():

@@ -102,7 +102,7 @@ def test_deeplabv3plus_equals_smps():
     ours = segmenter(theirs, backbone=backbone, head={"type": "DeepLabV3PlusHead"})
     head, decoder = ours.head, theirs.decoder
     for separable in (*head.aspp.branches[1:], *head.decoder):
-        separable[0] = separable[0][0]  # keeps only the depthwise convolution, as in smp
+        separable[0] = separable[0][0]  # drops the norm and ReLU after the depthwise convolution
     head.decoder[1] = nn.Identity()
     decoder.aspp = decoder.aspp[0]
     decoder.up = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
@@ -116,8 +116,10 @@ def test_deeplabv3plus_equals_smps():
 
 
 def test_pspnet_equals_smps(monkeypatch):
-    """smp has no norm in the branch that pools to 1×1, resizes with align_corners=True, and fuses the branches by a
-    1×1 convolution, which equals our 3×3 convolution with zeros around the center.
+    """smp has no norm in the branch that pools to 1×1, resizes with align_corners=True, and ends with a 3×3 convolution
+    instead of our 1×1 convolution.
+
+    It fuses the branches by a 1×1 convolution, which equals our 3×3 convolution with zeros around the center.
     """
     resize = SimpleNamespace(interpolate=lambda x, align_corners, **size: F.interpolate(x, align_corners=False, **size))
     monkeypatch.setattr(psp_decoder, "F", resize)

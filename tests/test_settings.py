@@ -126,11 +126,11 @@ def test_settings_are_checked_before_the_data_are_read(
     ("length", "warning"),
     [
         ({"train.epochs": 12}, None),
-        ({"train.epochs": 11}, "schedule.milestones: 11 not reached, since train.epochs=11"),
-        ({"train.epochs": 1}, "schedule.milestones: 8, 11 not reached, since train.epochs=1"),
+        ({"train.epochs": 11}, "schedule.milestones: 11 will not be reached, since train.epochs=11"),
+        ({"train.epochs": 1}, "schedule.milestones: 8, 11 will not be reached, since train.epochs=1"),
         (
             {"train.epochs": None, "train.iterations": 90, "schedule.milestones": [60, 600]},
-            "schedule.milestones: 600 not reached, since train.iterations=90",
+            "schedule.milestones: 600 will not be reached, since train.iterations=90",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_milestones_after_the_end_of_training_are_reported(
 ) -> None:
     with pytest.raises(DataError):  # there is no dataset
         train(load_config("faster-rcnn_r50_fpn_1x_coco", length), data_root=tmp_path, work_dir=tmp_path / "run")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "not reached" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not be reached" in line]
     assert len(lines) == (warning is not None) and all(line.endswith(f"WARNING {warning}") for line in lines)
 
 

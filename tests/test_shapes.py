@@ -1,4 +1,4 @@
-"""The generated dataset has valid COCO format, annotations of the visible regions, and disjoint splits."""
+"""The shapes dataset has valid COCO annotations, which cover only the visible regions, and disjoint splits."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def test_area_and_box_agree_with_the_mask_that_pycocotools_draws(train):
         margins = np.array([x - left, y - top, left + width - x - w, top + height - y - h])
         if isinstance(annotation["segmentation"], dict):
             assert (margins == 0).all()
-        else:  # a polygon's box contains its mask, but sharp tips may extend beyond the mask's pixels
+        else:  # a polygon's box contains its mask up to rounding; it is larger where thin tips fill no pixel
             assert margins.min() > -0.7 and margins.max() < 3, margins
         all_margins.append(margins)
     assert np.abs(np.mean(all_margins, 0)).max() < 0.5
@@ -129,7 +129,7 @@ def test_the_shapes_dataset_has_crowds_empty_images_holes_and_occlusion(train):
     assert crowds and all(isinstance(a["segmentation"], dict) for a in crowds)
     assert 0 < TRAIN - len({a["image_id"] for a in annotations}) < 0.2 * TRAIN
     plain = [a for a in annotations if not a["iscrowd"]]
-    assert any(isinstance(a["segmentation"], dict) for a in plain)  # an unoccluded ring
+    assert any(isinstance(a["segmentation"], dict) for a in plain)  # a region with a hole
     assert any(isinstance(a["segmentation"], list) and len(a["segmentation"]) > 1 for a in plain)  # cut in two
 
 

@@ -87,7 +87,7 @@ def test_a_signal_ends_a_command_with_one_line(
 def test_a_signal_ends_an_evaluation_immediately_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """As a scheduler or Ctrl-C does, the signal reaches the command and its loading worker."""
+    """The command and its loader worker both get the signal, as from a scheduler or Ctrl-C."""
     config = write_data(tmp_path)
     model = build_model(str(config), classes=["blue", "green", "red"])
     torch.save(checkpoint_of(model), tmp_path / "model.pt")

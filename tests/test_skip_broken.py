@@ -1,4 +1,7 @@
-"""Missing and broken images: an error when the dataset is opened, or skipped and counted with `skip_broken=True`."""
+"""Missing images are an error when a dataset is opened, broken images at the latest when they are read.
+
+With `skip_broken=True`, both are skipped and counted.
+"""
 
 import json
 import logging
@@ -11,8 +14,8 @@ import pytest
 import torch
 from class_folders import write_folders
 from loading import open_loader
+from panoptic_files import write_panoptic
 from stick_figures import detected, write_figures
-from test_panoptic_data import write_panoptic
 from tiny_coco import annotation, write_coco
 
 from chordate.cli.main import main
@@ -273,14 +276,12 @@ def test_detected_boxes_of_missing_images_are_left_out(tmp_path: Path, rename) -
     assert "2.png" not in {Path(dataset.read(index)["info"].path).name for index in range(10)}
     assert {dataset.id_in_file(index) for index in range(10)} == {rename(10 * number) for number in (1, 3, 4, 5, 6)}
     (tmp_path / "found.json").write_text(json.dumps([*detected(content), *detected(content, image_id=77)]))
-    with pytest.raises(DataError, match="12 of 22 boxes belong to images that the annotations do not have"):
+    with pytest.raises(DataError, match="12 of 22 boxes belong to images that are not in the annotation file"):
         CocoPoseDataset("figures.json", "images", boxes="found.json", data_root=tmp_path, skip_broken=True)
 
 
-def test_the_names_near_missing_files_are_not_searched_for_skipped_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each search takes 0.1 s in a folder of 3,000 files."""
+def test_similar_names_are_not_searched_for_skipped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the names after "did you mean" takes 0.1 s in a folder of 3,000 files."""
     root, searched = write_coco(tmp_path, BOXES, sizes=((60, 80),) * COUNT), []
     dataset = open_set(root, skip_broken=True)
     for number in range(2, COUNT + 1):

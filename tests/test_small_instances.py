@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_panoptic_data import reader, write_panoptic
+from panoptic_files import reader, write_panoptic
 from test_panoptic_models import META, panoptic_deeplab
 from torch.nn import functional as F
 
@@ -17,7 +17,8 @@ from chordate.structures import IGNORED
 
 
 def random_slots(seed: int) -> torch.Tensor:
-    """Rectangles of three instances per image, some of which are hidden; other pixels have no instance."""
+    """The instance of each pixel `[2, 12, 16]`: three rectangles per image, of which later ones cover earlier ones;
+    IGNORED elsewhere."""
     random = torch.Generator().manual_seed(seed)
     slots = torch.full((2, 12, 16), IGNORED, dtype=torch.int16)
     for image in slots:
@@ -42,7 +43,7 @@ def slow_weights(slots: torch.Tensor, area: int, weight: float) -> torch.Tensor:
 
 
 def slow_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, fraction: float) -> float:
-    """The mean over the hardest labeled pixels of -w log p, sorted in Python (Yang et al. 2019, DeeperLab)."""
+    """The mean of -w log p over the `fraction` of labeled pixels where it is largest (Yang et al. 2019, DeeperLab)."""
     losses = []
     for n, y, x in (labels != IGNORED).nonzero().tolist():
         exponentials = [math.exp(value) for value in logits[n, :, y, x].tolist()]
@@ -85,7 +86,7 @@ def test_the_model_weights_small_things_but_not_stuff_in_its_semantic_loss(tmp_p
     dataset = reader(tmp_path, meta=META)
     batch = dataset.collate([dataset[0, 0], dataset[0, 1]], 32)
     targets = batch.targets
-    areas = [int((targets.slots[0] == own).sum()) for own in (0, 2)]  # a cat and a dog; 1 is a crowd
+    areas = [int((targets.slots[0] == own).sum()) for own in (0, 2)]  # a cat and a dog; instance 1 is a crowd
     model = panoptic_deeplab(small_instance_area=max(areas)).eval()
     logits = F.interpolate(model.semantic(model.backbone_features(batch)), (32, 64), mode="bilinear").detach()
     weights = slow_weights(targets.slots, max(areas), 3.0)

@@ -1,4 +1,4 @@
-"""Checkpoints of segmentation_models.pytorch, and folders of `save_pretrained`, load, and logits equal smp's."""
+"""Loads checkpoints of segmentation_models.pytorch (smp) and folders of its `save_pretrained`; logits equal smp's."""
 
 import copy
 from typing import Any
@@ -50,7 +50,7 @@ def test_a_folder_of_save_pretrained_gives_smps_logits_and_is_written_back(name,
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory) -> dict[str, Any]:
-    """The contents of a folder of `save_pretrained`."""
+    """The contents of a folder that `save_pretrained` wrote for smp's Unet."""
     folder = tmp_path_factory.mktemp("unet")
     their_model("Unet").save_pretrained(folder)
     return dict(read_state(folder))
@@ -71,8 +71,8 @@ def pretrained(tmp_path_factory) -> dict[str, Any]:
         ({"activation": "nonsense"}, "config.json: "),
         ({"encoder_name": "resnet18/../x"}, 'the encoder "resnet18/../x" has no counterpart in Chordate'),
         ({"encoder_name": "resnet34"}, "config.json describes another network"),
-        ({"_model_class": "Unet" * 3}, "config.json: unknown architecture"),
-        ({"_model_class": ["Unet"]}, "config.json: unknown architecture"),
+        ({"_model_class": "Unet" * 3}, "config.json: smp cannot build the network: unknown architecture"),
+        ({"_model_class": ["Unet"]}, "config.json: smp cannot build the network: unknown architecture"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:The usage of decoder_use_batchnorm")
@@ -81,7 +81,7 @@ def test_a_config_that_does_not_fit_the_weights_is_one_line(pretrained, changed,
     with pytest.raises(CheckpointError) as caught:
         recognized_config(find_weights(contents))
     error = str(caught.value)
-    assert f"has the names of smp's weights, but their network is unknown ({message}" in error and "\n" not in error
+    assert f"tensor names of smp, but its architecture cannot be determined ({message}" in error and "\n" not in error
 
 
 def test_only_the_arguments_of_the_network_are_in_the_config(pretrained):

@@ -67,7 +67,7 @@ def test_tables_of_metrics_show_brackets_and_one_line_per_class() -> None:
 
 
 def test_a_detection_report_is_drawn_and_written(tmp_path: Path) -> None:
-    names = NAMES[:-1]  # JSON files cannot contain lone surrogates
+    names = NAMES[:-1]  # datasets reject class names with lone surrogates
     categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
     boxes = [annotation(n, 1, [10, 10, 20, 20], category=n) for n in range(1, len(names) + 1)]
     root = write_coco(tmp_path, boxes, sizes=[(64, 64)], categories=categories)

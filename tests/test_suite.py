@@ -9,11 +9,12 @@ import pytest
 
 FILES = sorted(Path(__file__).parent.glob("*.py"))
 # Private names of other packages that the tests may use, since there is no public counterpart.
-OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree"}
+OF_TORCH = {"_dynamo", "_python_dispatch", "_pytree", "_subclasses"}
 OF_TORCHVISION = {"_utils", "_KERNEL_REGISTRY", "_loss_type"}
 OF_TIMM = {"_hub"}
 OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}
 ALLOWED = OF_TORCH | OF_TORCHVISION | OF_TIMM | OF_NAMED_TUPLES
+# Functions that take a member's name as text.
 BY_TEXT = {
     "setattr",
     "getattr",
@@ -21,7 +22,7 @@ BY_TEXT = {
     "delattr",
     "attrgetter",
     "patch",
-}  # functions that take a member's name as text
+}
 
 
 def is_private(name: str) -> bool:

@@ -12,8 +12,8 @@ from chordate.cli.main import main
 from chordate.cli.summary import backbone_row
 from chordate.registry import BACKBONES
 
-# Millions of parameters and billions of multiply-adds as each source prints them (None: not printed). Some sources
-# round, some truncate, and some also count norms and pools.
+# Millions of parameters and billions of multiply-adds as each source prints them (None: not compared). Some
+# sources round, some truncate, and some also count norms and pools.
 PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     "He et al. 2016, Deep Residual Learning, table 1 and figure 3": {
         "resnet18": (None, "1.8"),
@@ -119,14 +119,11 @@ PAPERS: dict[str, dict[str, tuple[str | None, str | None]]] = {
     },
 }
 PRINTED = [(source, name, *numbers) for source, rows in PAPERS.items() for name, numbers in rows.items()]
-# Deep networks take seconds, so these are counted only with `-m slow`.
+# Counting a deep network takes seconds, so it is done only with `-m slow`.
 DEEP = re.compile(r"[a-z_]*(1(01|10|5\d|6\d)|[2-9]\d\d|\d{4})|convnext_(small|base|large)")
 COUNTED = [pytest.param(*row, marks=[pytest.mark.slow] * bool(DEEP.match(row[1]))) for row in PRINTED]
-UNPUBLISHED = {
-    "wrn16_4_cifar",
-    "highway20_cifar",
-    "highway32_cifar",
-}  # test_preact_resnet.py and test_cifar_nets.py check their parameter counts
+# test_preact_resnet.py and test_cifar_nets.py check the parameter counts of these backbones.
+UNPUBLISHED = {"wrn16_4_cifar", "highway20_cifar", "highway32_cifar"}
 
 
 @cache
@@ -181,7 +178,7 @@ def test_parameter_counts_equal_torchvisions_exactly():
             theirs = torchvision.models.get_model_weights(model)[weights].meta["num_params"]
             backbone = on_meta(name)
             channels = list(backbone.out_features.values())[-1].channels
-            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # with ConvNeXt's norm
+            classifier = 1000 * (channels + 1) + (2 * channels if "convnext" in name else 0)  # ConvNeXt's has a norm
             assert sum(p.numel() for p in backbone.parameters()) + classifier == theirs, name
 
 
@@ -199,10 +196,10 @@ def test_summary_of_an_unknown_name_suggests_near_names(capsys):
 @pytest.mark.parametrize(
     ("config", "size", "parameters"),
     [
-        ("resnet18_imagenet", "224×224", "11.69"),  # torchvision's page, as above
+        ("resnet18_imagenet", "224×224", "11.69"),  # torchvision's weights, as above
         ("resnet20_cifar10", "32×32", "0.27"),  # He et al. 2016, table 6
         ("wrn16_4_cifar100", "32×32", "2.77"),  # 2.75 M (Zagoruyko & Komodakis, table 5) + 90 classes × 257
-        pytest.param("convnext_base_i384_imagenet", "384×384", "88.59", marks=pytest.mark.slow),  # torchvision's page
+        pytest.param("convnext_base_i384_imagenet", "384×384", "88.59", marks=pytest.mark.slow),  # from torchvision
     ],
 )
 def test_a_classifiers_config_is_counted_with_its_number_of_classes_and_image_size(
@@ -255,3 +252,9 @@ def test_the_input_size_is_the_pipelines_or_is_marked_as_assumed(config, size, a
     title = f"configs whose pipeline sets no size: {size} assumed"
     assert (lines[0].strip() == title) == assumed
     assert any("assumed" in line for line in printed(capsys, config, "--size", "64", "64")) is False
+
+
+def test_a_config_file_is_listed_by_the_name_that_its_runs_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(summary, "multiply_adds", lambda *_: 0.0)
+    (tmp_path / "own.py").write_text('base = "resnet20_cifar10"\n')
+    assert any(re.match(r"│ own +│", line) for line in printed(capsys, str(tmp_path / "own.py")))

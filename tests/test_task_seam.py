@@ -48,7 +48,7 @@ UNTRAINED = {"depth": ("mean_error", 3.0, -1), "landmarks": ("distance", 19.0, -
 
 @pytest.fixture(scope="module", params=TASKS)
 def trained(request, without_curves, tmp_path_factory):
-    """The task's name, folder, config file and best checkpoint."""
+    """Train a custom task; returns its name, folder, config file and best checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     task = TASKS[request.param]
     shutil.copy(OUTSIDE / f"{task['module']}.py", folder)
@@ -83,7 +83,7 @@ def test_a_checkpoint_has_the_metadata_of_the_dataset(trained):
     assert meta["classes"] == (["right", "left", "down", "up"] if name == "clips" else [])
 
 
-@pytest.mark.parametrize("trained", ["depth", *slow("landmarks", "clips")], indirect=True)  # the others have less state
+@pytest.mark.parametrize("trained", ["depth", *slow("landmarks", "clips")], indirect=True)  # only depth is augmented
 def test_resume_gives_the_same_weights_as_no_interruption(trained, tmp_path):
     _name, folder, config, _checkpoint = trained
     epochs = sorted((folder / "run").glob("epoch_*.pt"), key=lambda path: int(path.stem.split("_")[1]))
@@ -131,7 +131,7 @@ def test_check_reads_the_samples(trained, tmp_path):
 def test_summary_counts_the_model(trained, capsys):
     _name, _folder, config, checkpoint = trained
     assert main(["summary", str(config)]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if config.name in line)
+    row = next(line for line in capsys.readouterr().out.splitlines() if f" {config.stem} " in line)
     count = sum(t.numel() for k, t in torch.load(checkpoint, weights_only=True)["model"].items() if "running" not in k)
     millions = float(row.split("│")[3])
     assert millions == pytest.approx(count / 1e6, abs=0.01)
@@ -149,7 +149,7 @@ def test_data_whose_classes_differ_from_the_models_is_refused(trained, tmp_path,
 
 @pytest.mark.parametrize("trained", ["clips"], indirect=True)
 def test_summary_counts_a_backbone_for_clips(trained):
-    """Counts include the 3×3×3 convolutions for 6 frames of 224×224 and a classifier with 1000 classes."""
+    """The counts include a classifier with 1000 classes; multiply-adds are those for a clip of 6 frames of 224×224."""
     _, parameters, multiply_adds, maps = backbone_row("ClipNet", None)
     stem, stage = 3 * 8 * 27, 8 * 16 * 27
     assert maps == "c2:8/4 c3:16/8"
@@ -167,8 +167,8 @@ OPEN = [
 
 
 def task_type_checks(tree: ast.AST) -> list[tuple[int, str]]:
-    """Line and function name of every check for task types or optional attributes: `isinstance` and `issubclass` with
-    types of tasks, `hasattr`, and `getattr` with a literal name or a default."""
+    """Line and called function of each check for task-specific types or optional attributes: `isinstance` and
+    `issubclass` with one of TASK_TYPES, `hasattr`, and `getattr` with a literal name or a default."""
     checks = []
     for node in ast.walk(tree):
         called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""

@@ -20,7 +20,7 @@ from chordate.weights.loading import load_checkpoint
     scope="module",
     params=[
         ("fasterrcnn_resnet50_fpn", "faster-rcnn_r50_fpn_torchvision"),
-        # test_torchvision_instances.py always compares the boxes and losses of a Mask R-CNN with these parts.
+        # Marked slow, since test_torchvision_instances.py always compares a Mask R-CNN that has all of these parts.
         *slow(("fasterrcnn_resnet50_fpn_v2", "faster-rcnn_r50_fpn-v2_torchvision")),
     ],
     ids=["v1", "v2"],
@@ -84,7 +84,7 @@ def test_checkpoints_from_before_torchvision_0_13_are_converted_equally(pair):
 
 
 def test_a_faster_rcnn_for_cocos_80_classes_loads_the_rows_of_these_classes(pair):
-    """Torchvision's detectors have 91 outputs, one per category id and one for the background."""
+    """Torchvision's Faster R-CNN has 91 classes: the background and the category ids 1 to 90, of which COCO uses 80."""
     referee = pair[0]
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     ids = [number for number, name in enumerate(names) if name not in ("__background__", "N/A")]

@@ -35,7 +35,7 @@ from chordate.weights.loading import load_checkpoint
 from chordate.weights.state_dict_match import match
 
 MAX_DETECTIONS = 50  # detections per image
-CLASSES = 5  # the keypoint detector is tested with several classes, unlike the published one
+CLASSES = 5  # number of classes of the keypoint detector; the published one has a single class
 KEYPOINTS = 17
 
 PAIRS = {
@@ -46,7 +46,7 @@ PAIRS = {
 
 
 def slimmer(model: nn.Module) -> None:
-    """Replace torchvision's backbone by a small one, and its heads by narrow ones."""
+    """Apply `narrow` to a detector, and also replace its mask or keypoint head by a narrow one."""
     narrow(model)
     heads = model.roi_heads
     if heads.has_mask():
@@ -111,7 +111,7 @@ def test_mask_rcnn_masks_equal_torchvisions(masks, monkeypatch):
         assert_same_detections(b, a)
         assert one.std() > 0.1
         torch.testing.assert_close(other, one[:, 0], rtol=0, atol=1e-3)
-        # Torchvision's own pasting rounds boxes to whole pixels.
+        # The reference is not torchvision's own pasting, which rounds boxes to whole pixels.
         exact = at_pixels(one, a["boxes"], *image.shape[1:])
         sure = (exact - 0.5).abs() > 1e-3
         assert torch.equal(b.masks[sure], (exact >= 0.5)[sure])
@@ -127,7 +127,8 @@ def at_pixels(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def test_mask_losses_equal_torchvisions_on_the_same_targets(masks, monkeypatch):
-    """Torchvision's targets are soft and cropped from full-size bitmaps; both heads get equal substitutes instead."""
+    """Torchvision's targets are soft and cropped from full-size bitmaps; ours are binary, from bitmaps of the boxes.
+    Here, both heads get the same binary targets."""
     referee, model, images, targets = masks
     noise = F.interpolate(torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)), 640)[0, 0].double()
 

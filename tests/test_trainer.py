@@ -271,7 +271,7 @@ def test_an_invalid_setting_of_the_trainer_is_a_one_line_error(train: dict[str, 
 def test_an_empty_loader_and_an_incomplete_evaluation_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="yields no batch"):
         toy_trainer(tmp_path, loader=toy_loader(0)).train()
-    with pytest.raises(ConfigError, match="both val_data and metric"):
+    with pytest.raises(ConfigError, match="both val_loader and metric"):
         toy_trainer(tmp_path, val_loader=toy_loader(5, training=False))
     with pytest.raises(ConfigError, match="section `train_data` is None"):
         train({"model": {}, **toy_config()}, work_dir=tmp_path / "none")

@@ -41,8 +41,8 @@ def test_plotting_a_file_that_is_not_a_training_log_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other.txt").write_text("{this is}\n")
     for name, message in (
-        ("absent", "not a training log"),
-        ("other.txt", "not a training log"),
+        ("absent", "cannot be read as a training log"),
+        ("other.txt", "cannot be read as a training log"),
         ("empty.jsonl", "no training records"),
     ):
         with pytest.raises(DataError, match=message):
@@ -121,8 +121,8 @@ CURVES = {
 
 
 @pytest.mark.parametrize("curve", CURVES)
-def test_training_curves_mark_each_value_and_labels_do_not_overlap(curve, tmp_path, monkeypatch):
-    """Checks the geometry of the figure that `plot_training` saves."""
+def test_training_curves_mark_single_points_and_the_label_overlaps_nothing(curve, tmp_path, monkeypatch):
+    """The label of the best value is within the axes, clear of curves and legend, and ticks are whole iterations."""
     count, every, value = CURVES[curve]
     lines = []
     for n in range(1, count + 1):

@@ -48,7 +48,7 @@ def test_a_metric_must_not_have_the_name_of_a_log_field(name):
         def compute(self) -> dict[str, float]:
             return {name: 0.5}
 
-    with pytest.raises(ConfigError, match=f'Clash: a number must not be named "{name}"'):
+    with pytest.raises(ConfigError, match=f'Clash: a metric must not be named "{name}"'):
         compute_numbers(Clash())
 
 
@@ -74,13 +74,13 @@ def test_nan_in_a_buffer_or_an_average_is_not_saved(tmp_path: Path, part: str) -
     with pytest.raises(TrainingError) as error:
         toy_trainer(tmp_path, callbacks=[Spoil()], ema=0.9).train()
     name = "head.weight" if part == "average" else "backbone.1.running_var"
-    owner = "" if part == "buffer" else "the average of "
+    owner = "" if part == "buffer" else "the EMA of "
     assert str(error.value).startswith(f"{owner}{name} has a NaN or Inf after iteration")
     assert [path.name for path in tmp_path.glob("*.pt")] == ["epoch_1.pt"]
 
 
 def test_a_last_batch_of_one_image_is_left_out_under_batchnorm_and_logged_once(tmp_path: Path) -> None:
-    write_folders(tmp_path, {"train": 3, "test": 1}, side=32, wider=0)  # nine images of three classes
+    write_folders(tmp_path, {"train": 3, "test": 1}, side=32, wider=0)  # nine training images of three classes
     logged = []
     for backbone, steps in (("resnet20_cifar", 2), ({"type": "resnet20_cifar", "norm": "FrozenBN"}, 3)):
         config = {
@@ -145,7 +145,7 @@ def test_an_incomplete_optimizer_state_is_a_one_line_error(tmp_path: Path, optim
     key = list(next(iter(state.values())))[-1]
     del state["head.weight"][key]
     torch.save(checkpoint, path)
-    message = rf"epoch_1.pt: train.optimizer.state.head.weight.{key} must be \[.*\], got nothing"
+    message = rf"epoch_1.pt: train.optimizer.state.head.weight.{key} must have shape \[.*\], got nothing"
     with pytest.raises(CheckpointError, match=message):
         toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=2, resume=path).train()
 
@@ -162,7 +162,7 @@ def test_a_missing_optimizer_state_of_a_parameter_is_a_one_line_error(tmp_path: 
         checkpoint["train"]["optimizer"]["state"]["head.weight"] = {}
     torch.save(checkpoint, path)
     trainer = toy_trainer(tmp_path / "a", optimizer=optimizer, epochs=2, resume=path)
-    if emptied and name == "AdamW":  # a parameter that never had a gradient
+    if emptied and name == "AdamW":  # valid: the state of a parameter that never had a gradient
         trainer.train()
         return
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_a_missing_optimizer_state_of_a_parameter_is_a_one_line_error(tmp_path: 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_a_parameter_that_is_unfrozen_on_resume_starts_as_in_a_new_optimizer(tmp_path: Path, name: str) -> None:
-    """Fused SGD needs a momentum for every parameter."""
+    """Fused SGD needs a momentum buffer for every parameter."""
     optimizer = {"type": name, "lr": 0.01, **({"momentum": 0.9} if name == "SGD" else {})}
     frozen = ToyModel()
     frozen.head.weight.requires_grad_(False)

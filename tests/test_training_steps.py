@@ -1,11 +1,12 @@
 """The training step of each detector is one graph for any number of objects, with the losses of eager mode."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from backbone_referee import slow
-from detection_toys import assert_never_waits
+from detection_toys import assert_never_waits, train_on_fake_tensors
 from test_two_stage import META, Tiny, batch_of
 
 from chordate.registry import MODELS
@@ -38,6 +39,7 @@ TWO_STAGE = {"type": "TwoStageDetector", "neck": NECK, "rpn": RPN, "box": BOX}
 SMALL = {"type": "CifarResNet", "depth": 8, "norm": "FrozenBN"}
 
 MODELS_OF = {
+    "two-stage": TWO_STAGE,
     "mask and keypoint": {**TWO_STAGE, "mask": MASK, "keypoint": KEYPOINT},
     "cascade mask": {
         **TWO_STAGE,
@@ -79,7 +81,14 @@ def batch(*counts: int, seed: int):
     return made
 
 
-@pytest.mark.parametrize("kind", ["mask and keypoint", *slow("RetinaNet", "cascade mask", "C4", "DC5")])
+@pytest.mark.parametrize("kind", MODELS_OF)
+def test_no_shape_in_a_training_step_depends_on_the_data(kind):
+    losses = train_on_fake_tensors(partial(detector, kind), batch(3, 1, seed=0))
+    assert losses and all(loss.shape == () for loss in losses.values())
+
+
+# Most kinds are slow tests: the test above checks all for data-dependent shapes, the usual cause of several graphs.
+@pytest.mark.parametrize("kind", ["two-stage", *slow(*(kind for kind in MODELS_OF if kind != "two-stage"))])
 def test_the_training_step_is_one_graph_for_any_number_of_objects(kind):
     """The graph goes from uint8 images to the losses, forward and backward; NMS is one opaque operator."""
     model = detector(kind)

@@ -107,14 +107,14 @@ def test_resizing_with_torchvisions_rounding_equals_torchvisions_detectors_exact
 def test_detectron2_resize_follows_its_size_formula(height: int, width: int) -> None:
     resize = ResizeShortestEdge(800, 1333)
     got = resize.make_params([Image(torch.empty(3, height, width, device="meta"))])["size"]
-    # Detectron2 scales the shorter side to 800, then both down if the longer exceeds 1333, and adds 0.5 to round.
+    # Detectron2 scales the shorter side to 800, scales both down if the longer one exceeds 1333, and rounds half up.
     scale = 800 / min(height, width)
     new = [800.0, scale * width] if height < width else [scale * height, 800.0]
     if max(new) > 1333:
         shrink = 1333 / max(new)
         new = [side * shrink for side in new]
     expected = [max(1, int(side + 0.5)) for side in new]
-    # If the exact product ends in .5, the two orders of multiplication may round differently.
+    # If the exact product ends in .5, it may be rounded differently, since the multiplications are in another order.
     assert all(abs(a - b) <= (abs(side % 1 - 0.5) < 1e-6) for a, b, side in zip(got, expected, new))
 
 

@@ -195,8 +195,8 @@ def bright_batch() -> Batch:
 
 
 def test_boxes_are_merged_by_nms_and_masks_averaged_at_the_merged_box():
-    """The box is the same in both augmented batches, so one detection remains. It has the higher score, (80 - 40) / 80
-    in the mirrored batch. Mirrored back, the mask of that batch falls to the right, so the mean is 0.6 everywhere."""
+    """The box is the same in both augmented batches, so one detection remains, with the higher score: (80 - 40) / 80
+    in the mirrored batch. Its mask, mirrored back, decreases to the right, so the mean is 0.6 everywhere."""
     (plain,), (augmented,) = bright_detector(None)(bright_batch()), bright_detector({"flip": True})(bright_batch())
     assert plain.boxes.tolist() == augmented.boxes.tolist() == [[16, 16, 40, 48]]
     assert plain.scores.item() == pytest.approx(16 / 80) and augmented.scores.item() == pytest.approx(40 / 80)
@@ -217,7 +217,7 @@ def test_keypoints_are_decoded_from_averaged_heatmaps_with_left_and_right_swappe
             (augmented.keypoints[0, eye, :2] - torch.tensor(corners[c])).abs().max() for c in ("green", "blue")
         )
         assert distance < 4
-        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # averaged with a lower value
+        assert augmented.keypoints[0, eye, 2] < plain.keypoints[0, eye, 2]  # the peak is averaged with a lower value
 
 
 def random_detections(generator: torch.Generator, count: int) -> Detections:

@@ -1,4 +1,4 @@
-"""The two-stage detector as a whole: it is built from parts, trained for a step, and predicts."""
+"""The two-stage detector as a whole: how it is built, trained and compiled, what it detects, and its errors."""
 
 import re
 
@@ -119,7 +119,7 @@ def test_a_neck_is_optional_when_one_feature_map_is_used():
 
 
 def test_the_error_for_a_neck_that_does_not_fit_the_backbone_names_both():
-    with pytest.raises(ConfigError, match=r'FPN\(in=\["c2", "c6"\]\): Tiny offers c2 \(16 ch, stride 4\).*no "c6"'):
+    with pytest.raises(ConfigError, match=r'FPN needs .*"c2", "c6", but Tiny offers c2 \(16 ch, stride 4\).*no "c6"'):
         detector(neck={"type": "FPN", "inputs": ["c2", "c6"]})
 
 

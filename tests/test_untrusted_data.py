@@ -147,7 +147,10 @@ def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypa
 
 
 def import_anew(monkeypatch: pytest.MonkeyPatch, *names: str) -> Any:
-    """Import modules of `chordate.data` as a new process would, until the end of the test; returns the last one."""
+    """Import modules of `chordate.data` again, as in a new process; returns the last one.
+
+    `monkeypatch` restores the old modules after the test.
+    """
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the modules change it
     for name in names:
         monkeypatch.setattr(data, name, getattr(data, name))
@@ -186,7 +189,7 @@ def test_deep_nesting_is_an_error(tmp_path: Path, reader: str, depth: int) -> No
 
 
 def test_aliases_in_yaml_are_not_expanded(tmp_path: Path) -> None:
-    """Expanding nine levels of nine aliases each would result in a text of a gigabyte."""
+    """Nine levels of nine aliases each would expand to 9^10 strings, many gigabytes of text."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "data.yaml").write_text("\n".join([*lines, "names: [*a9]"]))
@@ -230,7 +233,7 @@ def test_an_rle_of_another_size_than_its_image_is_an_error(tmp_path: Path, size:
         return CocoDataset("annotations.json", "images", data_root=tmp_path, masks=True, health=health)[0, 0]
 
     assert "annotations.json" in message(read, "error")
-    with suppress(DataError):  # the only object may have been left out
+    with suppress(DataError):  # raised if `box`: the object is kept, but no mask is usable
         assert not read("warn")["boxes"].numel()
 
 

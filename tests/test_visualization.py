@@ -138,6 +138,13 @@ def test_masks_tint_their_pixels_and_keypoints_are_dots():
     assert picture[4 * 90, 4 * 140] and not picture[4 * 90, 4 * 150]
 
 
+@pytest.mark.parametrize("side", [360, 640, 1600])
+def test_keypoints_are_dots_of_a_hundredth_of_the_picture_or_more(side):
+    detected = detections((5, 5, 30, 30, 0.9, 1), keypoints=torch.tensor([[[120.0, 60.0, 5.0]]]))
+    row = changed(draw(detected, GRAY, TWO, long_side=side))[60 * side // 160]
+    assert side / 100 < row[side // 2 :].sum() < side / 40
+
+
 def test_bones_connect_the_keypoints_above_the_threshold():
     """As in Detectron, keypoints whose logit is below 2 are not drawn."""
     skeleton = Skeleton(("a", "b", "c", "d"), ((0, 1), (1, 2), (2, 3)))

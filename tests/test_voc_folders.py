@@ -171,5 +171,6 @@ def test_a_report_names_the_files_and_the_numbers_of_the_objects(tmp_path: Path)
     (line,) = dataset.health_report
     assert "1 box without area in the image dropped (b/2.xml: object 1)" in line
     assert "2 boxes clipped to the image (1.xml: object 2, b/2.xml: object 3)" in line
-    with pytest.raises(DataError, match=r"/Annotations: 1\.xml: object 1 has no segmentation; masks=True needs one"):
+    message = r"/Annotations: no object has a usable mask \(5 objects, the first: 1\.xml: object 1\)"
+    with pytest.raises(DataError, match=message):
         VocDataset(tmp_path, masks=True)

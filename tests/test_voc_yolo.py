@@ -105,7 +105,7 @@ def test_broken_voc_folders_are_refused(voc: Path) -> None:
     file.write_text("<annotation></annotation>")
     with pytest.raises(DataError, match=r"000001\.xml.*filename"):
         VocDataset(voc)
-    with pytest.raises(DataError, match="a VOC dataset has its XML files there"):
+    with pytest.raises(DataError, match="no such folder of XML files; correct folder= or annotations="):
         VocDataset(voc / "JPEGImages")
 
 
@@ -161,7 +161,7 @@ def test_yolo_class_names_may_be_a_list(yolo: Path, names) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", "class 2 is not among the 2 names"),
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not one of the 2 classes"),
         ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is not"),
         ("0 0.5 0.5 0.1", "3 numbers after the class"),
         ("0 0.5 0.5 0.1 0.2 0.3 0.4 0.5", "7 numbers after the class"),

@@ -1,4 +1,4 @@
-"""Loads state dicts with wrappers' prefixes (`module.`, …): averaged weights are preferred, other tensors reported."""
+"""State dicts with wrappers' prefixes (`module.`, …) are loaded: averaged weights are preferred, others reported."""
 
 import itertools
 import json
@@ -98,7 +98,7 @@ def test_a_folder_of_save_pretrained_opens_whatever_its_config(config, tmp_path)
 
 
 def test_another_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="is a folder, not a checkpoint"):
+    with pytest.raises(CheckpointError, match="is a folder without model.safetensors"):
         read_state(tmp_path)
 
 

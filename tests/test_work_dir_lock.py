@@ -1,4 +1,4 @@
-"""Two training runs cannot write to one work dir."""
+"""Two training runs cannot write to one work dir at the same time."""
 
 from __future__ import annotations
 

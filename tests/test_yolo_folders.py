@@ -45,12 +45,12 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cat\ndog\n", 'needs an entry "names"; a file with one class per line must be called names.txt'),
-        ("names: cat", "it must be a list of texts"), ("names: {0: a, 2: b}", "without gaps"),
-        ("names: [[a], b]", "one of them is a list"),
+        ("cat\ndog\n", 'needs an entry "names"; a file with one class per line must have the suffix'),
+        ("names: cat", 'wrong or missing: the entry "names"'), ("names: {0: a, 2: b}", "without gaps"),
+        ("names: [[a], b]", "a name that is a list"),
         ("nc: 3\nnames: [a, b]", "nc is 3, but there are 2 names"),
-        ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "same name"),
-        ("names: !!python/object/apply:os.system ['false']", "no class names|it must be a list|unknown|range|class"),
+        ("names: [a, b", "not YAML"), ("names: []", "no class names"), ("names: [a, a]", "name of an earlier category"),
+        ("names: !!python/object/apply:os.system ['false']", "no class names|wrong or missing|unknown|range|class"),
     ],
 )  # fmt: skip
 def test_wrong_class_names_are_a_one_line_error(tmp_path: Path, content: str, message: str) -> None:
@@ -65,7 +65,7 @@ def test_wrong_class_names_are_a_one_line_error(tmp_path: Path, content: str, me
     [
         ("0 40 30 20 12", r"40 is not a fraction of the image's size.*width \(80\) and the height \(60\)"),
         ("0 nan 0.5 0.1 0.1", "nan is not a fraction"), ("0 inf 0.5 0.1 0.1", "inf is not a fraction"),
-        ("0 0.5 0.5 0.1 0_1", "not decimal numbers"), ("0 0,5 0,5 0,1 0,1", "could not convert"),
+        ("0 0.5 0.5 0.1 0_1", "the line must have only decimal numbers"), ("0 0,5 0,5 0,1 0,1", "could not convert"),
     ],
 )  # fmt: skip
 def test_a_yolo_box_in_other_units_is_a_one_line_error(tmp_path: Path, line: str, message: str) -> None:

@@ -21,7 +21,10 @@ def write_coco(
     sizes: tuple[tuple[int, int], ...] = ((60, 80), (80, 60)),
     **replaced: Any,
 ) -> Path:
-    """Write `root/annotations.json` and `root/images/{1,2,…}.png` of `sizes` (height, width); returns the root."""
+    """Write `root/annotations.json` and `root/images/{1,2,…}.png` of `sizes` (height, width); returns the root.
+
+    `replaced` overrides top-level entries of the JSON file, such as `categories`.
+    """
     (root / "images").mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0)
     images = []

@@ -107,7 +107,7 @@ def narrow(model: nn.Module) -> None:
     With all channels, float64 takes many seconds; test_torchvision_detection.py compares detectors of full size.
     """
     heads, norm = model.roi_heads, None
-    if isinstance(heads.box_head, FastRCNNConvFCHead):  # the second version has norms in the FPN and in the heads
+    if isinstance(heads.box_head, FastRCNNConvFCHead):  # v2 models have norms in the FPN and in the heads
         norm = nn.BatchNorm2d
     stages = {f"layer{number + 1}": str(number) for number in range(4)}
     body = torchvision.models.resnet18(weights=None)

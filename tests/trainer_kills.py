@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Signal(Callback):
-    """A callback that sends a signal to its own process after an iteration (counted from 1)."""
+    """A callback that sends a signal to its process (`to_all`: and its workers) after an iteration (counted from 1)."""
 
     def __init__(self, iteration: int, number: int = signal.SIGKILL, to_all: bool = False):
         self.iteration, self.number = iteration, number
@@ -86,7 +86,10 @@ def write_half(count: int) -> None:
 
 
 def train(work_dir: Path, workers: int = 0, kill: tuple[str, int] | None = None, **options: Any) -> None:
-    """Train a `ToyModel`; the process is killed at the point `kill[0]`, the `kill[1]`-th time that it is reached."""
+    """Train a `ToyModel`; with `kill=(point, n)`, the process is killed when it reaches the point for the n-th time.
+
+    If the point is the name of a signal, that signal is sent after iteration n.
+    """
     multiprocessing.set_start_method("fork", force=True)  # the loader forks its workers, as in a user's run
     place, count = kill or ("", 0)
     callbacks: list[Callback] = []

@@ -71,7 +71,7 @@ def main(folder: Path) -> dict[str, Any]:
     model.load_state_dict(torch.load(folder / "plain" / "epoch_2.pt", weights_only=True)["model"])
     results["metrics"] = evaluate(model, toy_loader(7, 2, training=False, **rank_options), ToyMetric())
 
-    # A run with dropout, BatchNorm and per-rank random numbers, stopped and resumed.
+    # A run with dropout, BatchNorm and per-rank random numbers: once without a stop, once resumed after each epoch.
     for name, stages in (("whole", (3,)), ("resumed", (1, 2, 3))):
         for epochs in stages:
             loader = toy_loader(24, 2, workers=0, **rank_options)
@@ -126,7 +126,7 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 def report(folder: Path) -> None:
-    """Write the results of all ranks to `report.json`."""
+    """Run `main`, and write the results of all ranks to `report.json`."""
     results = all_gather_object(main(folder))
     if is_main_process():
         (folder / "report.json").write_text(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Seeded `data.yaml` files of YOLO as tools write them, with the images and class names that a reader must find."""
+"""Random `data.yaml` files for YOLO as tools write them, with the images and class names that a reader must find."""
 
 import random
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ class Description:
 
     Attributes:
         folder: the files.
-        names: the class names that a reader must find; None if the file contradicts itself.
-        images: paths of the images of the split "train", relative to the root; None if they do not exist.
+        names: the class names that a reader must find; None if they are invalid.
+        images: paths of the images of the split "train", relative to the root; None if it or an image is missing.
     """
 
     folder: Folder
@@ -25,7 +25,7 @@ class Description:
 
 
 def describe(rng: random.Random) -> Description:
-    """A random layout of images and labels, and a `data.yaml` for it with up to two peculiarities or mistakes."""
+    """A random layout of images and labels, and its `data.yaml`; class names, split and a label file may be invalid."""
     layout = rng.choice(("images/{}", "{}/images", "photos/{}/images"))
     folder: Folder = {}
     for split in SPLITS:
@@ -80,7 +80,7 @@ def _name_lines(names: list[str], rng: random.Random) -> tuple[str, list[str] | 
 
 
 def _entry(layout: str, images: list[str], folder: Folder, rng: random.Random) -> tuple[str, Sequence[str] | None]:
-    """The entry `train`, and the images that it refers to."""
+    """The entry `train`, and the images that it refers to; None if the entry or an image is missing."""
     where = layout.format("train")
     match rng.choice(("folder", "folder", "slash", "parent", "list", "file", "wrong", "absent", "unlisted")):
         case "folder":
@@ -107,7 +107,7 @@ def naive_description(description: Description, smallest: float) -> Samples:
     """The samples that a reader must return for a description; labels are read by `naive_yolo`.
 
     Raises:
-        Refused: the description or a label file contradicts itself.
+        Refused: the class names, the split or a label file is invalid.
     """
     if description.names is None or description.images is None:
         raise Refused("data.yaml")

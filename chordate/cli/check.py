@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a packaged config's name, a config file, or data: a folder, a zip, a COCO .json or a YOLO data.yaml, whose "
         "format is recognized",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: work_dirs/<name>/check)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder to write to (default: work_dirs/<name>/check; for data, check_data)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,11 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if is_data(arguments):
         path = Path(arguments.config).resolve()
-        name, out = path.stem if path.is_file() else path.name, out_folder(arguments, path.stem)
+        name = path.stem if path.is_file() else path.name
+        out = out_folder(arguments, name, "check_data")  # a config of this name has another page
         source, reports = read_data(Path(arguments.config))
     else:
         name, reports = read_config(arguments)
-        source, out = f"the data of {name}", out_folder(arguments, name)
+        source, out = f"the data of {name}", out_folder(arguments, name, "check")
     print_reports(reports)
     problems = dict.fromkeys(problem for report in reports for problem in report.problems)
     verdict = "Training would fail." if problems else "Training would start."
@@ -51,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def out_folder(arguments: argparse.Namespace, name: str) -> Path:
-    out = Path(arguments.out or Path("work_dirs") / name / "check")
+def out_folder(arguments: argparse.Namespace, name: str, page: str) -> Path:
+    out = Path(arguments.out or Path("work_dirs") / name / page)
     out.mkdir(parents=True, exist_ok=True)
     return out
 
@@ -87,7 +90,9 @@ def is_data(arguments: argparse.Namespace) -> bool:
     data = path.is_dir() or path.suffix.lower() == ".zip" or is_annotation_file(path)
     for option, value in (("--data-root", arguments.data_root), ("--cfg-options", arguments.cfg_options)):
         if data and value:
-            raise ConfigError(f"{option} belongs to a config, but {path} is data; leave it out, or name a config")
+            raise ConfigError(
+                f"{option} belongs to a config, but {path} is data; leave the option out, or name a config"
+            )
     return data
 
 

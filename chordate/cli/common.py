@@ -48,7 +48,7 @@ def nonempty(text: str) -> str:
 
 
 def check_out(out: Path, source: str) -> None:
-    """Check that a command that reads the file `source` may write the file `out`: nothing is overwritten.
+    """Check that `out` does not exist, so a command that reads the file `source` overwrites nothing.
 
     Raises:
         ConfigError: `out` is a folder, or exists.

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: the folder {out.parent} does not exist; create it")
     if out.suffix == ".pkl" and arguments.to != "detectron2":
-        raise ConfigError(f"{out}: only Detectron2's files are pickles of arrays; name it {out.stem}.pth")
+        raise ConfigError(f"{out}: only --to detectron2 writes .pkl files (pickles of arrays); name it {out.stem}.pth")
     contents = read_state(arguments.source)
     weights = find_weights(contents)
     known = CheckpointConfig(arguments.config, {}, [])

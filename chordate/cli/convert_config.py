@@ -1,8 +1,8 @@
 """Convert a config of Detectron2, MMDetection or MMSegmentation to a Chordate config.
 
-The file is read as data, not executed. Settings that are not carried over are printed as a table; the exit status
-is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 if Chordate has no such model, or the
-file cannot be read.
+The file is read as data; only `--execute` runs its code. Settings that are not carried over are printed as a table.
+The exit status is 0 if the model predicts and trains as in the other framework, 1 if not, and 2 after an error, for
+example if Chordate has no such model.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             out.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{out}: {error.strerror}") from error
+            raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
     else:
         print(text, end="")
     messages = sys.stdout if arguments.out else sys.stderr

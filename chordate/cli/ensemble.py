@@ -40,7 +40,7 @@ class EnsembleMetric(Metric):
                 type(prediction).mean([prediction])  # raise ConfigError now, not after all evaluations
             self._batches.append(replace(batch, images=batch.images.new_empty(len(batch), 0)))
         for info, prediction in zip(batch.infos, predictions, strict=True):
-            # A sampler may repeat an image; only the first prediction of each member is kept.
+            # A sampler may repeat an image; only each member's first prediction of the image is kept.
             if len(self._predictions[info.image_id]) == self._members:
                 self._predictions[info.image_id].append(prediction.to("cpu", non_blocking=False))
         self.metric.update(predictions, batch)

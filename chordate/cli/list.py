@@ -1,4 +1,4 @@
-"""List models, backbones and other components, with their parameters and published figures."""
+"""List models and backbones with their parameter counts and published metrics, and other components."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-# The kinds that can be listed, and the registry of each.
+# The kinds that can be listed, and the registry of each; models are listed by their configs, not from a registry.
 KINDS = {
     "models": "",
     "backbones": "BACKBONES",
@@ -80,8 +80,14 @@ def names_of(kind: str) -> list[str]:
 
 
 def matching(kind: str, written: str, pattern: str) -> list[str]:
-    """The names of a kind that match a pattern, which may contain a backbone's short form (`r101`, `x101*`). The name
-    of a composed model matches although it is not listed.
+    """The names of a kind that match a pattern, which may contain a backbone's short form (`r101`, `x101*`).
+
+    If no listed model matches, returns composed names: `written` if it is one, or else those that match.
+
+    Args:
+        kind: one of KINDS.
+        written: the pattern as it was typed.
+        pattern: `written`, with `*` before and after it if it is only a part of a name.
 
     Raises:
         ConfigError: no name matches; the message has similar names.
@@ -197,12 +203,12 @@ def model_facts(name: str) -> tuple[str, str, str]:
             parameters = millions(model_without_weights(config))
     finally:
         CHECK_OUTPUTS.reset(checking)
-    row = PUBLISHED.get(Path(config.filename).stem)  # one file for all spellings of the config's name
+    row = PUBLISHED.get(Path(config.filename).stem)  # all spellings of the name have the same file
     return (parameters, row.figure, row.source) if row else (parameters, "", "")
 
 
 def backbone_figure(name: str) -> tuple[str, str]:
-    """The published accuracy of a classifier with the backbone (at the smallest image size), and its source."""
+    """The published top-1 error of a classifier with the backbone (at the smallest image size), and its source."""
     from chordate.published import PUBLISHED
 
     data = "cifar10" if name.endswith("_cifar") else "imagenet"
@@ -215,7 +221,10 @@ def backbone_figure(name: str) -> tuple[str, str]:
 
 
 def backbone_facts(name: str) -> tuple[str, str]:
-    """Parameters of a backbone in millions, and its feature maps; empty strings for a class with required arguments."""
+    """A backbone's number of parameters in millions, and its feature maps.
+
+    Both are empty strings for a class with required arguments.
+    """
     import torch
 
     from chordate.errors import ConfigError

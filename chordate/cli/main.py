@@ -1,4 +1,4 @@
-"""The `chordate` command: finds the subcommand, runs it, and reports each error that the user can fix as one line."""
+"""The `chordate` command: finds the subcommand, runs it, and prints one line for an error that the user can fix."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class TopParser(OneLineParser):
 class CommandParser(OneLineParser):
     """The parser of a command.
 
-    If an option of another framework is used, the error names ours. If an argument is missing, the error lists the
-    arguments in the order in which they are typed, with an example (the epilog).
+    If an option of another framework is used, the error names Chordate's option. If an argument is missing, the error
+    lists the arguments in the order in which they are typed, with an example (the epilog).
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit status: 0 for success, 1 if the result of the command is not as it should be (`check` finds that training
-        would fail, an exported or converted file differs), 2 for an error that the user can fix (reported in one line),
-        128 + n when ended by signal n (130 for Ctrl-C).
+        Exit status: 0 for success, 1 for a negative result (`check` finds that training would fail, or an
+        exported or converted file differs from the original), 2 for an error that the user can fix (reported in one
+        line), 128 + n when ended by signal n (130 for Ctrl-C).
     """
     top = parser()
     arguments = top.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Recognizes the commands, options and settings of other frameworks, and names ours in the error."""
+"""Recognizes the commands, options and settings of other frameworks; the error names Chordate's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRAINING_SETTINGS = {
     "--sync-bn": "train.sync_bn",
     "--print-freq": "train.log_every",
 }
-# Arguments of Ultralytics and Detectron2 that are no settings here.
+# Arguments of Ultralytics and Detectron2 that do not correspond to a setting of a Chordate config.
 ARGUMENTS = {
     **dict.fromkeys(("task", "mode", "model", "source", "format"), "type {usage}"),
     **dict.fromkeys(("device", "MODEL.DEVICE"), DEVICE),
@@ -67,7 +67,7 @@ COMMANDS = {
 
 
 def unknown_command(word: str, commands: Collection[str]) -> str:
-    """The error message for a command that does not exist; it names ours if the word is another framework's."""
+    """The error message for a command that does not exist; names Chordate's if the word is from another framework."""
     if word in COMMANDS:
         return f"no command {word}; write {COMMANDS[word]}"
     return unknown("command", word, commands)
@@ -80,7 +80,7 @@ def explain(words: Sequence[str], command: str, options: Collection[str], usage:
         words: the command line after `chordate <command>`.
         command: the command, such as `train`.
         options: the command's options, such as `--work-dir`.
-        usage: the command line with all arguments, such as `chordate train CONFIG`.
+        usage: the command line with the required arguments, such as `chordate train CONFIG`.
     """
     settings: list[str] = []
     arguments: dict[str, list[str]] = {}  # keyed by the advice about them

@@ -80,7 +80,7 @@ def boxes_of(images: list[Path], file: Path, classes: Sequence[str]) -> list[Det
     """The boxes in a detector's `predictions.json` for each image; none for an image without a prediction.
 
     Raises:
-        DataError: the file cannot be used, or has no prediction for any of the images.
+        DataError: the file cannot be used, or all of its predictions are for other images.
     """
     import torch
 

@@ -15,7 +15,7 @@ FLOPS_NOTE = "FLOPs are the multiply-adds of convolutions and matrix products, e
 BACKBONE_NOTE = "Backbones are counted with a linear layer of 1000 classes (10 at 32 px) on top."
 BOTTLENECK_NOTE = 'Bottlenecks have their stride in the 3×3 conv (v1.5); style="caffe" has 7 % fewer FLOPs.'
 CLASSES_NOTE = "A config without class names is counted with one class, if its task has classes."
-UNWRAPPED = 160  # width in characters of a table that is written to a file or a pipe
+UNWRAPPED = 160  # minimum width in characters of a table that is written to a file or a pipe
 EXAMPLE = "chordate summary faster-rcnn_r50_fpn_1x_coco"
 
 
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
                 assumed.append(f"{size[0]}×{size[1]}")
             if config_meta(cfg) is None:
                 notes.append(CLASSES_NOTE)
-            table.add_row(*map(Text, (Path(name).name, *row(model, size, model.feature_specs()))))
+            title = Path(name).stem if Path(name).is_file() else name
+            table.add_row(*map(Text, (title, *row(model, size, model.feature_specs()))))
         for name in sorted(backbones, key=by_number):
             notes.append(BACKBONE_NOTE)
             if is_bottleneck(BACKBONES.expand(name)):
@@ -83,10 +84,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def composed_models(pattern: str) -> list[str]:
-    """The composed config names that match a pattern.
+    """The composed config names that match a pattern, or the pattern itself if it is a config name that is not listed.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no config name matches.
     """
     from chordate.api import list_backbones, list_models
     from chordate.config_names import find_config, match_configs
@@ -96,7 +97,7 @@ def composed_models(pattern: str) -> list[str]:
     if not names and near_names(pattern, list_backbones()):
         raise ConfigError(unknown("backbone or model", pattern, [*list_backbones(), *list_models()]))
     if not names:
-        find_config(pattern)  # the name of a composed config, or an error about its unknown part
+        find_config(pattern)  # accepts the name of any composed config; otherwise, the error names the unknown part
     return names or [pattern]
 
 
@@ -110,10 +111,10 @@ def model_without_weights(cfg: Any) -> Model:
 
 
 def pipeline_size(pipeline: Sequence[Any], divisor: int) -> tuple[int, int] | None:
-    """Height and width of a 3:5 image after a pipeline, padded to multiples of `divisor`; None if they depend on
-    the original size.
+    """Height and width of a 3:5 image (height:width) after a pipeline, padded to multiples of `divisor`; None if they
+    depend on the original size.
 
-    3:5 is the aspect ratio of COCO's largest input, 800×1333 pixels.
+    3:5 is the aspect ratio of 800×1333 pixels, the largest size in the usual test pipeline of COCO detectors.
     """
     import torch
     from torchvision.tv_tensors import Image

@@ -105,7 +105,7 @@ def make_folders(arguments: argparse.Namespace) -> None:
     """Create the folders of all output files before the evaluation, so that a wrong path fails early.
 
     Raises:
-        ConfigError: an output file is an existing folder.
+        ConfigError: the path of --out or --picture is an existing folder.
     """
     from chordate.errors import ConfigError
 
@@ -131,7 +131,7 @@ def check_outputs(arguments: argparse.Namespace, metric: Metric) -> None:
     if arguments.predictions:
         metric.keep_predictions(arguments.predictions)
     if arguments.report and type(metric).report is Metric.report:
-        plot_report(metric.report(), arguments.report)  # raises ConfigError, because the base class's report is None
+        plot_report(metric.report(), arguments.report)  # raises ConfigError, as the base class's report() is None
 
 
 def write_results(arguments: argparse.Namespace, numbers: dict[str, float], metric: Metric) -> None:

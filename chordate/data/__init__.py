@@ -1,7 +1,7 @@
 """Datasets, transforms and loaders: from annotation files to padded batches of tensors.
 
-Importing the package registers every dataset in DATASETS. `Dataset` is their base class, and documents what a dataset
-must implement.
+Importing the package registers its datasets in the registry DATASETS. `Dataset` is their base class, and documents what
+a dataset must implement.
 """
 
 from chordate.data.ade20k import ADE20K

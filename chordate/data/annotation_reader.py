@@ -16,8 +16,6 @@ from chordate.data.coco_geometry import (
 from chordate.data.findings import Findings
 from chordate.text import printable
 
-UNUSABLE_POLYGON = "segmentation with a polygon that is not three or more points, which is ignored"
-
 
 class AnnotationReader:
     """Reads annotations one by one, and collects their problems.
@@ -27,9 +25,9 @@ class AnnotationReader:
         findings: collects the problems.
 
     Attributes:
-        instances: dict from category id to the number of objects: annotations that are not crowds, and whose boxes
-            have an area in their images.
-        without_mask: category id and annotation id of each object that has no usable mask inside its box.
+        instances: dict from category id to the number of objects, that is, of annotations that are not crowds and
+            whose boxes have a positive area inside their images.
+        without_mask: category id and annotation id of each object that has no usable mask overlapping its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
@@ -47,8 +45,9 @@ class AnnotationReader:
             size: height and width of its image in pixels.
 
         Returns:
-            `bbox`, `segmentation`, `area`, `iscrowd`, `keypoints` and `num_keypoints`, each only if the annotation has
-            it; None if the annotation is contradictory.
+            `iscrowd`; and `bbox`, `segmentation`, `area`, `keypoints` and `num_keypoints`, each only if the annotation
+            has a usable value. None if its `iscrowd` or `bbox` is invalid, or if it has neither a `bbox` nor a usable
+            `segmentation`.
         """
         crowd = parse_flag(record.get("iscrowd"))
         if crowd is None:
@@ -72,7 +71,7 @@ class AnnotationReader:
         return fields
 
     def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
-        """Count an object whose box has an area in the image, and add it to `without_mask` if it has no usable mask."""
+        """Count an object whose box has an area inside the image; list it in `without_mask` if no mask is usable."""
         segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
         if "bbox" in fields:
             x, y, w, h = fields["bbox"]
@@ -91,17 +90,18 @@ class AnnotationReader:
         if isinstance(value, Mapping):
             encoding, reason = parse_rle(value, *size)
             if reason:
-                self.findings.error("the RLE in segmentation does not fit its image", id, reason)
+                self.findings.error("the RLE in segmentation does not fit its image", id, reason, left_out="masks")
             return encoding
         polygons, unusable = parse_polygons(value) if isinstance(value, list) else ([], 1)
         if unusable:
-            self.findings.repair(UNUSABLE_POLYGON, id)
+            problem = "segmentation with a polygon that is not three or more points, which is ignored"
+            self.findings.repair(problem, id)
         elif not isinstance(value[0], list):
             self.findings.repair("segmentation is one polygon without the list around it", id)
         return polygons or None
 
     def _read_area(self, record: Mapping[str, Any], fields: dict[str, Any], id: Any) -> None:
-        """Keep a positive area; without an area, hotcoco and pycocotools compute it from the mask or the box."""
+        """Keep a positive area; the evaluation computes missing areas from masks or boxes."""
         area = parse_number(record.get("area"))
         if area is not None and area > 0:
             fields["area"] = area
@@ -119,7 +119,7 @@ class AnnotationReader:
         keypoints = parse_keypoints(value, count) if isinstance(value, list) else None
         if keypoints is None:
             problem = "keypoints are not three finite numbers per keypoint of the category, with visibility 0, 1 or 2"
-            self.findings.error(problem, id, f"{quote(value)} for {count} keypoints")
+            self.findings.error(problem, id, f"{quote(value)} for {count} keypoints", left_out="keypoints")
             return
         fields["keypoints"] = keypoints
         labeled = parse_number(record.get("num_keypoints"))

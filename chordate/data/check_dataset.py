@@ -22,8 +22,8 @@ def check_dataset(dataset: Any) -> None:
 
     Raises:
         ConfigError: the dataset is not a Dataset, or does not implement a required method.
-        DataError: the dataset is empty, or an attribute, the sample or the batch is invalid; the message names the
-            dataset class and the invalid value.
+        DataError: the dataset is empty, or an attribute, a sample or a batch is invalid; the message names the dataset
+            class and the invalid attribute or field.
     """
     check_implements(dataset, Dataset, ["__len__"])
     if type(dataset).__getitem__ is Dataset.__getitem__:
@@ -67,9 +67,13 @@ def _check_sample(dataset: Dataset, name: str, index: int) -> Tensor:
     except (TypeError, AttributeError):
         if type(dataset).__getitem__ is not Dataset.__getitem__ or isinstance(raw := dataset.read(index), Mapping):
             raise
-        raise DataError(f"{name}.read must return a dict with image, info and targets, got {_kind(raw)}") from None
+        raise DataError(
+            f"{name}.read must return a dict with image, info and the targets' fields, got {_kind(raw)}"
+        ) from None
     if not isinstance(sample, Mapping):
-        raise DataError(f"{name}: a sample must be a dict with image, info and targets, got {_kind(sample)}")
+        raise DataError(
+            f"{name}: a sample must be a dict with image, info and the targets' fields, got {_kind(sample)}"
+        )
     if type(dataset).collate is Dataset.collate:
         image = sample.get("image")
         if not isinstance(image, Tensor) or image.ndim != 3:
@@ -94,13 +98,13 @@ def _check_sample(dataset: Dataset, name: str, index: int) -> Tensor:
 
 
 def _check_labels(targets: Targets, classes: int, name: str) -> None:
-    """Check that the class indices in the targets, if there are any, are classes or `IGNORED`."""
+    """Check that the class indices in the targets, if there are any, are 0 … `classes` - 1 or `IGNORED`."""
     labels = targets.class_labels()
     if not classes or labels is None:
         return
     wrong = labels[(labels >= classes) | (labels < IGNORED)].tolist()
     if wrong:
-        valid = f"the labels of its {classes} classes are 0 … {classes - 1}"
+        valid = f"the dataset's {classes} classes have the labels 0 … {classes - 1}"
         raise DataError(f"{name}: {type(targets).__name__}.labels has the label {wrong[0]}, but {valid}")
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("chordate")
 
 
 class FirstError(NamedTuple):
-    """The error with the lowest sample index on a rank, and the number of samples with an error."""
+    """The error with the lowest sample index, and the number of samples with an error, on one rank or on all ranks."""
 
     sample: int
     message: str
@@ -28,7 +28,7 @@ def check_all_files(dataset: Dataset, name: str) -> None:
 
     Args:
         dataset: the dataset.
-        name: "val_data", for messages.
+        name: name of the dataset's section in the config, "val_data", for messages.
 
     Raises:
         DataError: samples cannot be read; raised on all ranks. With `dataset.skip_broken`, broken files are only

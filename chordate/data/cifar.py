@@ -27,7 +27,7 @@ class CIFAR10(ImageFolder):
     The other arguments are as in `ImageFolder`, except `cache`, which is always true.
 
     Raises:
-        DataError: the data root has neither of the two layouts, or an official file is damaged.
+        DataError: the data root has neither of the two layouts, or an official file is missing or damaged.
     """
 
     official: Any = torchvision.datasets.CIFAR10
@@ -42,7 +42,10 @@ class CIFAR10(ImageFolder):
         if folder.is_dir():
             return self._official_files(folder)
         if not self.images.is_dir():
-            raise DataError(f"{self._root}: has neither {folder.name}/ nor {self.split}/ with class folders")
+            raise DataError(
+                f"{self._root}: has neither {folder.name}/ nor {self.split}/ with class folders; set another data root "
+                f"with --data-root or CHORDATE_DATA"
+            )
         return super()._on_disk()
 
     def _in_zip(self) -> dict[str, list[str]]:

@@ -47,7 +47,10 @@ class CityscapesSemantic(SemanticFolder):
     Args:
         split: "train" (2,975 images) or "val" (500). The labels of "test" are not public.
         folder: contains leftImg8bit/ and gtFine/; relative to `data_root` or absolute.
-        settings: data_root, pipeline, seed, meta: see `Dataset`.
+        settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
+
+    Raises:
+        DataError: as for `SemanticFolder`.
     """
 
     def __init__(self, split: Literal["train", "val"], folder: str | Path = ".", **settings: Any):
@@ -76,7 +79,7 @@ class CityscapesPanoptic(CocoPanoptic):
     Args:
         split: "train" (2,975 images) or "val" (500). The segments of "test" are not public.
         folder: contains leftImg8bit/ and gtFine/; relative to `data_root` or absolute.
-        settings: data_root, pipeline, seed, meta: see `Dataset`.
+        settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
         DataError: the panoptic annotations do not exist, or as for `CocoPanoptic`.
@@ -95,7 +98,7 @@ class CityscapesPanoptic(CocoPanoptic):
 
     def read_index(self) -> PanopticIndex:
         index = super().read_index()
-        # The JSON file names the images …_gtFine_leftImg8bit.png, without their folders; no such files exist.
+        # In the JSON file, the images are called …_gtFine_leftImg8bit.png, without folders; no such files exist.
         names = [f"{name.partition('_')[0]}/{name}_leftImg8bit.png" for name in map(str, index.file_ids)]
         index.files = np.column_stack([names, index.files[:, 1]])
         return index

@@ -60,7 +60,8 @@ class CocoDataset(Dataset):
     - `crowd`: `[M]` bool,
     - `masks`: `[M, 112, 112]` uint8, each covering its instance's box (only if `masks` is set),
     - `has_mask`: `[M]` bool, whether the instance has a usable mask; crowds have none (only if `masks` is set),
-    - `keypoints`: `[M, K, 3]` float32, x and y in continuous pixels, and visibility (only if `keypoints` is set),
+    - `keypoints`: `[M, K, 3]` float32, x and y in continuous pixel coordinates, and visibility (only if `keypoints` is
+      set),
     - `info`: ImageInfo.
 
     Instances whose boxes have no area are dropped.
@@ -74,26 +75,26 @@ class CocoDataset(Dataset):
             Annotations of other categories are ignored.
         filter_empty: whether to skip images that have no instance. Crowds do not count; with `keypoints`, an
             instance counts only if it has a labeled keypoint.
-        health: "error" raises DataError for contradictions in the file, "warn" leaves the contradictory records out and
-            reports their number (`check_annotations`).
+        health: "error" raises DataError for invalid records in the file, "warn" leaves them out and reports their
+            number; see `check_annotations`.
         masks: whether to read segmentations. Transforms receive them as `polygons`; the final sample has bitmaps.
-            Masks of crowds are not read, since crowds are never trained on. An object without a usable mask is trained
-            on with its box only.
+            Masks of crowds are not read, since crowds are never trained on. An object without a usable mask trains the
+            box head, but not the mask head.
         keypoints: whether to read keypoints. Transforms receive them as InstanceKeypoints.
         check_whole: whether to check all annotations of a very large file when it is opened, which evaluation requires.
             Otherwise only the annotations of the first images are checked then, and the others when they are read.
-            `build_dataset` sets it.
+            `build_dataset` sets it to true for evaluation.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`. Missing images are found on opening; with
             `skip_broken`, they are left out of the samples and of the ground truth.
 
     Attributes:
-        category_ids: the category id in the file for each label.
-        coco: hotcoco.COCO, the opened annotation file, with all its images and categories.
+        category_ids: for each label, the id of its category in `coco`.
+        coco: hotcoco.COCO, the opened annotations, also of unused categories and of images that `filter_empty` skips.
         image_ids: `[len]` int64, ids of the images in this dataset, ascending.
         missing_ids: ids in the file of the missing images that were left out.
 
     Raises:
-        DataError: a file or folder is missing or broken, the annotations are contradictory, a class is unknown, the
+        DataError: a file or folder is missing or broken, records are invalid, a class is unknown, the
             keypoints are missing or differ from the model's, no object has a usable mask although `masks` is set, or
             there is no image to load.
     """
@@ -137,7 +138,7 @@ class CocoDataset(Dataset):
         if filter_empty:
             self.image_ids = self._with_instances()
         if not len(self.image_ids):
-            what = "no image with an instance of its classes" if filter_empty else "no images"
+            what = "no image has an instance of the used classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
         sizes, files = [], []
         for record in load_images(self.coco, self.image_ids.tolist()):
@@ -251,7 +252,7 @@ class CocoDataset(Dataset):
         return sample
 
     def _annotations(self, image_id: int, size: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensor]:
-        """Load an image's annotations of the used classes, if their boxes have positive area inside the image.
+        """Load those annotations of an image that have a used class and a box with a positive area inside the image.
 
         Returns:
             The annotations, and their boxes `[M, 4]`, x1, y1, x2, y2, clipped to the image. The box of an annotation

@@ -1,7 +1,7 @@
-"""Opens COCO annotation files and checks them for errors before training.
+"""Opens COCO annotation files and checks them for errors.
 
-A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that a check objects to, is read by
-`coco_normalize`.
+A clean file is opened by hotcoco alone. A file that hotcoco refuses, or that fails a check, is first
+normalized by `coco_normalize`.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
+from chordate.data.annotation_reader import AnnotationReader
 from chordate.data.coco_geometry import MAX_RLE_PIXELS
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import find_file, is_file_name, normalize
@@ -27,12 +27,14 @@ from chordate.text import pluralize
 
 # The codes of hotcoco's warnings about boxes, which `_box_report` summarizes; its other warnings are ignored.
 _BOX_WARNINGS = ("degenerate_bbox", "bbox_out_of_bounds")
-# If a file has more annotations, only those of the first images are checked when it is opened (seconds instead of tens
-# of seconds for COCO's train2017); the others are checked when they are read.
+# In a file with more annotations and images than this, only the annotations of the first CHECKED_IMAGES images are
+# checked on opening (seconds instead of tens of seconds for COCO's train2017), the others when they are read.
 CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
 ALL = 2**63 - 1  # the largest possible image id: all images were checked
-WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads these values as 1
+WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2, -1, … as 1
+LIST_OR_ID = re.compile(rb'"(?:(images|annotations|categories|licenses)"\s*:\s*\[|id"\s*:\s*(\d+))')
+MAX_SEARCHED = 2**27  # bytes; larger files are not searched for duplicate ids: in train2017, this would take a second
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class OpenedAnnotations:
         coco: the annotations.
         report: problems that are not errors, one line each.
         reader: the AnnotationReader that has read the checked annotations.
-        checked: the largest id of the images whose annotations were checked.
+        checked: the largest id of the images whose annotations were checked; `ALL` if all were checked.
     """
 
     coco: hotcoco.COCO
@@ -53,7 +55,7 @@ class OpenedAnnotations:
 
 
 def open_index(path: Path) -> hotcoco.COCO | None:
-    """Open an annotation file; None if hotcoco refuses it.
+    """Open an annotation file; None if hotcoco refuses it, or would print a warning of its own about duplicate ids.
 
     Raises:
         DataError: the file does not exist.
@@ -63,10 +65,29 @@ def open_index(path: Path) -> hotcoco.COCO | None:
     with open(path, "rb") as file:
         if not file.read(100).lstrip().startswith(b"{"):  # hotcoco would accept a list, too
             return None
+    if path.stat().st_size <= MAX_SEARCHED and _has_duplicate_ids(path):
+        return None
     try:
         return hotcoco.COCO(str(path))
     except ValueError:
         return None
+
+
+def _has_duplicate_ids(path: Path) -> bool:
+    """Whether an id occurs twice in a list of a file, by a search of its text, without decoding the JSON.
+
+    An `id` in a nested object also counts; the file is then normalized, which takes longer but gives the same result.
+    """
+    ids: set[bytes] = set()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for match in LIST_OR_ID.finditer(data):
+            if match[1]:
+                ids.clear()
+            elif match[2] in ids:
+                return True
+            else:
+                ids.add(match[2])
+    return False
 
 
 def check_annotations(
@@ -78,12 +99,14 @@ def check_annotations(
         index: the opened annotations; None if the file `path` must be normalized.
         path: the annotation file, or the folder of annotation files that were converted to `index`.
         images: the folder that the file names are relative to.
-        health: "error" raises on contradictions, such as annotations of unknown images or categories, boxes that are
-            not four finite numbers, and RLEs of another size than the image; "warn" leaves these records out.
-        whole: check all annotations, also of very large files.
+        health: "error" raises on invalid records, such as annotations of unknown images or categories, boxes that are
+            not four finite numbers, and RLEs that differ in size from the image; "warn" leaves these records out (of
+            an object with an invalid RLE or invalid keypoints, only the RLE or the keypoints).
+        whole: whether to check all annotations, also of a very large file.
 
     Raises:
-        DataError: `health` is "error" and there are contradictions, or the file is not COCO JSON.
+        ConfigError: `health` is neither "error" nor "warn".
+        DataError: `health` is "error" and there are invalid records, or the file is not COCO JSON.
     """
     if health not in ("error", "warn"):
         raise ConfigError(unknown("health", str(health), ("error", "warn")))
@@ -108,7 +131,7 @@ def check_annotations(
 
 
 def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
-    """Whether the names, sizes and ids of a file that hotcoco accepts can be used as they are."""
+    """Whether the names, sizes, ids and crowd flags of a file that hotcoco accepts can be used as they are."""
     image_ids, category_ids, annotation_ids = index.get_img_ids(), index.get_cat_ids(), index.get_ann_ids()
     names = [category["name"] for category in index.load_cats(category_ids)]
     if index.load_warnings or len(set(names)) < len(names):
@@ -125,7 +148,7 @@ def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
 
 
 def _has_wrong_flags(path: Path) -> bool:
-    """Whether a file has an `iscrowd` other than 0 and 1. hotcoco reads every other number as 1."""
+    """Whether a file has an `iscrowd` other than 0 and 1. hotcoco reads every other integer as 1."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return WRONG_FLAG.search(data) is not None
 
@@ -163,11 +186,8 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
         else:
             none = False
     if ids and none:
-        usable = "usable " if ids[0] in reader.findings.repairs.get(UNUSABLE_POLYGON, ()) else ""
-        raise DataError(
-            f"{source}: {name_annotation(ids[0])} has no {usable}segmentation; masks=True needs one, but none of the "
-            f"{pluralize(total, 'object')} has a usable mask; add them, or set masks=False"
-        )
+        objects = f"{pluralize(total, 'object')}, the first: {name_annotation(ids[0])}"
+        raise DataError(f"{source}: no object has a usable mask ({objects}); add masks, or set masks=False")
     line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
 

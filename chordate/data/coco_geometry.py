@@ -1,7 +1,7 @@
 """Checks the values of one COCO annotation: numbers, boxes, polygons, run-length encodings (RLE) and keypoints.
 
-The functions accept the variants that annotation tools write, such as numbers as text. They never allocate memory
-whose size a file states.
+The functions accept the variants that annotation tools write, such as numbers as text. They never allocate an
+array of a size that is only stated in a file, such as the `size` of an RLE.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_COORDINATE = 1e9  # pixels, more than any image has; areas of larger boxes are inexact in float64
+MAX_COORDINATE = 1e9  # in pixels, larger than any image side; areas stay finite in float32
 MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
 MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
-FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also maps False, True, 0.0 and 1.0, equal to 0 or 1
+FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0, 1.0: equal to 0 or 1
 
 
 def parse_number(value: Any) -> float | None:
-    """A number, also from text; None if the value is not a finite number, or exceeds MAX_COORDINATE."""
+    """Convert a number or numeric text to float; None for NaN, numbers beyond ±MAX_COORDINATE and other values."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -49,10 +49,10 @@ def parse_box(value: Any) -> list[float] | None:
 
 
 def parse_polygons(value: list[Any]) -> tuple[list[list[float]], int]:
-    """The polygons of a segmentation, and the number of unusable ones.
+    """The usable polygons of a segmentation, and the number of unusable ones.
 
-    A polygon is a list x1, y1, x2, y2 … of at least three points that span an area. A single polygon may stand alone,
-    without the list of polygons around it.
+    A usable polygon is a list x1, y1, x2, y2, … of at least three points whose bounding box has an area. A single
+    polygon may stand alone, without the list of polygons around it.
     """
     rings = value if not value or isinstance(value[0], list) else [value]
     usable = [polygon for ring in rings if (polygon := _parse_polygon(ring)) is not None]
@@ -126,7 +126,7 @@ def _rle_bounds(encoding: Mapping[str, Any]) -> tuple[int, int, int, int]:
     runs = decompress(counts) if isinstance(counts, str) else np.array(counts, np.int64)
     assert runs is not None  # the encoding is usable
     ends = runs.cumsum()
-    starts, ends = ends[:-1:2], ends[1::2]  # of the foreground runs
+    starts, ends = ends[:-1:2], ends[1::2]  # start and end (exclusive) of each foreground run
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
     is_crossing = (starts // height < ends // height).any()  # whether a run continues in the next column
     top, bottom = (0, height) if is_crossing else (int((starts % height).min()), int((ends % height).max()) + 1)
@@ -144,7 +144,7 @@ def _runs(counts: Any) -> NDArray[np.int64] | None:
 def decompress(text: str) -> NDArray[np.int64] | None:
     """Decode COCO's compressed counts: 5 bits per character, least significant first, as in COCO's `rleFrString`.
 
-    Counts from the fourth on are differences from the count two places before.
+    Counts from the fourth on are differences from the count two places before. Returns None for invalid text.
     """
     try:
         codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
@@ -166,10 +166,10 @@ def decompress(text: str) -> NDArray[np.int64] | None:
 
 
 def parse_keypoints(value: list[Any], count: int) -> list[float] | None:
-    """Keypoints x1, y1, v1, …; None unless all numbers are finite and every visibility v is 0, 1 or 2.
+    """Keypoints x1, y1, v1, …; None unless they are 3 · `count` finite numbers, and every visibility v is 0, 1 or 2.
 
     Args:
-        value: the annotation's list.
+        value: the annotation's `keypoints`.
         count: number of keypoints of its category.
     """
     numbers = [number for entry in value if (number := parse_number(entry)) is not None]

@@ -32,7 +32,7 @@ def read_json(path: Path, what: str = "COCO annotations") -> Any:
         before = data[max(0, error.start - 20) : error.end].decode("ascii", "replace")
         raise DataError(
             f"{path}: not {what}, or truncated: byte {error.start:,} is not {error.encoding.upper()} (after "
-            f"{printable(before)}); save the file as UTF-8, for example by iconv -f latin1 -t utf-8"
+            f"{printable(before)}); save the file as UTF-8, for example with iconv -f latin1 -t utf-8"
         ) from error
     try:
         try:

@@ -17,8 +17,9 @@ Record = Mapping[str, Any]
 def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], AnnotationReader]:
     """Keep the fields that are used, in the form of COCO's own files.
 
-    Ids of images and categories that are text, negative or above 2^53 are replaced by 1, 2, …; the record then has the
-    file's own id as `FILE_ID`. Annotations are numbered if an id is missing or not unique.
+    If an image id is text, negative or above 2^53, all images are numbered 1, 2, …; the same holds for categories.
+    Annotations are numbered if one of their ids is missing, not unique, or not an integer 0 … 2^53. A numbered record
+    has the file's own id as `FILE_ID`.
 
     Args:
         content: the content of the file.
@@ -26,10 +27,10 @@ def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], 
         images: the folder that the file names are relative to.
 
     Returns:
-        The normalized content, and the AnnotationReader with all problems. Contradictory records are left out.
+        The normalized content, and the AnnotationReader with all problems. Invalid records are left out.
 
     Raises:
-        DataError: the content is not COCO's.
+        DataError: the content is not in COCO's format.
     """
     if not isinstance(content, Mapping):
         raise DataError(f"{source}: not COCO annotations: a {type(content).__name__}, expected an object with images")
@@ -121,14 +122,14 @@ def _numbered(records: Mapping[Id, Record], normal: dict[Id, dict[str, Any]]) ->
 
 
 def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
-    """Remove the categories without a name, and those with the name of another category."""
+    """Remove the categories without a name, and those with the name of an earlier category."""
     names: set[str] = set()
     for key, record in list(categories.items()):
         name = parse_text(record.get("name"))
         if not name:
             findings.error("category without a name", record["id"], quote(record.get("name")))
         elif name in names:
-            findings.error("several categories have the same name; rename them", record["id"], quote(name))
+            findings.error("categories with the name of an earlier category; rename them", record["id"], quote(name))
         if not name or name in names:
             del categories[key]
         names.add(name)
@@ -141,7 +142,7 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
     if not names:
         return category
     if not isinstance(names, list) or not all(map(parse_text, names)):
-        findings.repair("keypoint names that are not a list of texts, which are ignored", record["id"])
+        findings.repair("keypoint names that are not a list of strings, which are ignored", record["id"])
         return category
     category["keypoints"] = [parse_text(name) for name in names]
     numbers = {name: number for number, name in enumerate(category["keypoints"], start=1)}
@@ -184,6 +185,7 @@ def find_file(images: Path, name: str) -> str:
 
     If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
     leading folders of `name` that repeat the end of the path `images` are removed, provided that this finds a file.
+    Otherwise, returns `name` with slashes.
     """
     for candidate in (name, name.replace("\\", "/")):
         parts = Path(candidate).parts
@@ -197,7 +199,7 @@ def find_file(images: Path, name: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file can have this name; opening other names raises errors other than FileNotFoundError."""
+    """Whether a file can have this name. Opening an impossible name raises an error other than FileNotFoundError."""
     return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
 
 
@@ -221,7 +223,7 @@ def parse_text(value: Any) -> str:
 
 
 def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], findings: Findings) -> None:
-    """Set the `id` of all annotations: the file's own ids if they are unique, else numbers in the order of the file."""
+    """Set the `id` of all annotations: the file's own ids if they are unique integers 0 … MAX_ID, else 1, 2, …."""
     keys = [parse_id(record.get("id")) for record, _ in annotations]
     seen: set[Any] = set()
     for place, ((record, _), key) in enumerate(zip(annotations, keys), start=1):

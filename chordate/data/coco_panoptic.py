@@ -49,17 +49,18 @@ class CocoPanoptic(Dataset):
 
     Args:
         annotations: the JSON file, relative to `data_root` or absolute.
-        images: the folder of the images.
+        images: the folder of the images, relative to `data_root` or absolute.
         segments: the folder of the PNGs, in which a segment's id is R + 256 G + 65536 B; by default `annotations`
             without `.json`, as in COCO.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Attributes:
-        category_ids: the category id in the file of each label.
+        category_ids: for each label, the category id in the file.
         image_ids: `[len]` int64, see `PanopticIndex`.
 
     Raises:
-        DataError: a file or folder is missing or broken, or an id in one file has no counterpart in the other.
+        DataError: a file or folder is missing, the JSON file is invalid (see `read_panoptic_json`), or its classes
+            differ from those of `meta`.
     """
 
     target_type = PanopticTargets
@@ -98,7 +99,7 @@ class CocoPanoptic(Dataset):
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
 
     def _leave_out_missing(self, data_root: str | Path) -> None:
-        """Leave out the images without a file or a PNG, and report their number, if `skip_broken`."""
+        """If `skip_broken`, leave out images whose file or PNG is missing, and report their number; otherwise raise."""
         for column, folder, kind in ((0, self.images, "image"), (1, self.segments, "panoptic")):
             files = self.index.files[:, column].tolist()
             missing = find_missing(files, folder)
@@ -271,11 +272,11 @@ def _check_same_classes(path: Path, own: DatasetMeta, model: DatasetMeta) -> Non
     """Check that the file and the model have the same classes, and agree on which classes are stuff.
 
     Raises:
-        UnknownClass: only the file or only the model has a class, or a class is a thing in one and stuff in the other.
+        UnknownClass: a class is only in the file or only in the model, or a thing in one and stuff in the other.
     """
     if differing := sorted(set(own.classes) ^ set(model.classes)):
-        holder = "the model" if differing[0] in model.classes else "its categories"
-        raise UnknownClass(f"{path}: {printable(differing[0])} is only a class of {holder}")
+        holder = "the model" if differing[0] in model.classes else "this file"
+        raise UnknownClass(f"{path}: the class {printable(differing[0])} is only in {holder}")
     if differing := sorted(set(own.stuff) ^ set(model.stuff)):
         kind = "stuff" if differing[0] in own.stuff else "a thing"
         raise UnknownClass(f"{path}: {printable(differing[0])} is {kind} here, but not in the model (see isthing)")

@@ -33,16 +33,20 @@ NO_ANNOTATION = -1  # annotation id of detected boxes, which have no annotation
 class CocoPoseDataset(CocoDataset):
     """Objects with keypoints, one per sample; in COCO these are people.
 
-    A sample has `image` Image uint8 `[3, H, W]` RGB, which is the whole image before `TopDownCrop` and the crop after
-    it; `boxes` BoundingBoxes `[1, 4]` float32 x1, y1, x2, y2 in pixels; `labels` `[1]` int64; `keypoints` `[1, K, 3]`
-    float32 x, y in continuous pixel coordinates and visibility, as InstanceKeypoints in the transforms; and `info`
-    CropInfo. The pipeline needs a `TopDownCrop`.
+    The pipeline must contain a `TopDownCrop`. A sample is a dict with
+
+    - `image`: Image uint8 `[3, H, W]` RGB, the whole image before `TopDownCrop`, the crop after it,
+    - `boxes`: BoundingBoxes float32 `[1, 4]`, x1, y1, x2, y2 in pixels,
+    - `labels`: `[1]` int64,
+    - `keypoints`: `[1, K, 3]` float32, x and y in continuous pixel coordinates, and visibility; transforms receive
+      them as InstanceKeypoints,
+    - `info`: CropInfo.
 
     Args:
         annotations, images, classes, health: see `CocoDataset`.
         boxes: a detector's results file in COCO's format (as written by `chordate test --predictions`), relative to
-            `data_root` or absolute. Each box in the file of a used category is a sample, without labeled keypoints.
-            If None, each annotation with a labeled keypoint is a sample, with the annotation's box.
+            `data_root` or absolute. Each of its boxes of a used category is a sample, without labeled keypoints. If
+            None, each annotation with a box and a labeled keypoint is a sample, except crowds.
         box_score_threshold: minimum score of a detected box; boxes with lower scores are dropped.
         data_root, pipeline, seed, meta, skip_broken: see `CocoDataset`.
 
@@ -134,7 +138,7 @@ class CocoPoseDataset(CocoDataset):
 
     def check_files(self, index: int) -> None:
         image_id = self.crop_image_ids[index]
-        if not index or self.crop_image_ids[index - 1] != image_id:  # once per image
+        if not index or self.crop_image_ids[index - 1] != image_id:  # check each image only at its first object
             super().check_files(int(np.searchsorted(self.image_ids, image_id)))
 
     def finish(self, sample: Sample) -> Sample:
@@ -143,7 +147,7 @@ class CocoPoseDataset(CocoDataset):
     def check_annotated(self, training: bool) -> None:
         if training and self.detected:
             raise DataError(
-                "train_data.dataset: boxes of a detector have no keypoints to train on; remove the setting boxes, to "
+                "train_data.dataset: boxes of a detector have no keypoints to train on; remove the setting `boxes`, to "
                 "train on the annotated boxes"
             )
 

@@ -11,12 +11,12 @@ Record = dict[str, Any]
 
 
 def load_images(index: hotcoco.COCO, ids: list[int] | None = None) -> Iterator[Record]:
-    """The records of images, in the order of the ids; None for all."""
+    """The records of the images `ids`, in this order; None loads all images."""
     return _in_blocks(index.load_imgs, index.get_img_ids() if ids is None else ids)
 
 
 def load_annotations(index: hotcoco.COCO, ids: list[int] | None = None) -> Iterator[Record]:
-    """The records of annotations, in the order of the ids; None for all."""
+    """The records of the annotations `ids`, in this order; None loads all annotations."""
     return _in_blocks(index.load_anns, index.get_ann_ids() if ids is None else ids)
 
 

@@ -37,7 +37,7 @@ class CocoStuff(SemanticFolder):
     Args:
         split: "train2017" or "val2017".
         images, labels: folders that have a subfolder per split, relative to `data_root` or absolute.
-        settings: data_root, pipeline, seed, meta: see `Dataset`.
+        settings: data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class DataReport:
         sizes: height and width of each image in pixels, by path.
         counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
             if the task has no classes.
-        parts: for each statistic, by title, its parts: one per sample.
+        parts: dict from the title of a statistic to its values, one Statistic per sample.
         suspicious: sample indices by possible error, see `Targets.suspicions`.
     """
 
@@ -107,7 +107,7 @@ class DataReport:
         return Counter(self.sizes.values()).most_common()
 
     def lines(self) -> list[str]:
-        """The notes, the counts and the statistics, one line each."""
+        """Lines for the terminal: notes, counts per class, statistics, image sizes, counts of suspicious samples."""
         lines = list(self.notes)
         counts = self.class_counts()
         if counts is not None:

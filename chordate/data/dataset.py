@@ -16,7 +16,7 @@ from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.structures import Batch, DatasetMeta, Sample, Statistic, Targets, collate_images
 from chordate.text import pluralize
 
-MAX_SKIPPED = 100  # more broken samples in a row are an error, since single files are not the cause
+MAX_SKIPPED = 100  # this many broken samples in a row are an error, since single files are not the cause
 
 
 class Dataset(torch.utils.data.Dataset[Sample]):
@@ -31,10 +31,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         data_root: the folder that the dataset's paths are relative to.
         pipeline: list of transforms, see `build_pipeline`.
         seed: random seed of the augmentation.
-        meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in both;
-            `build_dataset` checks this.
+        meta: metadata of the model that is evaluated on this dataset. Labels must have the same meaning in the model
+            and the dataset; `build_dataset` checks this.
         skip_broken: whether to skip samples whose files are missing or cannot be decoded, instead of raising an error.
-            A sample that proves broken when it is read is replaced by the next one; the loader reports their number.
+            A sample that proves broken when it is read is replaced by the next one; the loader logs how many are.
 
     Attributes:
         meta: metadata for the model, the checkpoint and the predictions.
@@ -48,7 +48,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
             to the result of `find_white_level`. None determines it for each image separately.
         not_inherited: settings that a config does not inherit from a dataset of another type, because they have other
-            defaults here.
+            defaults here. If they are a packaged config's, they are dropped without a log message.
     """
 
     meta: DatasetMeta = DatasetMeta()
@@ -97,12 +97,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return image_id
 
     def image_path(self, index: int) -> Path | None:
-        """The image file of a sample; None (the default) if it is not a single file."""
+        """Path of a sample's image file; None (the default) if the sample has no file of its own, e.g. in a zip."""
         return None
 
     def check_files(self, index: int) -> None:
-        """Check the files of a sample without decoding them. Called from several threads, for each sample of the
-        validation set before training starts. By default, checks nothing.
+        """Check the files of a sample, without decoding complete JPEG and PNG files. Called from several threads, for
+        each sample of the validation set before training starts. By default, checks nothing.
 
         Raises:
             BrokenFile: a file is missing or broken.
@@ -120,10 +120,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             return self.finish(self.pipeline(sample, self._partner))
 
     def read_next(self, index: int) -> Sample:
-        """Read a sample, without applying the transforms; with `skip_broken`, the next one that is not broken.
+        """Read a sample, without applying the transforms. With `skip_broken`, a broken sample is replaced by the next
+        one that is not broken.
 
         Raises:
-            BrokenFile: `skip_broken` is false, or all of the `MAX_SKIPPED` samples from `index` on are broken.
+            BrokenFile: the sample is broken and `skip_broken` is false, or the `MAX_SKIPPED` samples from `index` on
+                are all broken.
         """
         if not self.skip_broken:
             return self.read(index)
@@ -182,7 +184,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         raise DataError(f"{type(self).__name__} has no class_images, so train_data.class_balanced must be None")
 
     def check_annotated(self, training: bool) -> None:
-        """Raise DataError if `training` and there is nothing to train on. Called once before the dataset is used."""
+        """Check that the annotations suffice for training, or for evaluation if `training` is false. Called once,
+        before the dataset is used. By default, checks nothing.
+
+        Raises:
+            DataError: the annotations do not suffice, e.g. there is nothing to train on.
+        """
 
 
 def model_classes(classes: Sequence[str] | None, meta: DatasetMeta | None) -> Sequence[str] | None:

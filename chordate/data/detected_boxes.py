@@ -19,12 +19,12 @@ from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 
-Pixels = Annotated[FiniteFloat, Ge(-MAX_COORDINATE), Le(MAX_COORDINATE)]  # larger crops would overflow float32
+Pixels = Annotated[FiniteFloat, Ge(-MAX_COORDINATE), Le(MAX_COORDINATE)]  # much larger values would overflow float32
 
 
 @dataclass
 class DetectedBox:
-    """One entry of a results file; `bbox` is x, y, width, height in pixels. Other fields of the file are ignored.
+    """One entry of a results file; `bbox` is x, y, width, height in pixels. Other fields are ignored.
 
     Scores that exceed 1 by a rounding error are clamped to 1.
     """
@@ -39,8 +39,8 @@ class DetectedBoxes(NamedTuple):
     """The `M` boxes of a results file.
 
     Attributes:
-        image_ids: `[M]` int64, image id of each box.
-        category_ids: `[M]` int64, category id of each box.
+        image_ids: `[M]` int64, id in the dataset of each box's image.
+        category_ids: `[M]` int64, id in the dataset of each box's category.
         boxes: `[M, 4]` float32 x1, y1, x2, y2 in pixels.
         scores: `[M]` float32, 0 … 1.
     """
@@ -65,7 +65,7 @@ def read_detected_boxes(
 ) -> DetectedBoxes:
     """Read the boxes of the given categories, sorted by image id (boxes of one image in the order of the file).
 
-    Boxes with a side below MIN_SIDE are dropped.
+    Boxes with a side below MIN_SIDE pixels are dropped.
 
     Args:
         path: JSON file with a list of `DetectedBox`.
@@ -85,14 +85,14 @@ def read_detected_boxes(
         entries = TypeAdapter(list[DetectedBox]).validate_json(path.read_bytes())
     except ValidationError as error:
         raise DataError(
-            f"{path}: not COCO results ({first_problem(error)}); make them with chordate test --predictions"
+            f"{path}: not COCO results ({first_problem(error)}); create the file with chordate test --predictions"
         ) from (error)
     entries = [entry for entry in entries if parse_id(entry.image_id) not in left_out]
     foreign = [entry.image_id for entry in entries if parse_id(entry.image_id) not in image_ids]
     if foreign:
         raise DataError(
-            f"{path}: {len(foreign)} of {pluralize(len(entries), 'box')} belong to images that the annotations do not "
-            f"have (the first to image {foreign[0]}); run the detector on the same images"
+            f"{path}: {len(foreign)} of {pluralize(len(entries), 'box')} belong to images that are not in the "
+            f"annotation file (the first belongs to image {foreign[0]}); run the detector on the images of that file"
         )
     corners = np.array([entry.bbox for entry in entries]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -107,7 +107,7 @@ def read_detected_boxes(
     if not kept.any():
         reason = f"none of category {', '.join(map(str, category_ids))}"
         if known.any():
-            reason = f"none with an area and a score ≥ {score_threshold:g}"
+            reason = f"each has another category, is too small or has a score < box_score_threshold={score_threshold:g}"
         raise DataError(f"{path}: {pluralize(len(entries), 'box')}, but {reason}; there is nothing to crop")
     order = np.flatnonzero(kept)[np.argsort(table.image_ids[kept], kind="stable")]
     return DetectedBoxes(table.image_ids[order], table.category_ids[order], table.boxes[order], table.scores[order])

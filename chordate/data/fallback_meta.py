@@ -18,7 +18,7 @@ from chordate.structures import DatasetMeta, Skeleton
 from chordate.structures.metadata import numbered_names
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Named values that a config can use, for each field of DatasetMeta.
+# The values that `fallback_meta` can give by name, keyed by field of DatasetMeta.
 NAMED: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "classes": {
         "coco": lambda: COCO_CLASSES,

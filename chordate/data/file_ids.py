@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FILE_ID = "chordate_file_id"  # field of a record: the file's own id, if it is not the record's `id`
-PLACE = "chordate_place"  # field of an annotation: its file and line or number
+PLACE = "chordate_place"  # field of an annotation: its file, and its line (YOLO) or number (Pascal VOC)
 MAX_ID = 2**53  # larger integers are not exact in float64
 DECIMAL = re.compile(r"-?[0-9]{1,400}")
 
@@ -31,5 +31,5 @@ def parse_id(value: Any) -> Id | None:
 
 
 def id_in_file(record: Mapping[str, Any]) -> Any:
-    """The id of a record in its file, or its Place; None if it has none."""
+    """The id of a record in its file, or its Place; None if it has neither."""
     return Place(record[PLACE]) if PLACE in record else record.get(FILE_ID, record.get("id"))

@@ -16,7 +16,7 @@ class Findings:
 
     Attributes:
         errors: dict from problem to ids, for invalid records. `health="error"` raises DataError for them,
-            `health="warn"` leaves the records out.
+            `health="warn"` leaves the records, or only their masks or keypoints, out.
         repairs: dict from problem to ids, for records that were repaired when they were read.
     """
 
@@ -24,21 +24,30 @@ class Findings:
         self.errors: dict[str, list[Any]] = {}
         self.repairs: dict[str, list[Any]] = {}
         self._examples: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self.errors or self.repairs)
 
-    def error(self, problem: str, id: Any, example: str = "") -> None:
-        """Add an error in the record `id`; the message quotes the `example` of the first record."""
+    def error(self, problem: str, id: Any, example: str = "", left_out: str = "") -> None:
+        """Add an error in the record `id`.
+
+        Args:
+            problem: what is wrong; equal for all records that have the problem.
+            id: the record's id.
+            example: the wrong value; the message quotes that of the first record.
+            left_out: what of the record is left out: "masks" or "keypoints"; "" for the whole record.
+        """
         self.errors.setdefault(problem, []).append(id)
         self._examples.setdefault(problem, example)
+        self._left_out.setdefault(problem, left_out)
 
     def repair(self, problem: str, id: Any) -> None:
         """Add a problem of the record `id` that was repaired."""
         self.repairs.setdefault(problem, []).append(id)
 
     def lines(self, source: str, health: Health) -> list[str]:
-        """The report, at most one line of errors and one of repairs.
+        """The report: at most one line for each kind of what is left out, and one line of repairs.
 
         Args:
             source: the file's name, for messages.
@@ -47,13 +56,19 @@ class Findings:
         Raises:
             DataError: there are errors, and `health` is "error".
         """
-        errors = "; ".join(self._describe(self.errors))
-        if errors and health == "error":
+        parts = dict.fromkeys(self._left_out.values())
+        if self.errors and health == "error":
+            errors, these = "; ".join(self._describe(self.errors)), " and ".join(part or "records" for part in parts)
             raise DataError(
-                f'{source}: {errors}. Fix the file, or leave these records out by health="warn" in the dataset'
+                f'{source}: {errors}. Fix the file, or set health="warn" in the dataset to leave these {these} out'
             )
-        left_out = errors and f"left out: {errors}"
-        return [f"{source}: {text}" for text in (left_out, "; ".join(self._describe(self.repairs))) if text]
+        lines = []
+        for part in parts:
+            problems = {problem: ids for problem, ids in self.errors.items() if self._left_out[problem] == part}
+            lines.append(f"{part} left out: {'; '.join(self._describe(problems))}".lstrip())
+        if self.repairs:
+            lines.append("; ".join(self._describe(self.repairs)))
+        return [f"{source}: {line}" for line in lines]
 
     def _describe(self, problems: Mapping[str, Sequence[Any]]) -> list[str]:
         return [

@@ -1,7 +1,7 @@
 """Decodes images that are not 8-bit color: 16 bits, floats, other numbers of channels, several frames, `.npy` files.
 
-The rules depend only on the file and on the wanted number of channels, so they are the same in training, evaluation and
-prediction; docs/own_data.md lists them.
+The rules depend only on the file and on the model's number of channels and white level, so they are the same in
+training, evaluation and prediction; docs/own_data.md lists them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from chordate.text import one_line, pluralize
 
 SENSOR_BITS = (8, 10, 12, 14, 16)  # numbers of significant bits of files with 16 bits per value
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError)  # raised by Pillow
-# GIF, AVIF and animated WebP are decoded by Pillow, since builds of OpenCV differ in what they support.
+# Pillow decodes GIF, AVIF and extended WebP (animation, alpha, metadata): builds of OpenCV differ in their support.
 BY_PILLOW = re.compile(rb"GIF8|.{4}ftypavi[fs]|RIFF.{4}WEBPVP8X", re.DOTALL)
 _HEIC = re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 _NUMPY = b"\x93NUMPY"
@@ -37,7 +37,7 @@ reported: set[str] = set()
 def decode_bands(
     data: NDArray[np.uint8], path: Path, channels: int, white_level: int | None = None, *, rotate: bool = True
 ) -> NDArray[np.uint8]:
-    """Decode an image to `[H, W, channels]` uint8; the first three channels are RGB.
+    """Decode an image to `[H, W, channels]` uint8, with colors in RGB order.
 
     Args:
         data: the bytes of the file.
@@ -48,14 +48,19 @@ def decode_bands(
 
     Raises:
         BrokenFile: the file cannot be decoded.
-        DataError: the values have no known range, or the file has another number of channels.
+        DataError: the values are in an unknown range, or the image cannot be converted to `channels` channels.
     """
     bands = decode_native(data, path, rotate)
     return np.array(select_channels(to_uint8(bands, str(path), white_level), channels, str(path)), order="C")
 
 
 def decode_native(data: NDArray[np.uint8], path: Path, rotate: bool = True) -> NDArray[Any]:
-    """Decode a file to `[H, W, C]` of the file's own type and number of channels, in RGB order."""
+    """Decode a file to `[H, W, C]` of the file's own type and number of channels, with colors in RGB order.
+
+    Raises:
+        BrokenFile: the file cannot be decoded.
+        DataError: the array in a `.npy` file is not a non-empty `[H, W]` or `[H, W, C]`.
+    """
     head = data[:32].tobytes()
     if head.startswith(_NUMPY):
         return load_array(data, path)
@@ -89,7 +94,8 @@ def _mode(image: PIL.Image.Image) -> str:
 
 
 def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None:
-    """Decode a file by OpenCV, to the file's own type and number of channels; None if OpenCV cannot read it.
+    """Decode a file with OpenCV, to the file's own type and channels (colors in BGR order); None if OpenCV cannot
+    read it.
 
     Raises:
         BrokenFile: the image exceeds OpenCV's own limit of pixels.
@@ -116,17 +122,22 @@ def undecodable(data: NDArray[np.uint8], path: Path) -> str:
 
 
 def load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
-    """Load a `.npy` file, `[H, W]` or `[H, W, C]`."""
+    """Load an array `[H, W]` or `[H, W, C]` from the bytes of a `.npy` file. Returns `[H, W, C]`.
+
+    Raises:
+        BrokenFile: the file is broken, or the array has more than MAX_PIXELS pixels.
+        DataError: the array has another shape, or is empty.
+    """
     try:
         array: Any = np.load(io.BytesIO(data.tobytes()), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, OverflowError) as error:
         raise BrokenFile(f"{path}: not a readable array, or truncated: {error}") from error
     if not isinstance(array, np.ndarray):
-        raise BrokenFile(f"{path}: an archive of arrays (.npz); save one array as .npy")
+        raise BrokenFile(f"{path}: is an archive of arrays (.npz); save one array as .npy")
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or not array.size:
-        raise DataError(f"{path}: an image must be [H, W] or [H, W, C], got {list(array.shape)}")
+        raise DataError(f"{path}: an image must be a non-empty array [H, W] or [H, W, C], got {list(array.shape)}")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise BrokenFile(too_many_pixels(path))
     return array
@@ -148,7 +159,7 @@ def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArr
     try:
         bands = page.asarray()
     except Exception as error:
-        raise BrokenFile(f"{path}: not readable, or truncated: {error}") from error
+        raise BrokenFile(f"{path}: not a readable image, or truncated: {error}") from error
     return _orient(np.moveaxis(bands, 0, 2) if page.axes == "SYX" else bands, orientation)
 
 
@@ -173,7 +184,7 @@ def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -
             clipped with a warning. None uses `white_level_of(image)`.
 
     Raises:
-        DataError: the values are in an unknown range, or not finite.
+        DataError: the pixels are neither integers nor floats, or their values are in an unknown range or not finite.
     """
     if image.dtype == np.uint8:
         return image
@@ -195,8 +206,8 @@ def to_uint8(image: NDArray[Any], source: str, white_level: int | None = None) -
 
 
 def white_level_of(image: NDArray[Any], source: str) -> int:
-    """The smallest white level that fits the values of an image: 1 or 255 for floats, 2ᵇ - 1 with one of SENSOR_BITS
-    for integers. Raises as `to_uint8` does."""
+    """The smallest white level that fits the values of an image: 1 or 255 for floats, 2ᵇ - 1 for integers, with `b`
+    from SENSOR_BITS. Raises as `to_uint8` does."""
     if image.dtype.kind not in "iuf":
         raise DataError(f"{source}: pixels must be integers or floats, got {image.dtype}")
     low, high = image.min(), image.max()

@@ -37,7 +37,10 @@ def no_images(folder: Path) -> str:
 
 
 def list_files(folder: Path, suffixes: str | tuple[str, ...]) -> list[str]:
-    """Sorted paths of the files with a suffix (in any case) in a folder and its subfolders, except hidden ones."""
+    """Sorted paths of the files with a suffix (case-insensitive) in a folder and its subfolders, except hidden ones.
+
+    The paths are relative to the folder, with slashes. `suffixes` must be in lowercase.
+    """
     files = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -61,6 +64,6 @@ def is_hidden(name: str) -> bool:
 
 
 def image_stem(name: str) -> str:
-    """A path with slashes, without the suffix of an image; other suffixes belong to the name (`frame.0001`)."""
+    """Remove the image suffix from a path with slashes; other suffixes belong to the name (`frame.0001`)."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name

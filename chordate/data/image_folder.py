@@ -33,7 +33,7 @@ WORDNET_ID = re.compile(r"n\d{8}")
 class ImageFolder(Dataset):
     """Images in folders that are named after their classes: `images/<class>/….jpg`, also in nested folders.
 
-    A sample is a dict with `image` (Image uint8 `[3, H, W]` RGB), `label` (int), and `info` (ImageInfo).
+    A sample is a dict with `image` (Image uint8 `[C, H, W]`, RGB by default), `label` (int), and `info` (ImageInfo).
 
     Args:
         images: the folder that contains the class folders, relative to `data_root` or absolute. The path may
@@ -125,7 +125,7 @@ class ImageFolder(Dataset):
             raise
 
     def decode(self, index: int) -> torch.Tensor:
-        """Decode an image file to `[3, H, W]` uint8 RGB."""
+        """Decode an image file to `[C, H, W]` uint8, RGB by default; `C` is `self.channels`."""
         path = self.images / self.files[index]
         if self.archive is None:
             return read_image(path, None, self.channels, self.white_level)
@@ -174,7 +174,7 @@ class ImageFolder(Dataset):
     def _warn_left_out(self, by_class: dict[str, list[str]]) -> None:
         left_out = [f"{name} ({len(files)})" for name, files in by_class.items() if files and name not in self.classes]
         if left_out:
-            what = f"{self.images}: images of classes that are not in the model ({len(self.classes)}) are ignored"
+            what = f"{self.images}: images of classes not in the model (it has {len(self.classes)}) are ignored"
             log.warning(f"{what}: {_abbreviate(left_out)}")
 
 

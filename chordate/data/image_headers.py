@@ -1,4 +1,4 @@
-"""Reads the sizes in the headers of image files, and checks image files without decoding them."""
+"""Reads the sizes in the headers of image files, and checks JPEG and PNG files without decoding them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def image_sizes(path: Path) -> tuple[Size, Size]:
 
     Raises:
         BrokenFile: the file is missing or not an image.
+        DataError: the array in a `.npy` file is not a non-empty `[H, W]` or `[H, W, C]`.
     """
     if not path.is_file():
         raise BrokenFile(partial(missing_file, path, "image"))
@@ -59,7 +60,8 @@ def check_image(path: Path, size: Size | None, read: Callable[[Path], Any]) -> N
     Args:
         path: the file.
         size: the wanted height and width, as displayed or as stored; None for any.
-        read: reads the file, and raises if it is broken. Called unless the file begins and ends as a JPEG or PNG.
+        read: reads the file, and raises if it is broken. Called unless the file has the start and end
+            markers of a JPEG or PNG.
 
     Raises:
         BrokenFile: the file is missing, truncated or not an image.

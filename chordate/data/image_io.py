@@ -23,7 +23,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".gif", ".avif", ".jp2"),
     *(".npy", ".heic", ".heif"),
 )
-# First and last bytes of complete files; files that end differently are decoded again by Pillow.
+# Start and end markers of complete JPEG and PNG files; all other files are also decoded by Pillow, to find truncation.
 ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}
 # JPEG, PNG with up to 8 bits, BMP, and WebP without extensions: OpenCV decodes them to 8-bit color.
 PLAIN = re.compile(rb"\xff\xd8|\x89PNG.{20}[\x01\x02\x04\x08]|BM|RIFF.{4}WEBPVP8[ L]", re.DOTALL)
@@ -35,16 +35,17 @@ def read_image(
 ) -> Tensor:
     """Read an image as `[C, H, W]` uint8, RGB if there are 3 channels (channels last in memory).
 
-    Grayscale, CMYK and palette files become RGB, and the alpha channel is dropped. Values with 16 bits (or with 10, 12
-    or 14 bits stored in 16) keep their upper 8 bits; floats of 0 … 1 are scaled to 0 … 255. Only the first frame of an
-    animation, or the first page of a file with several pages, is read.
+    By default, grayscale, CMYK and palette files become RGB, and the alpha channel is dropped. Values with 16 bits (or
+    with 10, 12 or 14 bits stored in 16) keep their upper 8 bits; floats of 0 … 1 are scaled to 0 … 255. Only the first
+    frame of an animation, or the first page of a file with several pages, is read.
 
     Args:
         path: an image file, or a `.npy` file of `[H, W]` or `[H, W, C]`.
         size: height and width in the annotations, which decide whether the EXIF orientation is applied: some
             annotation tools use the image as displayed (with EXIF orientation), others the image as stored. The
             orientation is also applied if the stored and the displayed image both have this size, or if `size` is None.
-        channels: number of channels `C`. With 4 or more, the file must have the same number.
+        channels: number of channels `C`. Files are converted to 1 (gray) or 3 (RGB) channels; with any other number,
+            the file must have the same number.
         white_level: the largest value of pixels in the image's dataset, see `find_white_level`; None determines it
             for each image separately.
 
@@ -113,13 +114,14 @@ def wrong_size(path: Path, size: tuple[int, int], annotated: tuple[int, int]) ->
 def check_image_file(path: Path, data: NDArray[np.uint8]) -> None:
     """Check the bytes of an image file, without decoding a complete JPEG or PNG.
 
+    Truncated files are found with Pillow, since OpenCV only warns and fills the missing pixels with gray.
+
     Raises:
-        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated: OpenCV only warns and fills missing
-            pixels with gray; Pillow raises.
+        BrokenFile: the image has more than MAX_PIXELS pixels, or is truncated.
     """
     head, tail = data[:24].tobytes(), data[-64:].tobytes()
     is_complete = any(head.startswith(start) and end in tail for start, end in ENDINGS.items())
-    is_png = head.startswith(b"\x89PNG")  # read without Pillow, which refuses PNGs with long text chunks
+    is_png = head.startswith(b"\x89PNG")  # its size is read without Pillow, which refuses long text chunks
     if is_png and int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big") > MAX_PIXELS:
         raise BrokenFile(too_many_pixels(path))
     if is_png and is_complete:

@@ -20,7 +20,7 @@ MIRRORS = (F.horizontal_flip, F.vertical_flip)  # both swap left and right keypo
 class InstanceKeypoints(TVTensor):
     """The keypoints of all instances of an image.
 
-    v2's KeyPoints have no visibility, do not swap left and right when flipped, and refer to pixel centers.
+    torchvision's KeyPoints have no visibility, do not swap left and right when flipped, and refer to pixel centers.
     InstanceKeypoints have visibility, swap left and right when flipped, and use continuous coordinates, like boxes and
     Polygons. The visibility of a point that leaves the image becomes 0.
 
@@ -84,7 +84,7 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     described = [category for category in categories if category.get("keypoints")]
     if not described:
         raise DataError(
-            f"{source}: none of its categories has keypoints; keypoints=True needs a file with keypoint names, "
+            f"{source}: none of the used categories has keypoints; keypoints=True needs a file with keypoint names, "
             f"such as COCO's person_keypoints_train2017.json"
         )
     skeletons = {}
@@ -102,8 +102,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
     if len(skeletons) > 1:
         counts = " and ".join(f'"{category["name"]}" {len(category["keypoints"])}' for category in described)
         raise DataError(
-            f"{source}: categories have different keypoints ({counts}); select categories with equal keypoints by "
-            f"classes=…"
+            f"{source}: categories have different keypoints ({counts}); set classes to categories with the same "
+            f"keypoints"
         )
     return next(iter(skeletons.values()))
 
@@ -111,7 +111,8 @@ def skeleton_of(categories: Sequence[Mapping[str, Any]], source: str) -> Skeleto
 def read_keypoints(
     annotations: Sequence[Mapping[str, Any]], skeleton: Skeleton, canvas_size: Canvas, source: str
 ) -> InstanceKeypoints:
-    """The keypoints of COCO annotations. If an annotation has no `keypoints`, all are marked as not labeled.
+    """The keypoints of COCO annotations. If an annotation has no `keypoints`, its keypoints are all marked as not
+    labeled.
 
     COCO's coordinates are pixel indices, so half a pixel is added to get continuous coordinates.
 

@@ -35,7 +35,8 @@ class LabelEncoding:
         ids: the pixel value of each class.
         ignored_ids: pixel values that are ignored.
         palette: the RGB color of each class, for label images in color; None without colors.
-        ignored_colors: expected colors outside the palette. Other colors are ignored too, but are reported in the log.
+        ignored_colors: the color of an ignored background. Other colors outside the palette are ignored, too, but are
+            reported in the log.
         default_ids: default of the setting `ids` if the config does not set it, else None. It has one entry per class
             in the config, whereas the attribute `ids` may have one more or one fewer because of the background.
     """
@@ -59,8 +60,9 @@ class LabelEncoding:
         """Make the encoding from the arguments of `SemanticDataset`, where they are described.
 
         Raises:
-            ConfigError: `ids` or `palette` does not have one entry per class, two classes have the same id, or a class
-                has an ignored id (255 may be both: by default it is ignored, but `ids` may name it).
+            ConfigError: `ids` or `palette` does not have one entry per class, two classes have the same id, a class has
+                the id of the background, or the id of a class is in `ignored_ids` (255 is allowed, and is then not
+                ignored).
         """
         for setting, values in (("ids", ids), ("palette", palette)):
             if values is not None and len(values) != len(classes):
@@ -71,7 +73,10 @@ class LabelEncoding:
         names = [BACKGROUND, *classes] if unnamed else list(classes)
         values = list(range(len(names))) if ids is None else [0, *ids] if unnamed else list(ids)
         if unnamed and 0 in values[1:]:
-            raise ConfigError(f'ids has 0, which is the background\'s value with background="{background}"')
+            raise ConfigError(
+                f'ids has 0, which is the background\'s value with background="{background}"; leave out background, or '
+                f'add "background" to classes and its value to ids'
+            )
         default_ids = None if ids is not None else tuple(values[1:] if unnamed else values)
         colors = None if palette is None else [BLACK, *palette] if unnamed else list(palette)
         ignored_colors: tuple[Color, ...] = ()
@@ -138,8 +143,8 @@ class LabelDecoder:
             values, counts = np.unique(codes, return_counts=True)
             frequent = ", ".join(format_color(int(values[i])) for i in np.argsort(-counts, kind="stable")[:4])
             raise DataError(
-                f"{path}: a label image in color ({frequent}{' …' if len(values) > 4 else ''}); set palette to the "
-                f"color of each class"
+                f"{path}: the label image is in color ({frequent}{' …' if len(values) > 4 else ''}); set palette to "
+                f"the color of each class"
             )
         position = np.minimum(np.searchsorted(self.packed[self.order], codes), len(self.packed) - 1)
         labels = self.order[position].astype(np.int16)

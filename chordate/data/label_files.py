@@ -29,7 +29,8 @@ def read_label_image(path: Path) -> LabelPixels:
         Ids `[H, W]`, or colors `[H, W, 3]` uint8 RGB.
 
     Raises:
-        DataError: the file is missing, is not a readable image, is a JPEG, or has floating-point pixels.
+        DataError: the file is missing, is not a readable image, has too many pixels (see `pixel_limit`), is a JPEG, or
+            has floating-point pixels.
     """
     if not path.is_file():
         raise DataError(missing_file(path, "label"))

@@ -1,10 +1,10 @@
-"""LabelMap: the class of each pixel as a tv_tensor, on which every transform of torchvision's v2 is exact.
+"""LabelMap: tv_tensor with the class of each pixel; torchvision's v2 transforms neither blend nor invent its labels.
 
 Transforms of a Mask sample the nearest pixel, so labels never blend; but they fill uncovered pixels with 0 or with the
 image's `fill`, which would be labels. A LabelMap holds label + 1, and 0 for ignored pixels, and is filled with 0.
 
-Resizing a Mask takes the pixel at `floor(i / scale)`, which is up to half an output pixel left of the center of output
-pixel `i`; images are resized by pixel centers. A LabelMap is resized by pixel centers as well (NEAREST_EXACT).
+Resizing a Mask samples the input at `i / scale` for output pixel `i`, half an output pixel left of the pixel's center;
+images are resized by pixel centers. A LabelMap is resized by pixel centers as well (NEAREST_EXACT).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ The other files are checked when they are read.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from chordate.data.image_headers import image_sizes
-from chordate.data.label_encoding import BACKGROUND, LabelEncoding, remedy_of
+from chordate.data.label_encoding import BACKGROUND, Background, LabelEncoding, remedy_of
 from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.errors import BrokenFile, DataError
 
 SAMPLE = 32  # number of label files to check
-# Maximum number of pixels per file in which colors are counted. Counting needs a sort, so larger images are subsampled.
+# Approximate limit on pixels per file whose colors are counted. Counting needs a sort, so large images are subsampled.
 MAX_COLOR_PIXELS = 1 << 18
 LISTED = 5  # maximum number of values in a message
 TWO_VALUED = {0, 255}  # the values of binary masks from image editors and annotation tools
+log = logging.getLogger("chordate")
 
 
 @dataclass
@@ -78,7 +80,7 @@ def _percent(fraction: float) -> str:
 def survey_labels(
     pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels], skip_broken: bool = False
 ) -> LabelSurvey:
-    """Read label files spread evenly over a dataset.
+    """Read `SAMPLE` label files, spread evenly over a dataset.
 
     As long as only one value occurs (the masks are empty), more files are read, since the other values are unknown.
 
@@ -86,6 +88,9 @@ def survey_labels(
         pairs: the image file and the label file of each sample.
         read: reads the pixels of a label file.
         skip_broken: whether to leave out files that cannot be read, instead of raising an error.
+
+    Raises:
+        DataError: a label file is missing or invalid, or it cannot be read and `skip_broken` is false.
     """
     survey = LabelSurvey()
     first = range(0, len(pairs), max(1, len(pairs) // SAMPLE))[:SAMPLE]
@@ -116,51 +121,60 @@ def wrong_label_size(label: Path, size: tuple[int, int], image: Path, image_size
     return f"{label}: {size[1]}×{size[0]}, but its image {image.name} is {image_size[1]}×{image_size[0]}"
 
 
-def check_encoding(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> tuple[LabelEncoding, list[str]]:
+def check_encoding(
+    survey: LabelSurvey, encoding: LabelEncoding, source: Path, background: Background | None = None
+) -> tuple[LabelEncoding, list[str]]:
     """Check that each value in a dataset's label files is a class or is ignored.
 
-    Binary masks with the values 0 and 255 are a special case: with two classes whose ids the config does not set, 255
-    is the second class, although 255 is ignored by default.
+    Binary masks with the values 0 and 255 are a special case: if the config does not set ids and the last class has the
+    default id 1, its id becomes 255, although 255 is ignored by default. The log says so; it is no warning if
+    `background` is set.
 
     Args:
         survey: the values in the dataset's files.
         encoding: the encoding that the config sets.
         source: folder of the label files, for messages.
+        background: the setting of this name.
 
     Returns:
-        The encoding (with ids 0 and 255 for such binary masks), and lines for the log.
+        The encoding (with 255 as the id of the last class for such binary masks), and lines for the log.
 
     Raises:
-        DataError: a value is neither a class nor ignored, two classes have the same color, no color is in the palette,
-            or label images differ in size from their images.
+        DataError: a value is neither a class nor ignored, masks have the values 0 and 255 but there is only one class
+            with the default id 0, label images are in color but there is no palette, two classes have the same color,
+            no color is in the palette, or label images differ in size from their images.
     """
     where, report = f"{source}: ", []
     checked = f"{survey.files} label file{'s' if survey.files > 1 else ''} checked"
     if set(survey.ids) == TWO_VALUED and encoding.default_ids is not None and encoding.ids[-1:] == (1,):
-        advice = f"; ids={list(encoding.default_ids)} if it is" if 255 in encoding.ignored_ids else ""
+        advice = f"; to ignore 255, set ids={list(encoding.default_ids)}" if 255 in encoding.ignored_ids else ""
         ids, ignored = (*encoding.ids[:-1], 255), tuple(value for value in encoding.ignored_ids if value != 255)
         encoding = replace(encoding, ids=ids, ignored_ids=ignored)
-        report.append(f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored{advice}')
+        line = f'{where}masks of 0 and 255: 255 is "{encoding.classes[-1]}", not ignored{advice}'
+        if background is None:
+            report.append(line)
+        else:
+            log.info(line)
     meant = {*encoding.ids, *encoding.ignored_ids}
     unknown = [value for value in survey.ids if value not in meant]
     if unknown:
         value = max(unknown, key=survey.ids.__getitem__)
         raise DataError(
-            f"{survey.examples['ids', value]}: pixels have the value {value}, which is not a class; {checked}: "
-            f"{survey.describe(unknown)}; {_remedy(survey, encoding)}"
+            f"{survey.examples['ids', value]}: pixels have the value {value}, which is not a class; {checked}, "
+            f"unknown values: {survey.describe(unknown)}; {_remedy(survey, encoding)}"
         )
     if set(survey.ids) == TWO_VALUED and encoding.ids == encoding.default_ids == (0,):
         raise DataError(
-            f'{where}masks of 0 and 255 for the one class "{encoding.classes[0]}", whose value would be 0; '
-            f'set background="class" to learn the rest as a class, or "ignored" to leave it out'
+            f'{where}the masks have the values 0 and 255, but the only class "{encoding.classes[0]}" has the id 0 by '
+            f'default; set background="class" to learn 0 as the background, or background="ignored" to ignore 0'
         )
     if survey.colors and encoding.palette is None:
         raise DataError(
-            f"{where}label images in color: {survey.describe(list(survey.colors), 'colors')}; {checked}; set palette "
-            f"to the color of each class"
+            f"{where}label images are in color: {survey.describe(list(survey.colors), 'colors')}; {checked}; set "
+            f"palette to the color of each class"
         )
     if survey.wrong_sizes:
-        raise DataError(f"{survey.wrong_sizes[0]} ({len(survey.wrong_sizes)} of {checked} differ)")
+        raise DataError(f"{survey.wrong_sizes[0]} (wrong size in {len(survey.wrong_sizes)} of {checked})")
     if survey.colors:
         report += _check_colors(survey, encoding, where, checked)
     if survey.ids and not survey.colors and not set(survey.ids) & set(encoding.ids):
@@ -199,7 +213,7 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
         return remedy_of(invalid[0])
     if encoding.default_ids is not None:
         count = len(encoding.default_ids)
-        unnamed = encoding.default_ids[0] == 1  # there is a background without a name, whose value is 0
+        unnamed = encoding.default_ids[0] == 1  # whether pixels with the value 0 are an unnamed background
         if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
             if 0 in values and len(values) == count + 1:
                 ids = "" if values == list(range(count + 1)) else f", ids={values[1:]}"

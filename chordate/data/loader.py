@@ -48,7 +48,7 @@ class EvaluationData:
     """The section `val_data` of a config.
 
     Attributes:
-        dataset: a dict with `type`.
+        dataset: a dict with `type`, the name of a type, or a Dataset.
         pipeline: transforms of each sample.
         batch_size: images per batch in each process.
         workers: number of loader processes, at most one per core; 0 loads in the main process.
@@ -261,7 +261,7 @@ def build_loader(
         section: the config's section `train_data` or `val_data`.
         training: if true, shuffle, augment differently in each epoch, and yield the same number of batches on every
             rank; otherwise, yield each image exactly once across all ranks, in a fixed order.
-        seed: random seed. Order and augmentation depend only on the seed, the epoch and the image's index.
+        seed: random seed of the order in training; the augmentation depends on the `seed` of the dataset.
         size_divisor: the model's `size_divisor`; height and width of batches are padded to multiples of it.
         rank, world_size: rank of this process and number of processes.
         drop_single: see `TrainingBatches`; for a model with BatchNorm.
@@ -290,7 +290,7 @@ def build_loader(
         if sampler.dropped:
             log.info(
                 f"train_data: each epoch leaves out {pluralize(sampler.dropped, 'image')} that would be alone in the "
-                f"last batch, where BatchNorm has no statistics"
+                f"last batch; BatchNorm cannot compute statistics of one image"
             )
     else:
         aspects = np.ones(len(dataset)) if sizes is None else sizes[:, 0] / sizes[:, 1].clip(1)
@@ -298,7 +298,7 @@ def build_loader(
     workers = min(settings.workers, _cores())
     if workers < settings.workers:
         where = "train_data" if training else "val_data"
-        log.info(f"{where}.workers={settings.workers}: only {workers} are started, one per core of this machine")
+        log.info(f"{where}.workers={settings.workers}: only {workers} are started, one per available CPU core")
     return Loader(
         dataset,
         batch_sampler=sampler,

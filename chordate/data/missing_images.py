@@ -26,7 +26,7 @@ def find_missing(names: Sequence[str], folder: Path) -> NDArray[np.bool_]:
         inside, last = os.path.split(name)
         if inside not in listings:
             listings[inside] = _list(folder / inside)
-        # A file system may ignore case or Unicode normalization, so names that are not listed are tried.
+        # A file system may ignore case or Unicode normalization, so a file whose name is not listed may still exist.
         missing[number] = last not in listings[inside] and not (folder / name).is_file()
     return missing
 
@@ -52,12 +52,12 @@ def report_missing(
         names: names of all images, relative to `folder`.
         missing: the result of `find_missing`.
         folder: the folder of the images.
-        root: the folder in which a file with the name of the first missing image is searched.
+        root: the folder that is searched for a file with the name of the first missing image.
         skip_broken: whether missing images may be left out.
         kind: kind of the files, for messages: "image", or "panoptic" for panoptic PNGs.
 
     Raises:
-        DataError: `skip_broken` is false, or all images are missing; the message says where the first name was found.
+        DataError: `skip_broken` is false, or all images are missing; the message includes the result of the search.
     """
     noun, setting = ("image", "images") if kind == "image" else (f"{kind} PNG", "segments")
     absent = [name for name, is_missing in zip(names, missing) if is_missing]

@@ -35,7 +35,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     """Read the boxes of the given classes from the `predictions.json` that `chordate predict` writes for a detector.
 
     Returns:
-        A dict from the absolute path of each image file with a prediction to its boxes; labels are indices of
+        The boxes of each image that has predictions, by the absolute path of the image file; labels are indices of
         `classes`.
 
     Raises:
@@ -51,7 +51,7 @@ def read_predicted_boxes(path: Path, classes: Sequence[str]) -> dict[Path, Detec
     known = [entry for entry in entries if entry.name in classes]
     if entries and not known:
         others = ", ".join(map(printable, sorted({entry.name for entry in entries})[:5]))
-        raise DataError(f"{path}: no box of the model's classes ({', '.join(classes)}); its boxes are of {others}")
+        raise DataError(f"{path}: no box has a class of the model ({', '.join(classes)}); the boxes are of {others}")
     by_file: dict[Path, list[PredictedBox]] = {Path(entry.file).resolve(): [] for entry in entries}
     for entry in known:
         by_file[Path(entry.file).resolve()].append(entry)

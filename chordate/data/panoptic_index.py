@@ -27,14 +27,16 @@ Record = Mapping[str, Any]
 
 @dataclass
 class PanopticIndex:
-    """The images of a file in ascending order of id, and their segments. Arrays are shared by forked workers.
+    """The images of a COCO panoptic JSON file, in ascending order of id, and their segments.
+
+    Arrays are shared by forked workers.
 
     Attributes:
-        image_ids: `[len]` int64, ids of the images; for text ids, as in Cityscapes, 0, 1, … in their order.
-        file_ids: `len` ids of the images as in the file.
-        files: `[len, 2]`, file names of each image and its PNG, relative to their folders.
-        sizes: `[len, 2]`, height and width of each image in pixels.
-        starts: `[len + 1]`, index of each image's first segment; the last entry is the total number of segments.
+        image_ids: `[images]` int64, ids of the images; 0, 1, … in sorted order if the ids are text, as in Cityscapes.
+        file_ids: list of the images' ids as in the file.
+        files: `[images, 2]`, file names of each image and its PNG, relative to their folders.
+        sizes: `[images, 2]`, height and width of each image in pixels.
+        starts: `[images + 1]`, index of each image's first segment; the last entry is the total number of segments.
         ids: `[segments]` int64, segment ids (the colors in the PNG), ascending within an image.
         categories: `[segments]` int64, category id of each segment.
         crowd: `[segments]` bool, whether each segment is a crowd.
@@ -71,7 +73,7 @@ class PanopticIndex:
         return sorted(self.names, key=lambda number: (number not in self.things, number))
 
     def select(self, kept: NDArray[np.bool_]) -> Self:
-        """The PanopticIndex of the images for which `kept` `[len]` bool is true."""
+        """The PanopticIndex of the images for which `kept` `[images]` bool is true."""
         counts = np.diff(self.starts)
         segments = np.repeat(kept, counts)
         return replace(
@@ -91,7 +93,8 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
     """Read and check a JSON file in COCO's panoptic format. Numbers may be text, and `iscrowd` may be null.
 
     Raises:
-        DataError: the file is missing or has another format; an id is not unique or out of range; an image id or
+        DataError: the file is missing, has another format, or has no images or categories; an id is not unique or out
+            of range; image ids are partly text, partly integers; an image has no entry in `annotations`; an image id or
             category id is used but not defined; or a name, size, color or flag is invalid.
     """
     content = read_json(path, "JSON")
@@ -114,7 +117,7 @@ def read_panoptic_json(path: Path) -> PanopticIndex:
         starts.append(len(rows))
         files.append((images[key].file, file))
     table = np.array(rows, np.int64).reshape(-1, 3)
-    is_text = isinstance(keys[0], str)
+    is_text = any(isinstance(key, str) for key in keys)  # "5" becomes an integer, also beside "a"
     return PanopticIndex(
         image_ids=np.arange(len(keys)) if is_text else np.array(keys, np.int64),
         file_ids=[images[key].id for key in keys],
@@ -140,7 +143,7 @@ class _Image:
 
 
 def _records(content: Record, name: str, path: Path) -> list[Record]:
-    """The objects of a list in the file."""
+    """The records (JSON objects) in the list `name` of the file."""
     if name not in content:
         raise DataError(f"{path}: not COCO's panoptic format: {name!r} is missing")
     return list(_objects(content[name], name, path))
@@ -160,7 +163,7 @@ def _objects(values: Any, name: str, path: Path) -> Iterator[Record]:
 def _categories(
     records: Sequence[Record], path: Path
 ) -> tuple[dict[int, str], set[int], dict[int, tuple[int, int, int]]]:
-    """Names, things and colors of the categories, by id."""
+    """Names by category id, ids of the things, and colors by category id."""
     names: dict[int, str] = {}
     things: set[int] = set()
     palette: dict[int, tuple[int, int, int]] = {}
@@ -168,7 +171,8 @@ def _categories(
         name, color = record.get("name"), record.get("color")
         if not isinstance(name, str) or not parse_text(name):
             raise DataError(
-                f"{path}: category {quote(record.get('id'))} has the name {quote(name)}; a name must be text in quotes"
+                f"{path}: category {quote(record.get('id'))} has the name {quote(name)}; a name must be "
+                f"a nonempty JSON string"
             )
         owner = f"category {printable(name)}"
         number = _integer_id(record.get("id"), owner, path)
@@ -182,7 +186,7 @@ def _categories(
             raise DataError(f"{path}: {owner} has {got}; set it to 1 for things, and to 0 for stuff")
         if number in names or name in names.values():
             repeated = f"id {number}" if number in names else f"name {printable(name)}"
-            raise DataError(f"{path}: two categories have the {repeated}; it must be distinct")
+            raise DataError(f"{path}: two categories have the {repeated}; ids and names must be unique")
         names[number] = name
         things |= {number} if is_thing else set()
         palette |= {number: (color[0], color[1], color[2])} if color else {}
@@ -212,8 +216,7 @@ def _images(records: Sequence[Record], path: Path) -> dict[int | str, _Image]:
 
 
 def _sorted_ids(images: Mapping[int | str, _Image], path: Path) -> list[int | str]:
-    """The normalized ids in ascending order, all text or all integers. Numbers written as text become integers only if
-    all ids are numbers."""
+    """The normalized ids, sorted as integers if all are integers (possibly written as text), else sorted as text."""
     texts = [image for key, image in images.items() if isinstance(key, str)]
     if texts and not all(isinstance(image.id, str) for image in images.values()):
         raise DataError(
@@ -229,7 +232,7 @@ def _sorted_ids(images: Mapping[int | str, _Image], path: Path) -> list[int | st
 def _annotations(
     records: Sequence[Record], images: Mapping[int | str, _Image], names: Mapping[int, str], path: Path
 ) -> dict[int | str, tuple[str, list[tuple[int, int, int]]]]:
-    """The PNG of each image, and its segments in ascending order: id, category id, and whether it is a crowd."""
+    """By image id: the file name of its PNG, and its segments (id, category id, 1 for a crowd) in ascending order."""
     annotations: dict[int | str, tuple[str, list[tuple[int, int, int]]]] = {}
     for place, record in enumerate(records, start=1):
         file = _file_name(record.get("file_name"), f"annotation no. {place}", path)
@@ -254,7 +257,7 @@ def _segment(record: Record, owner: str, names: Mapping[int, str], path: Path) -
     if not (isinstance(number, int) and 0 < number <= MAX_SEGMENT_ID):
         raise DataError(
             f"{path}: segment {quote(record.get('id'))} of {owner}: its id must be an integer 1 … {MAX_SEGMENT_ID}, "
-            f"its color in the PNG; 0 marks pixels without a segment"
+            f"the color of its pixels in the PNG (R + 256 G + 65536 B); 0 marks pixels without a segment"
         )
     if not isinstance(category, int) or category not in names:
         known = ", ".join(f"{other} {printable(name)}" for other, name in list(names.items())[:5])

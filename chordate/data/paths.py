@@ -22,7 +22,7 @@ def missing_file(path: Path, kind: str) -> str:
     """Error message for a missing file; names the first folder that does not exist, or files with similar names.
 
     The search for similar names takes 0.1 seconds in a folder of 3,000 files, so code that may skip missing files
-    raises `BrokenFile(partial(missing_file, …))`.
+    raises `BrokenFile(partial(missing_file, …))`, which makes the message only when it is shown.
     """
     folder = path.parent
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The number of pixels that an image may have, since a small file can claim a size that fills the memory.
+"""Limit on the number of pixels of an image, since a small file can claim a size that fills the memory.
 
 The environment variable CHORDATE_MAX_PIXELS sets another limit.
 """

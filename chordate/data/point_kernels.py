@@ -1,7 +1,8 @@
 """Kernels that transform points in continuous coordinates (vertices, keypoints) for torchvision's v2 functionals.
 
 Points are transformed by v2's box kernels, as boxes of size 0; only rotation and elastic deformation need new kernels.
-(v2's KeyPoints refer to pixel centers: a flip maps them to `W - 1 - x`, and resizing shifts them by half a pixel.)
+(v2's KeyPoints refer to pixel centers: a flip maps `x` to `W - 1 - x`, and resizing by `s` shifts the points by
+`(s - 1) / 2` pixels.)
 """
 
 from collections.abc import Callable

@@ -85,7 +85,7 @@ class Polygons(TVTensor):
 
     @classmethod
     def _wrap_output(cls, output: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        # torch calls this for the few operations that keep the class: clone, to, detach.
+        # TVTensor calls this for the few operations that keep the class, such as clone, to and detach.
         like = next(arg for arg in args if isinstance(arg, Polygons))
         return cls.wrap(output, like) if isinstance(output, Tensor) else output
 
@@ -158,6 +158,6 @@ def _rebuild(
 
 
 def orient_clockwise(ring: Ring) -> Ring:
-    """The polygon with vertices in clockwise order (y down), which `Polygons` needs unless it is a hole."""
+    """The polygon in clockwise order (y down), so that the polygons of an instance form a union; not for holes."""
     x, y = ring[:, 0].astype(np.float64), ring[:, 1].astype(np.float64)
     return ring if np.dot(x, np.roll(y, -1)) >= np.dot(y, np.roll(x, -1)) else ring[::-1]

@@ -26,7 +26,7 @@ def rasterize(polygons: Polygons, frames: Tensor, height: int, width: int) -> Te
     start, end, ring = polygons.edges()
     owner = polygons.ring_owner[ring]
     corner = frames[:, :2].double()
-    # `clamp` avoids a division by zero for a frame without area, whose bitmap is empty for any scale.
+    # `clamp` avoids a division by zero for a frame without area.
     scale = torch.tensor([width, height]) / (frames[:, 2:].double() - corner).clamp(min=1e-9)
     a = ((start - corner[owner]) * scale[owner]).numpy()
     b = ((end - corner[owner]) * scale[owner]).numpy()

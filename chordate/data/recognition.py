@@ -24,7 +24,7 @@ class FoundSet:
 
     Attributes:
         name: name of the dataset in messages.
-        settings: config of the dataset; paths are relative to the root.
+        settings: config of the dataset; paths are relative to `Recognition.root`, or to `folder` if it is set.
         optional: further settings that the files allow, such as `masks=True`.
     """
 
@@ -40,7 +40,7 @@ class Recognition:
     Attributes:
         kind: the format, and the files by which it was recognized.
         root: the folder that the paths in the settings are relative to.
-        sets: the datasets, training data first.
+        sets: the datasets; `recognize` sorts them by split, training data first.
     """
 
     kind: str
@@ -76,16 +76,16 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
             Each key is a phrase that describes the files that the recognizer looks for.
 
     Raises:
-        DataError: none recognizes the data; the message lists the files that were looked for, and the
-            content of the folder.
+        DataError: no recognizer recognizes the data; the message names some of the folder's content, and the files
+            that were looked for.
     """
     for recognizer in recognizers.values():
         recognition = recognizer(path)
         if recognition is not None:
             order = sorted(recognition.sets, key=lambda result: (split_rank(result.name), result.name))
             return Recognition(recognition.kind, recognition.root, order)
-    content = f"it has {_content(path)}" if path.is_dir() else "it is a file of another kind"
-    raise DataError(f"{path}: no dataset recognized: {content}; looked for {'; '.join(recognizers)}")
+    content = f"the folder has {_content(path)}" if path.is_dir() else "the file is of another kind"
+    raise DataError(f"{path}: no dataset recognized; {content}; looked for {'; '.join(recognizers)}")
 
 
 def split_rank(name: str) -> int:
@@ -95,7 +95,8 @@ def split_rank(name: str) -> int:
 
 
 def is_training(name: str, alone: bool) -> bool:
-    """Whether to train on a set: if its name says so, or if it is the only set (`alone`)."""
+    """Whether a set is training data: its name contains the word "train" or "training", or it is the only
+    set (`alone`)."""
     return alone or split_rank(name) < SPLITS.index("val")
 
 
@@ -116,12 +117,12 @@ def relative(path: Path, root: Path) -> str:
 
 
 def _content(folder: Path) -> str:
-    """The subfolders and the kinds of files in a folder, in a few words."""
+    """The first names of subfolders (with a slash) and files in a folder, for messages."""
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not is_hidden(entry.name))
     return first_names(names) if names else "no files"
 
 
 def with_suffix(folders: Sequence[Folder], *suffixes: str) -> Iterator[Path]:
-    """The files with one of the suffixes (in any case) in the folders."""
+    """The paths of the files in the folders whose names, in lowercase, end with one of the suffixes."""
     for folder in folders:
         yield from (folder.path / name for name in folder.files if name.lower().endswith(suffixes))

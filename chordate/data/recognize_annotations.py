@@ -27,8 +27,8 @@ VOC_FILES = {"VocDataset": "one XML file per image", "VocSemantic": "Segmentatio
 
 
 class JsonContent(NamedTuple):
-    """The result of `peek` for an annotation file: the first names of images and of panoptic PNGs, and whether there
-    are masks and keypoints."""
+    """The result of `peek`: the first file names of images and of panoptic PNGs, and whether the annotation file has
+    masks and keypoints."""
 
     images: list[str]
     segments: list[str]
@@ -37,7 +37,7 @@ class JsonContent(NamedTuple):
 
 
 def recognize_json(path: Path) -> Recognition | None:
-    """COCO's or COCO panoptic JSON files; their image folder is the folder with the first images in the file."""
+    """COCO's or COCO panoptic JSON files; the image folder of a file is the one with most of its first images."""
     is_file = path.suffix.lower() == ".json" and path.is_file()
     if not (is_file or path.is_dir()):
         return None
@@ -69,7 +69,7 @@ def recognize_json(path: Path) -> Recognition | None:
 
 
 def peek(file: Path) -> JsonContent | None:
-    """Search a JSON file's text without parsing it; None if it is not a file of annotations in COCO's format."""
+    """Search a JSON file without parsing it; None if the file is unreadable or lacks one of COCO's lists."""
     try:
         data = file.read_bytes()
         text = data.decode(json.detect_encoding(data), "replace")
@@ -83,7 +83,7 @@ def peek(file: Path) -> JsonContent | None:
 
 
 def _file_names(text: str, key: str) -> list[str]:
-    """The first file names in the list `key`, all with the suffix of the first."""
+    """Up to `NAMES` file names from the start of the list `key` on, all with the suffix of the first."""
     start = re.search(rf'"{key}"\s*:\s*\[', text)
     names: list[str] = []
     for match in FILE_NAME.finditer(text, start.end() if start else 0):
@@ -94,7 +94,10 @@ def _file_names(text: str, key: str) -> list[str]:
 
 
 def _folder_of(names: Sequence[str], file: Path, folders: Sequence[Folder]) -> Path:
-    """The folder that has most of the files `names`; ties go to a folder whose name occurs in the name of `file`."""
+    """The folder that has most of the files `names`; ties go to a folder whose name occurs in the name of `file`.
+
+    If no folder has any of them, the best folder is used only if its name is "images"; else the folder of `file` is.
+    """
 
     def score(folder: Folder) -> tuple[int, bool, bool, int]:
         inside = sum((folder.path / name).is_file() for name in names)
@@ -186,7 +189,7 @@ def _yolo_pairs(folder: Folder, folders: Sequence[Folder]) -> Iterator[tuple[Pat
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether the first text file that is not empty has labels."""
+    """Whether the first line of the first text file that is not empty is a label; files of class names do not count."""
     files = [
         folder / name for name in list_files(folder, ".txt")[:100] if "classes" not in name and "names" not in name
     ]
@@ -196,7 +199,7 @@ def _has_labels(folder: Path) -> bool:
 
 
 def _most(pairs: Sequence[tuple[Path, Path]]) -> int:
-    """The largest class number in the label files."""
+    """The largest class number in the label files, at most 9999."""
     numbers = [0]
     for _, folder in pairs:
         for name in list_files(folder, ".txt"):

@@ -28,7 +28,7 @@ from chordate.data.zip_files import split_archive
 from chordate.errors import DataError
 
 MAX_VALUES = 64  # an image with more values or colors is no label image
-SAMPLES = 3  # number of files of a folder that are read
+SAMPLES = 3  # number of files per folder that `_has_label_images` reads
 IGNORED = 255
 LABEL_WORDS = ("label", "mask", "annot", "seg", "gt", "truth")
 # Names of folders that are not classes.
@@ -38,7 +38,7 @@ STRUCTURE = ("images", "imgs", "jpegimages", "annotations", "labels", "masks", *
 def recognize_semantic(path: Path) -> Recognition | None:
     """Folders of images, and folders of label images with the same names (optionally with a suffix such as `_mask`).
 
-    The classes are the values (or colors) in the label files; 255 is ignored unless it is one of two values.
+    The classes are the values (or colors) in the label files; 255 is ignored if there are more than two values.
     """
     if not path.is_dir():
         return None
@@ -67,7 +67,7 @@ def recognize_semantic(path: Path) -> Recognition | None:
 
 
 def _has_label_images(folder: Folder) -> bool:
-    """Whether a few of the files look like label images: at most `MAX_VALUES` values or colors, and not JPEG."""
+    """Whether up to `SAMPLES` files are all label images: at most `MAX_VALUES` values or colors each, and not JPEG."""
     files = folder.images[:: max(1, len(folder.images) // SAMPLES)][:SAMPLES]
     return all(_is_label_image(folder.path / name) for name in files)
 
@@ -87,8 +87,8 @@ def _images_of(
     """Find the image folder of a folder of label images.
 
     Returns:
-        One tuple (image folder, label folder, suffix of the label files after the image's name); an empty list if no
-        folder fits.
+        A list of one tuple (image folder, label folder, suffix of the label files after the image's name), or an empty
+        list if no folder fits.
     """
     named = any(word in relative(labels.path, labels.path.parents[1]).lower() for word in LABEL_WORDS)
     candidates = [other for other in folders if other is not labels and (other not in all_labels or named)]
@@ -117,7 +117,7 @@ def _shared(one: Path, other: Path) -> int:
 
 
 def _values(files: Sequence[Path]) -> tuple[list[int], list[int]]:
-    """All values and all packed colors in label files. Files that cannot be read are left out; reading reports them."""
+    """All values and all packed colors in label files. Unreadable files are left out; `chordate check` reports them."""
     ids: set[int] = set()
     colors: set[int] = set()
     with ThreadPoolExecutor() as pool:
@@ -137,7 +137,7 @@ def _values_of(file: Path) -> tuple[bool, list[int]]:
 
 
 def recognize_classes(path: Path) -> Recognition | None:
-    """Folders that are named after classes, in `train/`, `val/` … or directly; also in a zip."""
+    """Folders named after classes, in split folders (`train/`, `val/`, …) or directly in a folder; also in a zip."""
     if not path.is_dir() and split_archive(path)[0] is None:
         return None
     root, names = path, subfolders(path)
@@ -155,7 +155,11 @@ def recognize_classes(path: Path) -> Recognition | None:
 
 
 def _are_classes(root: Path) -> bool:
-    """Whether a folder has two or more subfolders with images, none of which is named as a folder of another layout."""
+    """Whether the subfolders of a folder are classes.
+
+    At least two subfolders, and more than half of them, must have names that are not in `STRUCTURE`, and one of these
+    must contain images (not checked in a zip).
+    """
     names = subfolders(root)
     plain = [name for name in names if name.lower().rstrip("0123456789_-") not in STRUCTURE]
     if len(plain) < 2 or 2 * len(plain) <= len(names):
@@ -164,7 +168,7 @@ def _are_classes(root: Path) -> bool:
     return archive is not None or any(folder.images for name in plain for folder in find_folders(root / name))
 
 
-# The recognizers in the order in which they are tried, by a phrase that describes the files that they look for.
+# The recognizers in the order in which they are tried. Each key describes the files that the recognizer looks for.
 RECOGNIZERS: dict[str, Recognizer] = {
     "leftImg8bit/ beside gtFine/ (Cityscapes)": recognize_cityscapes,
     'JSON files with "images", "annotations" and "categories" (COCO, COCO panoptic)': recognize_json,

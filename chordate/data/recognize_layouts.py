@@ -1,4 +1,4 @@
-"""Recognizes published semantic segmentation datasets by the names of their folders."""
+"""Recognizes published segmentation datasets by the names of their folders and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chordate.data.recognition import Folder, FoundSet, Recognition, find_folder
 
 CITYSCAPES_SPLITS = ("train", "val")  # the labels of "test" are not public
 VOC_SPLITS = ("train", "val", "trainval")
-# Class name of the dataset: a description, the names of its label files, and its splits.
+# Key: the dataset's `type`. Values: a description, a pattern of the label files' names, and the splits.
 PAIRED = {
     "ADE20K": ("ADE20K (ADEChallengeData2016)", "ADE_*.png", ("training", "validation")),
     "CocoStuff": ("COCO-Stuff (stuffthingmaps)", "0" * 6 + "[0-9]" * 6 + ".png", ("train2017", "val2017")),
@@ -36,7 +36,7 @@ def recognize_cityscapes(path: Path) -> Recognition | None:
 
 
 def recognize_paired(path: Path) -> Recognition | None:
-    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, with PNGs named as in the dataset."""
+    """ADE20K and COCO-Stuff: `images/<split>/` beside `annotations/<split>/`, with label PNGs named as in `PAIRED`."""
     for root in _folders_with(path, "images", "annotations"):
         for name, (kind, pattern, splits) in PAIRED.items():
             labeled = [s for s in splits if next((root / "annotations" / s).glob(pattern), None) is not None]
@@ -46,7 +46,10 @@ def recognize_paired(path: Path) -> Recognition | None:
 
 
 def voc_semantic_sets(path: Path, folders: list[Folder]) -> Iterator[FoundSet]:
-    """The splits of Pascal VOC's folders with `SegmentationClass/` and `ImageSets/Segmentation/`, below `path`."""
+    """One FoundSet per split of each folder that has `SegmentationClass/` and `ImageSets/Segmentation/*.txt`.
+
+    Their setting `folder` is relative to `path`.
+    """
     for folder in folders:
         lists = folder.path / "ImageSets" / "Segmentation"
         if (folder.path / "SegmentationClass").is_dir():

@@ -41,7 +41,7 @@ def check_rle(annotation: Mapping[str, Any], size: Sequence[int], source: str) -
 
 
 def mask_rings(mask: NDArray[np.uint8]) -> list[Ring]:
-    """The contours of a 0/1 mask `[H, W]` as polygons: outer contours clockwise, holes counter-clockwise.
+    """The contours of a 0/1 mask `[H, W]` as polygons: outer contours clockwise, holes counterclockwise.
 
     The pixels with value 1 lie to the right of every contour. Straight edges are chained at their end points; if two
     contours touch at a corner, both ways of chaining the edges result in the same winding numbers.

@@ -1,8 +1,8 @@
 """Batch samplers: shuffle, group by aspect ratio, balance classes, and divide batches among ranks.
 
-A sampler yields keys instead of indices: `(epoch, index)`, or `(epoch, index, repeat)` with `repeat` = 1, 2, … if an
-image occurs several times in an epoch. A sample's augmentation depends only on its key and the seed, so a resumed run
-sees the same images, with any number of workers.
+A sampler yields keys instead of indices: `(epoch, index)` when an image occurs for the first time in an epoch, and
+`(epoch, index, repeat)` with `repeat` = 1, 2, … when it occurs again. A sample's augmentation depends only on its key
+and the seed, so a resumed run sees the same images, with any number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ def repeat_factors(class_images: Sequence[NDArray[np.int64]], images: int, thres
     Args:
         class_images: for each class, the indices of the images that contain the class.
         images: number of images.
-        threshold: a class counts as rare if a smaller fraction of the images contains it (LVIS: 0.001).
+        threshold: a class that occurs in a smaller fraction of the images than this is oversampled (LVIS: 0.001).
 
     Returns:
         `[images]` repeat factors, each ≥ 1.
@@ -148,7 +148,7 @@ class EvaluationBatches(Sampler[list[Key]]):
 
     Args:
         aspects: `[images]` height / width of each image.
-        batch_size: images per batch.
+        batch_size: images per batch; with 1, the images are not sorted.
         rank, world_size: rank of this process and number of processes.
     """
 

@@ -36,18 +36,20 @@ class SemanticDataset(Dataset):
     Args:
         pairs: the image file and the label file of each sample.
         classes: class names; the index of a name is the label.
-        ids: the pixel value of each class, 0 … 65535; 0, 1, … by default.
+        ids: the pixel value of each class, 0 … 65535. The default is 0, 1, …, or 1, 2, … if there is a background
+            that is not in `classes`.
         ignored_ids: pixel values that are ignored. A value that is neither a class nor ignored is an error.
-        palette: the RGB color of each class, in label images in color and in drawings. Other colors in label images are
-            ignored.
+        palette: the RGB color of each class, for label images in color and for drawings. Other colors in label images
+            are ignored.
         background: treatment of background pixels: "class" makes them a class named "background", "ignored" ignores
             them. Background pixels are those of the class "background" if `classes` has one, else those with the value
-            0. With None there is no background, and `classes` start at the value 0.
+            0. With None, there is no background.
         data_root, pipeline, seed, meta, skip_broken: see `Dataset`.
 
     Raises:
         ConfigError: the settings contradict each other.
-        DataError: the label images have values that are neither a class nor ignored.
+        DataError: a checked label image is missing or unreadable, differs in size from its image, or has values or
+            colors that do not fit the settings.
     """
 
     target_type = SemanticTargets
@@ -72,7 +74,7 @@ class SemanticDataset(Dataset):
         encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
         survey = survey_labels(pairs, self.read_pixels, skip_broken)
         source = Path(os.path.commonpath([label.parent for _, label in pairs]))
-        encoding, self.health_report = check_encoding(survey, encoding, source)
+        encoding, self.health_report = check_encoding(survey, encoding, source, background)
         encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
         if meta is None:
             self.meta = DatasetMeta(encoding.classes, palette=encoding.palette)
@@ -80,7 +82,7 @@ class SemanticDataset(Dataset):
 
     @property
     def label_ids(self) -> tuple[int, ...]:
-        """The pixel value of each class in label images; for label images in color, its value in a gray label image."""
+        """The pixel value of each class in gray label images, also if the dataset's label images are in color."""
         return self.encoding.ids
 
     def __len__(self) -> int:
@@ -139,7 +141,7 @@ class SemanticDataset(Dataset):
         return self.read_labels(self.pairs[index][1]).as_subclass(Tensor) - 1
 
     def read_labels(self, path: Path) -> LabelMap:
-        """Read the labels `[H, W]` from a label file."""
+        """Read a label file as LabelMap `[H, W]`: label + 1, 0 for ignored pixels."""
         return self.decode(self.read_pixels(path), path)
 
     def read_pixels(self, path: Path) -> LabelPixels:

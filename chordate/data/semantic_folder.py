@@ -30,10 +30,11 @@ class SemanticFolder(SemanticDataset):
         files: a text file that lists the images to use, relative to `data_root` or absolute. Each line is the path of
             an image in the folder `images`, without the suffix. None uses all images in the folder.
         settings: the other arguments of `SemanticDataset`: ids, ignored_ids, palette, background, data_root, pipeline,
-            seed, meta.
+            seed, meta, skip_broken.
 
     Raises:
-        DataError: a folder or a label image does not exist, there are no images, or as for `SemanticDataset`.
+        DataError: a folder, a label image or the list `files` does not exist, there are no images, two images have the
+            same label file, `files` lists an unknown image, or one of the errors of `SemanticDataset`.
     """
 
     def __init__(
@@ -76,22 +77,22 @@ def find_images(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
                 raise DataError(f"{images[name]} and {path} have the same label file; remove one, or set image_suffix")
             images[name] = folder / path
     if not images:
-        raise DataError(f"{folder}: no images ({', '.join(suffixes)})")
+        raise DataError(f"{folder}: no file in this folder ends with {' or '.join(suffixes)}, so there are no images")
     return images
 
 
 def listed_names(file: Path, images: Mapping[str, Path], folder: Path) -> list[str]:
-    """Read the names in a text file with one name per line.
+    """Read the image names in a text file with one name per line: paths in `folder` without suffix.
 
     Raises:
-        DataError: the file cannot be read, has no names, or has a name that is not in `images`.
+        DataError: the file cannot be read, lists no images, or has a name that is not in `images`.
     """
     names = read_lines(file, "image list")
     if not names:
-        raise DataError(f"{file}: the file has no names")
+        raise DataError(f"{file}: lists no images; write the name of an image, without suffix, on each line")
     if missing := [name for name in names if name not in images]:
         close = [f"; did you mean {name}?" for name in near_names(missing[0], images, 1)]
-        raise DataError(f"{file}: no image {missing[0]} in {folder}{''.join(close)}")
+        raise DataError(f"{file}: the listed image {missing[0]} is not in {folder}{''.join(close)}")
     return names
 
 
@@ -105,7 +106,8 @@ def check_label_files(pairs: Sequence[tuple[Path, Path]], folder: Path) -> None:
 
 
 def labels_without_image(folder: Path, suffix: str, images: Mapping[str, Path]) -> list[str]:
-    """A line for the log if label files have no image in `images`, which is keyed by path without suffix."""
+    """One line for the health report if label files have no image in `images`, which is keyed by path without suffix;
+    else an empty list."""
     labels = list_files(folder, suffix.lower())
     without = [label for label in labels if label[: -len(suffix)] not in images]
     if not without:

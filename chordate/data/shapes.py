@@ -1,8 +1,8 @@
 """Generates the shapes dataset: a small COCO-format dataset, made in seconds, for demos and tests without a download.
 
 Colored shapes overlap on varied backgrounds. As in COCO, annotations cover the *visible* region: regions without
-holes are polygons, regions with holes (such as rings) are RLE. Some images have a cluster of many small shapes with one
-`iscrowd` annotation; some images are empty. For panoptic segmentation, the backgrounds are stuff.
+holes are polygons; regions with holes (such as rings) and crowds are RLE. Some images have a crowd: a cluster of many
+small shapes with one `iscrowd` annotation. Some images are empty. For panoptic segmentation, the backgrounds are stuff.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Scene:
 
     Attributes:
         image: `[size, size, 3]` RGB.
-        annotations: COCO annotations without ids, from back to front.
+        annotations: COCO annotations without `id` and `image_id`, from back to front.
         owner: `[size, size]`, number (from 1) of the annotation that covers most of each pixel; 0 for the background.
         background: index into BACKGROUNDS.
     """
@@ -87,7 +87,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
         seed: random seed of the images.
 
     Raises:
-        DataError: a number is too small.
+        DataError: `size` is less than 64, or another number is negative.
     """
     if size < 64 or train < 0 or val < 0 or seed < 0:
         raise DataError(f"shapes: size must be ≥ 64, other numbers ≥ 0, got {size=}, {train=}, {val=}, {seed=}")
@@ -116,7 +116,7 @@ def generate_shapes(root: str | Path, *, train: int = 1200, val: int = 300, size
 
 
 def make_image(rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Draw one image. Returns the image `[size, size, 3]` RGB, and its annotations without ids."""
+    """Draw one image. Returns the image `[size, size, 3]` RGB, and its annotations (see `Scene`)."""
     scene = make_scene(rng, size)
     return scene.image, scene.annotations
 
@@ -235,7 +235,7 @@ OUTLINES: dict[str, Callable[[np.random.Generator, float], list[Contour]]] = {
 
 
 def annotate(shape: Shape, visible: NDArray[np.uint8], coverage: NDArray[np.float32]) -> dict[str, Any]:
-    """The annotation of one shape: COCO's fields without ids.
+    """The annotation of one shape: COCO's fields except `id` and `image_id`.
 
     Args:
         shape: the shape; only its class and `crowd` are used.

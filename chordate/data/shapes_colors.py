@@ -46,7 +46,8 @@ def shading(rng: np.random.Generator, size: int, strength: float) -> NDArray[np.
 def contrasting_color(
     rng: np.random.Generator, canvas: NDArray[np.float32], coverage: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Draw three random colors and return the one that differs most from the background."""
+    """Draw three random RGB colors. Returns the one that differs most from the mean of `canvas` `[size, size, 3]`,
+    weighted by `coverage` `[size, size]`."""
     below = np.tensordot(coverage, canvas, 2) / coverage.sum()
     colors = rng.uniform(0, 255, (3, 3)).astype(np.float32)
     return colors[np.abs(colors - below).sum(1).argmax()]

@@ -43,7 +43,7 @@ class PanopticWriter:
     def add(
         self, image: dict[str, Any], objects: Sequence[dict[str, Any]], owner: NDArray[np.int64], background: int
     ) -> None:
-        """Write the PNGs of one image.
+        """Write the PNGs of one image, and keep its entries for the JSON file.
 
         Args:
             image: COCO's record of the image.

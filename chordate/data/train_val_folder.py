@@ -11,7 +11,7 @@ from chordate.errors import DataError
 from chordate.registry import DATASETS
 
 SPLITS = ("train", "val")
-OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # other common names of the validation folder
+OTHER_SPLITS = ("dev", "eval", "test", "valid", "validation")  # other common names of a validation or test folder
 
 
 @DATASETS.register_module()
@@ -20,6 +20,7 @@ class TrainValFolder(ImageFolder):
 
     If the data root contains only one folder that encloses all others (as in the zip of a folder), that folder is used
     instead.
+
     Without `train` and `val`, a fraction of each class's images is held out for validation. The images are chosen by a
     hash of their names, so they are always the same.
 
@@ -59,7 +60,7 @@ class TrainValFolder(ImageFolder):
 
 
 def _unwrap(root: Path) -> Path:
-    """The folder that contains the class folders or splits: `root`, or the only folder nested in it (at any depth)."""
+    """Descend from `root` through folders with a single subfolder, to the folder of the class folders or splits."""
     while len(names := subfolders(root)) == 1 and names[0] not in (*SPLITS, *OTHER_SPLITS):
         if not subfolders(root / names[0]):
             break
@@ -71,7 +72,7 @@ def _is_divided(root: Path) -> bool:
     """Whether a folder or zip contains the folders `train` and `val`.
 
     Raises:
-        DataError: only one of the two exists.
+        DataError: only one of the two exists, and there are no class folders beside it.
     """
     names = subfolders(root)
     missing = [split for split in SPLITS if split not in names]

@@ -1,4 +1,4 @@
-"""Checks the annotations of very large files when they are read, and counts the images with problems."""
+"""Checks the annotations of very large files when they are read, and reports their problems."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class UncheckedAnnotations:
     def check(
         self, annotations: Sequence[dict[str, Any]], image_id: int, size: tuple[int, int]
     ) -> list[dict[str, Any]]:
-        """Repair the annotations of one image, or leave them out.
+        """Check the annotations of one image; returns the valid ones, repaired where necessary.
 
         Args:
             annotations: the image's annotations in the index.
@@ -53,26 +53,29 @@ class UncheckedAnnotations:
             size: its height and width.
 
         Raises:
-            DataError: `health` is "error" and there are contradictions.
+            DataError: `health` is "error" and there are invalid records.
         """
         findings = Findings()
         kept = self._read(annotations, size, findings)
-        findings.lines(self.source, self.health)  # raises on contradictions
+        findings.lines(self.source, self.health)  # raises on invalid records
         row = int(np.searchsorted(self.image_ids, image_id))
         if findings and not self._states[row]:
             self._states[row] = UNREPORTED
         return kept
 
     def unreported(self) -> list[int]:
-        """Indices of the images with problems that were read since the last report."""
+        """Indices of the images that were read and whose problems have not been reported yet."""
         return (self._states == UNREPORTED).nonzero()[:, 0].tolist()
 
     def report(self, index: hotcoco.COCO, rows: Sequence[int]) -> list[str]:
-        """The problems of those images in `rows` that were not reported before, in the format of `Findings.lines`.
+        """Report the problems of the images `rows`, except images that were already reported.
 
         Args:
             index: the opened annotation file.
-            rows: indices of images with problems: the `unreported` of all ranks.
+            rows: indices of images with problems: the results of `unreported` on all ranks.
+
+        Returns:
+            The lines of `Findings.lines`.
         """
         findings, rows = Findings(), [row for row in rows if self._states[row] != REPORTED]
         for image_id in self.image_ids[rows].tolist():

@@ -30,8 +30,8 @@ class VocDataset(CocoDataset):
 
     VOC counts pixels from 1 and its boxes include the last pixel, so 1 is subtracted from `xmin` and `ymin`. Objects
     marked `difficult` are read as crowds: they are neither targets nor background, since VOC's evaluation ignores them.
-    Category ids number the class names of all XML files (not only the split's) in alphabetical order, or in the order
-    of a file `labels.txt`, so that all splits have the same ids.
+    The category ids are 1, 2, … in the order of the names in the file `labels.txt`, or, without this file, in the
+    alphabetical order of the class names in all XML files (not only the split's), so all splits have the same ids.
 
     The image of `Annotations/x.xml` is `JPEGImages/x.jpg` (or another suffix), or else the one that `<filename>` names.
     Subfolders are searched.
@@ -41,9 +41,13 @@ class VocDataset(CocoDataset):
         split: name of an image list, e.g. `train` for `ImageSets/Main/train.txt`, or the path of a text file relative
             to `folder`; None uses every XML file. With `held_out`, "train" or "val".
         images, annotations: the folders of the images and the XML files, relative to `folder`.
-        held_out: fraction of the images that is held out for the split "val", chosen by a hash of their names; None
+        held_out: fraction of the XML files that are held out for the split "val", chosen by a hash of their names; None
             uses image lists.
         settings: the other arguments of CocoDataset.
+
+    Raises:
+        ConfigError: `held_out` is set, but `split` is neither "train" nor "val".
+        DataError: an XML file or image list is missing or invalid, or as for `CocoDataset`.
     """
 
     not_inherited = ("images", "annotations")
@@ -70,10 +74,14 @@ class VocDataset(CocoDataset):
 
     def _open(self) -> hotcoco.COCO:
         if not self.annotations.is_dir():
-            raise DataError(f"{self.annotations}: no such folder; a VOC dataset has its XML files there")
+            raise DataError(
+                f"{self.annotations}: no such folder of XML files; correct folder= or annotations= of VocDataset"
+            )
         files = {name[: -len(".xml")]: self.annotations / name for name in list_files(self.annotations, ".xml")}
         if not files:
-            raise DataError(f"{self.annotations}: no XML files")
+            raise DataError(
+                f"{self.annotations}: this folder has no XML files; correct folder= or annotations= of VocDataset"
+            )
         contents = {stem: read_voc_xml(path) for stem, path in files.items()}
         names = self._class_names(contents)
         category_ids = {name: number for number, name in enumerate(names, start=1)}
@@ -110,7 +118,8 @@ class VocDataset(CocoDataset):
         return name
 
     def _class_names(self, contents: Mapping[str, VocImage]) -> list[str]:
-        """The class names in the order of their ids, including the model's classes that do not occur in this folder."""
+        """The class names in the order of their category ids: the lines of `labels.txt`, or, without this file, the
+        names in the XML files and the model's classes in alphabetical order."""
         used = {item.name for content in contents.values() for item in content.objects}
         file = self.folder / "labels.txt"
         if not file.is_file():
@@ -121,7 +130,7 @@ class VocDataset(CocoDataset):
         return names
 
     def _select(self, stems: list[str]) -> list[str]:
-        """The XML files of the split."""
+        """The elements of `stems` (XML files without suffix) that belong to the split."""
         if self.held_out is not None:
             return sorted(held_out_part(stems, self.held_out, "val" if self.split == "val" else "train"))
         if self.split is None:
@@ -129,7 +138,7 @@ class VocDataset(CocoDataset):
         listed = self.folder / self.split
         file = listed if self.split.endswith(".txt") else self.folder / "ImageSets" / "Main" / f"{self.split}.txt"
         if not file.is_file():
-            raise MissingFile(f"{missing_file(file, 'image list')}; held_out=0.2 splits without lists")
+            raise MissingFile(f"{missing_file(file, 'image list')}; to split without image lists, set held_out=0.2")
         return read_image_list(file, stems, self.annotations)
 
     def _match(

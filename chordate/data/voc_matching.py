@@ -68,7 +68,9 @@ def last_part(path: str) -> str:
 
 
 def read_image_list(file: Path, stems: Iterable[str], source: Path) -> list[str]:
-    """Read an image list: a text file with a name per line, with or without folder, suffix, or a flag after the name.
+    """Read an image list: a text file with one name per line.
+
+    The folder and the suffix of a name may be left out. A flag after the name, as in VOC's lists per class, is ignored.
 
     Args:
         file: the list.
@@ -79,7 +81,7 @@ def read_image_list(file: Path, stems: Iterable[str], source: Path) -> list[str]
         The listed elements of `stems`, in the order of `stems`.
 
     Raises:
-        DataError: the file is not text, has no names, or a name has no XML file.
+        DataError: the file is missing or not text, has no names, or a name has no XML file.
     """
     stems = list(stems)
     by_name: dict[str, list[str]] = defaultdict(list)

@@ -94,7 +94,7 @@ def _extended_labels(pngs: Path, mats: Path) -> list[Path]:
     if pngs.is_dir():
         return sorted(pngs.glob("*.png"))
     if not mats.is_dir():
-        raise DataError(f"{missing_folder(mats)}; train_aug needs it, or {pngs}")
+        raise DataError(f"{missing_folder(mats)}; train_aug needs the label files of SBD, or PNGs in {pngs}")
     return sorted(mats.glob("*.mat"))
 
 

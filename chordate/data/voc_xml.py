@@ -21,7 +21,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object: its class name, the corners as in the file, and whether it is marked as difficult."""
+    """One object: its class name, its box as in the file (xmin, ymin, xmax, ymax), and whether it is difficult."""
 
     name: str
     corners: tuple[float, ...]
@@ -33,9 +33,9 @@ class VocImage:
     """The contents of one XML file.
 
     Attributes:
-        filename: name of the image, which may have another suffix or be out of date; "" if there is none.
+        filename: the image's name in the file, which may be out of date or have a wrong suffix; "" if there is none.
         size: height and width in pixels; None if the file has no size, or an impossible one.
-        objects: the objects, without their parts.
+        objects: the objects, without their `<part>` elements (head, hand, foot).
     """
 
     filename: str
@@ -44,10 +44,11 @@ class VocImage:
 
 
 def read_voc_xml(file: Path) -> VocImage:
-    """Read an XML file.
+    """Read an XML file in Pascal VOC's format.
 
     Raises:
-        DataError: the file is not XML, defines entities, or an object has no name or no box of four numbers.
+        DataError: the file is missing, is not XML in this format, or defines entities; or an object has no name or no
+            box of four numbers.
     """
     if not file.is_file():  # also true for a pipe; reading it would block
         raise DataError(missing_file(file, "XML"))

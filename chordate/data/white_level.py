@@ -16,14 +16,15 @@ from chordate.data.image_bands import BY_PILLOW, decode_native, white_level_of
 from chordate.data.image_io import PLAIN, read_bytes
 from chordate.errors import DataError
 
-SAMPLED = 64  # number of images that are read
+SAMPLED = 64  # maximum number of images that are read
 
 
 def find_white_level(dataset: Dataset) -> int | None:
-    """The largest value of pixels, from images spread evenly over a dataset: 1023, 4095, 16383 or 65535 for integers of
-    10, 12, 14 or 16 bits, 255 for 8-bit values stored in 16 bits, and 1 or 255 for floats.
+    """The white level of a dataset: the smallest that fits up to `SAMPLED` images, spread evenly over the dataset.
 
-    None if the sampled images have 8 bits, are of several kinds, or are not single files.
+    It is 1023, 4095, 16383 or 65535 for integers of 10, 12, 14 or 16 bits, 255 for 8-bit values stored in 16 bits, and
+    1 or 255 for floats. None if a sampled image has 8 bits or no file of its own (e.g. in a zip), if some images have
+    integers and others floats, or if no image can be read.
     """
     if type(dataset).image_path is Dataset.image_path:
         return None
@@ -42,11 +43,12 @@ def find_white_level(dataset: Dataset) -> int | None:
 
 def describe_white_level(level: int) -> str:
     """A log line that explains how the white level scales the pixels of a dataset."""
-    return f"pixels of 0 … {level} become 0 … 255, since no value in {SAMPLED} images of the dataset is larger"
+    return f"pixels are scaled to 0 … 255 from 0 … {level}, the smallest range that fits up to {SAMPLED} sampled images"
 
 
 def _white_level(path: Path) -> tuple[str, int | None]:
-    """The kind of an image's pixels, "i" or "f", and the smallest white level that fits them; None for 8 bits."""
+    """The kind of an image's pixels ("i" for integers, "f" for floats), and the smallest white level that fits them;
+    ("", None) for 8 bits."""
     data = read_bytes(path)
     head = data[:32].tobytes()
     if PLAIN.match(head) or BY_PILLOW.match(head):

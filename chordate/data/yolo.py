@@ -43,12 +43,16 @@ class YoloDataset(CocoDataset):
 
     Args:
         images: the folder of the images, relative to `data_root` or absolute.
-        labels: the folder of the labels; None for the folder `labels` next to the folder `images`, or else `images`
-            itself.
+        labels: the folder of the labels, relative to `data_root` or absolute. By default, the folder of the images with
+            the last "images" in its path replaced by "labels"; without an "images" in its path, that folder itself.
         names: the class names, or a YAML file with an entry `names`, or a text file with a name per line.
         data: a `data.yaml` as Ultralytics and Roboflow write it, with image folders or lists and class names.
         split: the split of `data`: "train", "val" or "test".
         settings: arguments of CocoDataset, except `annotations` and `images`.
+
+    Raises:
+        ConfigError: the arguments are neither `data` and `split`, nor `images` and `names`.
+        DataError: a folder or file is missing or a label file is invalid, or as for `CocoDataset`.
     """
 
     not_inherited = ("images", "annotations")
@@ -68,7 +72,7 @@ class YoloDataset(CocoDataset):
         self.skips_broken = settings.get("skip_broken", False)
         if self.data is not None:
             if split is None or images is not None or labels is not None:
-                raise ConfigError("YoloDataset: data= needs split=, and neither images= nor labels=")
+                raise ConfigError("YoloDataset: data= needs split=, and excludes images= and labels=")
             names = self.data if names is None else names
             folder = _common_folder(split_images(self.data, split))
             label_folder = _common_folder([label_file(folder / "x.jpg")])
@@ -122,15 +126,17 @@ class YoloDataset(CocoDataset):
         else:
             for folder, what in ((self.annotations, "label"), (self.images, "image")):
                 if not folder.is_dir():
-                    raise DataError(f"{folder}: no such {what} folder")
+                    raise DataError(f"{folder}: no such {what} folder; correct images= or labels= of YoloDataset")
             names = list_images(self.images)
             pairs = [(self.images / name, (self.annotations / name).with_suffix(".txt")) for name in names]
         if pairs and not any(labels.parent.is_dir() for _, labels in pairs):
-            raise DataError(f"{pairs[0][1].parent}: no such label folder, expected for {pairs[0][0]}")
+            raise DataError(
+                f"{pairs[0][1].parent}: no such label folder; it must contain the label file of {pairs[0][0]}"
+            )
         return pairs
 
     def _note_unused(self, used: set[Path]) -> None:
-        """Add a line about label files without an image to `notes`, which are logged."""
+        """Add a line to `notes`, which are logged, if there are label files without an image."""
         folders = {self.annotations} if self.data is None else {labels.parent for labels in used}
         label_files = {folder / name for folder in folders for name in list_files(folder, ".txt")}
         unused = sorted(str(p.name) for p in label_files - used if p.name not in ("classes.txt", "names.txt"))
@@ -150,7 +156,7 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
     except ValueError as error:
         raise DataError(f"{place}: {error}; a line is `class cx cy w h` or `class x1 y1 x2 y2 …`") from error
     if not (label.is_integer() and 0 <= label < classes):
-        raise DataError(f"{place}: class {label:g} is not among the {classes} names (0 … {classes - 1})")
+        raise DataError(f"{place}: class {label:g} is not one of the {classes} classes (0 … {classes - 1})")
     for number in numbers:
         if not abs(number) <= MAX_FRACTION:  # also true for NaN
             raise DataError(
@@ -158,7 +164,9 @@ def _annotation(text: str, width: int, height: int, classes: int, place: str) ->
                 f"pixels by the width ({width}) and the height ({height})"
             )
     if not _DECIMALS.fullmatch(text):  # Python also reads 0_1 and digits of other scripts
-        raise DataError(f"{place}: not decimal numbers; a line is `class cx cy w h` or `class x1 y1 x2 y2 …`")
+        raise DataError(
+            f"{place}: the line must have only decimal numbers; a line is `class cx cy w h` or `class x1 y1 x2 y2 …`"
+        )
     result: dict[str, Any] = {"category_id": int(label) + 1, "iscrowd": 0}
     if len(numbers) == 4:
         x, y, w, h = (value * side for value, side in zip(numbers, (width, height, width, height)))

@@ -1,4 +1,4 @@
-"""Reads the other files of YOLO datasets: class names, image lists, and `data.yaml` of Ultralytics and Roboflow."""
+"""Reads class names, image lists, and the `data.yaml` of Ultralytics and Roboflow; finds the label file of an image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SPLITS = ("train", "val", "test")
 
 
 def read_names(file: Path) -> list[str]:
-    """Read class names: the entry `names` of a YAML file, or a text file (`names.txt`) with a name per line.
+    """Read class names: the entry `names` of a YAML file, or a text file (`.txt` or `.names`) with a name per line.
 
     Raises:
-        DataError: the file is missing or has no names.
+        DataError: the file is missing or invalid, or has no names.
     """
     if file.suffix.lower() in (".txt", ".names"):
         names = read_lines(file, "class name")
@@ -30,18 +30,20 @@ def read_names(file: Path) -> list[str]:
         content = _read_yaml(file)
         names = _names(content, file)
     if not names:
-        raise DataError(f"{file}: no class names")
+        raise DataError(f"{file}: the file has no class names; add them")
     return names
 
 
 def split_images(file: Path, split: str) -> list[Path]:
-    """The images of a split of a `data.yaml`.
+    """The paths of the images of a split of a `data.yaml`; listed images may be missing.
 
-    The entry of the split is a folder, a text file with one image per line, or a list of these, relative to the entry
-    `path`. Since datasets are often moved after export, the YAML file's own folder is tried as well.
+    The entry of the split is a folder, a text file with one image per line (relative to the text file), or a list of
+    these. Folders and text files are relative to the entry `path`. Since datasets are often moved after export, the
+    YAML file's own folder is tried as well.
 
     Raises:
-        DataError: there is no such split, or a folder, a list or a listed image is missing.
+        DataError: there is no such split, a folder or text file is missing, the split has no images, or the labels are
+            for pose estimation.
     """
     content = _read_yaml(file)
     if "kpt_shape" in content:
@@ -52,7 +54,7 @@ def split_images(file: Path, split: str) -> list[Path]:
     entries = content[split] if isinstance(content[split], list) else [content[split]]
     path = content.get("path", "")
     if not all(isinstance(entry, str) for entry in (path, *entries)):
-        raise DataError(f"{file}: path and {split} must be paths, or {split} a list of paths")
+        raise DataError(f"{file}: the entries path and {split} must be paths; {split} may also be a list of paths")
     images: list[Path] = []
     for entry in entries:
         where = _locate(entry, path, file)
@@ -66,7 +68,8 @@ def split_images(file: Path, split: str) -> list[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """The label file of an image: in the folder `labels` next to the last folder `images` in the path."""
+    """The path of the label file of an image: the last folder "images" in the image's path is replaced by "labels" (if
+    there is one), and the suffix by ".txt"."""
     parts = list(image.parent.parts)
     for number in range(len(parts) - 1, 0, -1):
         if parts[number] == "images":
@@ -83,7 +86,9 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{file}: not YAML: {one_line(error)}") from error
     if not isinstance(content, Mapping):
-        raise DataError(f'{file}: needs an entry "names"; a file with one class per line must be called names.txt')
+        raise DataError(
+            f'{file}: needs an entry "names"; a file with one class per line must have the suffix .txt or .names'
+        )
     return content
 
 
@@ -94,11 +99,14 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
             by_number = {int(number): name for number, name in names.items()}
             names = [by_number[number] for number in range(len(names))]
         if not isinstance(names, list):
-            raise ValueError("it must be a list of texts, or a mapping from 0, 1, 2 … to texts")
+            raise ValueError('the entry "names"')
         if wrong := [name for name in names if not isinstance(name, str) or not name]:
-            raise ValueError(f"one of them is {'empty' if wrong[0] == '' else f'a {type(wrong[0]).__name__}'}")
+            raise ValueError(f"a name that is {'empty' if wrong[0] == '' else f'a {type(wrong[0]).__name__}'}")
     except (KeyError, ValueError) as error:
-        raise DataError(f'{file}: needs a list "names" of class names without gaps: {error}') from error
+        raise DataError(
+            f'{file}: needs a list "names" of class names, or a mapping from 0, 1, 2 … to names without gaps; '
+            f"wrong or missing: {error}"
+        ) from error
     count = content.get("nc", len(names))
     if str(count) != str(len(names)):
         raise DataError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
@@ -106,7 +114,8 @@ def _names(content: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def _locate(entry: str, path: str, file: Path) -> Path:
-    """The folder or list that an entry refers to; tried relative to `path`, then relative to the YAML file's folder."""
+    """The existing folder or text file that an entry names: relative to `path` or to the YAML file's folder, and in
+    both with or without a leading `../`."""
     here = file.parent
     bases = [here / path, here]
     candidates = [base / text for base in bases for text in (entry, entry.removeprefix("../"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chordate.errors import DataError
 
-# Errors that Python raises for members that are damaged, truncated, encrypted, or compressed by an unsupported method.
+# Errors that Python raises for members that are damaged, truncated or encrypted, or use unsupported compression.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error)
 MAX_UNPACKED_BYTES = 1 << 30  # limit on all members unpacked together; a small zip can claim any size
 

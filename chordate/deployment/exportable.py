@@ -12,18 +12,18 @@ from chordate.errors import ConfigError
 from chordate.model_contracts import Model
 from chordate.text import one_line
 
-MIN_SIDE = 64
-MAX_SIDE = 8192  # upper limits of dynamic sizes: pixels per side, and images per batch
-MAX_BATCH = 1024
+MIN_SIDE = 64  # limits of a dynamic height or width in pixels
+MAX_SIDE = 8192
+MAX_BATCH = 1024  # limit of a dynamic number of images
 
 
 class Exportable(nn.Module):
     """A copy of a model on the CPU, in float32, with BatchNorms folded, as a function of tensors.
 
-    The inputs are `images` `[N, C, H, W]`, uint8 RGB pixels 0 … 255, and if the model has `exports_sizes`, `sizes`
-    `[N, 2]` int64, the heights and widths of the images without padding; the padding is at the right and the bottom.
-    Height and width are multiples of the model's `size_divisor`. The normalization is part of the model. The outputs
-    are those of `Model.predict_tensors`.
+    The inputs are `images` `[N, C, H, W]`, uint8 RGB pixels 0 … 255, and, for models with `exports_sizes`, `sizes`
+    `[N, 2]` int64: height and width of each image without its padding, which is at the right and the bottom. `H` and
+    `W` are multiples of the model's `size_divisor`. The normalization is part of the model. The outputs are those of
+    `Model.predict_tensors`.
 
     Args:
         model: a model in evaluation mode.
@@ -35,7 +35,7 @@ class Exportable(nn.Module):
         outputs: names of the outputs, set by `program`.
 
     Raises:
-        ConfigError: the size does not fit the model.
+        ConfigError: the height or width is not a multiple of the model's `size_divisor`.
     """
 
     def __init__(self, model: Model, size: tuple[int, int], batch: int = 1, dynamic: bool = False):

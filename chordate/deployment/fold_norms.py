@@ -22,8 +22,8 @@ EXAMPLE_SIDE = 256  # maximum height and width in pixels of the blank image with
 class _Recorder(TorchDispatchMode):
     """Records which norm reads the output of which convolution, and whether anything else reads it.
 
-    Hooks on convolutions and norms record when these modules run. Since the recorder is a TorchDispatchMode, it sees
-    the inputs of every operator.
+    Hooks record the outputs of convolutions and the inputs of norms. As a TorchDispatchMode, the recorder also sees the
+    inputs of all other operators.
     """
 
     def __init__(self, model: nn.Module):
@@ -66,7 +66,8 @@ class _Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def pairs(self) -> list[tuple[Any, Any]]:
-        """The pairs (convolution, norm) in which only the norm reads the convolution's output, and nothing else."""
+        """Remove the hooks; returns the pairs (convolution, norm) where the norm reads only the convolution's output,
+        and nothing else reads this output."""
         for hook in self._hooks:
             hook.remove()
         found = []
@@ -79,7 +80,7 @@ class _Recorder(TorchDispatchMode):
 
 @torch.no_grad()
 def fold_norms(model: Model) -> Model:
-    """A copy of a model in evaluation mode, with BatchNorms folded into the convolutions before them.
+    """A copy of a model, in evaluation mode, with BatchNorms folded into the convolutions before them.
 
     The norms are found by one prediction on a blank image, so they may be anywhere, including networks of other
     libraries. Norms that do not directly follow a convolution remain, and so do layers with hooks.

@@ -19,14 +19,14 @@ from chordate.errors import ConfigError
 from chordate.text import one_line
 
 OPSET = 18  # the newest ONNX operator set whose operators this package uses
-Function = Callable[..., dict[str, Tensor]]  # from the inputs to the outputs, keyed by name
+Function = Callable[..., dict[str, Tensor]]  # maps the input tensors to the outputs, keyed by name
 
 
 class ExportFormat(ABC):
-    """A file format.
+    """Base class of the file formats of exported models.
 
     Attributes:
-        suffix: suffix of the files.
+        suffix: suffix of the files, such as ".onnx".
     """
 
     suffix: str
@@ -91,7 +91,7 @@ class OnnxFormat(ExportFormat):
 
 
 class TorchExportFormat(ExportFormat):
-    """A `torch.export` program, for Python, C++ and AOTInductor; programs that load it need torchvision's operators."""
+    """A `torch.export` program, for Python, C++ and AOTInductor; loading it requires torchvision's operators."""
 
     suffix = ".pt2"
 

@@ -16,20 +16,20 @@ from chordate.model_contracts import Model
 from chordate.structures import Batch, Detections, ImageInfo
 
 TOLERANCE = 1e-3  # limit on differences of floats, and on the fraction of labels and mask pixels that differ
-RELATIVE_TOLERANCE = 1e-5  # times the absolute value, added to TOLERANCE for floats: 0.01 pixels at x = 900
+RELATIVE_TOLERANCE = 1e-5  # rtol of floats, as in torch.allclose: the limit is 0.01 pixels at x = 900
 DERIVED = ("areas",)  # not compared, since they follow from a compared field: areas of a PanopticMap from `ids`
 NO_OBJECTS = "the model detects no objects there; name other images with --images"
 
 
 @dataclass
 class Parity:
-    """The differences between the predictions of a model and of a file, over images.
+    """The differences between the predictions of a model and of its exported file, over images.
 
     Attributes:
         differences: the largest difference of each field of the predictions, see `difference`.
-        counts: for each image, the number of objects that the model and the file predict; empty if predictions have
-            no objects. Images with different numbers are left out of `differences`.
-        exceeding: the fields whose differences exceed the tolerance in an image.
+        counts: for each image, the numbers of objects or segments predicted by the model and by the file; empty for
+            tasks without them, such as classification. Images with different numbers are left out of `differences`.
+        exceeding: the fields whose differences exceed the tolerance in any image.
     """
 
     differences: dict[str, float] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Parity:
 
     @property
     def agrees(self) -> bool:
-        """Whether all differences are within the tolerance, and all images have the same number of objects."""
+        """Whether all differences are within the tolerance, and in each image, both numbers of objects are equal."""
         return not self.exceeding and all(ours == theirs for ours, theirs in self.counts)
 
     def __str__(self) -> str:
@@ -52,12 +52,12 @@ class Parity:
 
 
 def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) -> Batch:
-    """Resize images `[C, H, W]` uint8 for an exported model.
+    """Resize images `[C, H, W]` uint8, and stack them to a batch for an exported model.
 
     Args:
         images: the images.
         size: height and width of the batch in pixels.
-        padded: whether to keep the aspect ratio, and pad at the right and the bottom.
+        padded: whether to keep the aspect ratio and pad at the right and the bottom, instead of stretching to `size`.
     """
     batch = torch.zeros(len(images), images[0].shape[0], *size, dtype=torch.uint8)
     sizes = []
@@ -73,7 +73,13 @@ def fit_images(images: Sequence[Tensor], size: tuple[int, int], padded: bool) ->
 
 @torch.no_grad()
 def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
-    """Compare the predictions of `Model.predict` with the outputs of an exported file, on the CPU."""
+    """Compare the predictions of `Model.predict` with the outputs of an exported file, on the CPU.
+
+    Args:
+        model: the model, in evaluation mode.
+        run: the file as a function, from `ExportFormat.open`.
+        batches: images whose size and number the file accepts.
+    """
     parity = Parity()
     for batch in batches:
         outputs = run(batch.images, batch.sizes) if model.exports_sizes else run(batch.images)
@@ -94,7 +100,10 @@ def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
 
 
 def paired(ours: Any, theirs: Any) -> Any:
-    """Their detections in the order of ours: rounding may swap detections with almost equal scores."""
+    """Detections `theirs` in the order of `ours`, since rounding may swap detections with almost equal scores.
+
+    Other predictions, and detections that do not match one to one, are returned unchanged.
+    """
     if not isinstance(ours, Detections) or not len(ours):
         return theirs
     distance = (ours.boxes[:, None] - theirs.boxes).abs().amax(-1)
@@ -105,8 +114,9 @@ def paired(ours: Any, theirs: Any) -> Any:
 def difference(value: Tensor, other: Tensor | None) -> tuple[float, bool]:
     """The difference of two tensors, and whether it is within the tolerance.
 
-    It is the largest absolute difference of floats (NaN if any of them is), the fraction of integers that differ, and
-    the fraction of bools that differ among those that are True in either tensor; infinite for different shapes.
+    For floats, it is the largest absolute difference (NaN if a value is NaN); for integers, the fraction that differ;
+    for bools, the fraction that differ among those that are True in either tensor. It is infinite if the shapes differ
+    or `other` is None.
     """
     if other is None or value.shape != other.shape:
         return math.inf, False

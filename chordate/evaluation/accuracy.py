@@ -22,7 +22,7 @@ from chordate.structures import Batch, Classification, DatasetMeta
 from chordate.text import pluralize, printable
 
 TOP = 5  # number of top-scoring classes kept per image
-MAX_ROWS = 40  # number of classes in the table; with more classes, those with the lowest accuracy are shown
+MAX_ROWS = 40  # max classes in the table; if there are more, those with the lowest accuracy are shown
 
 
 class WithClasses(Protocol):
@@ -47,12 +47,12 @@ class AccuracyMetric(Metric):
         self.dataset = dataset
         self._pending: list[NDArray[np.float64]] = []
         self._pending_files: list[str] = []
-        # Per image: id, true label, top-k predicted labels, their scores.
+        # Per image: id, true label, top five predicted labels, their scores.
         self._rows: NDArray[np.float64] = np.empty((0, 2 + 2 * TOP))
         self._files: list[str] = []
 
     def update(self, predictions: Sequence[Classification], batch: Batch) -> None:
-        """Keep the top-k predicted classes and the true class of each image of a batch.
+        """Keep the top five predicted classes and the true class of each image of a batch.
 
         Raises:
             DataError: the predictions are not Classifications, their number of classes is not the dataset's, or the
@@ -69,7 +69,9 @@ class AccuracyMetric(Metric):
         labels = batch.targets.labels.tolist()
         for info, label, prediction in zip(batch.infos, labels, predictions, strict=True):
             if len(prediction.scores) != classes:
-                raise DataError(f"the model has {pluralize(len(prediction.scores), 'class')}, the dataset {classes}")
+                raise DataError(
+                    f"the model has {pluralize(len(prediction.scores), 'class')}, but the dataset has {classes}"
+                )
             best = prediction.top(TOP)
             best += [(-1, 0.0)] * (TOP - len(best))
             self._pending.append(np.array([info.image_id, label, *(b[0] for b in best), *(b[1] for b in best)]))

@@ -54,8 +54,8 @@ class BoundaryIoU:
 
 
 def boundary(labels: NDArray[np.int16], distance: int) -> NDArray[np.bool_]:
-    """Mask `[H, W]` of the pixels that are at most `distance` pixels (Chebyshev distance) from a pixel with a
-    different label or from the image border.
+    """Mask `[H, W]` of the pixels that are at most `distance` pixels (Chebyshev distance) from a pixel that has
+    a different label or is outside the image.
 
     In each class, these are the pixels that `distance` erosions with a 3×3 kernel remove.
     """

@@ -44,7 +44,7 @@ class EvalSpec:
 
 
 def hotcoco_evaluator(coco: hotcoco.COCO, detections: PackedDetections, spec: EvalSpec) -> hotcoco.COCOeval:
-    """Match detections with hotcoco over all images of the ground truth; returns the COCOeval after `evaluate`."""
+    """Match detections to the ground truth of all images with hotcoco. Returns the COCOeval after `evaluate`."""
     # COCO's array format holds only boxes, and ids that are exact in float64; otherwise, each detection is a dict.
     small = max(detections.image_ids.max(initial=0), *spec.category_ids) <= MAX_ID
     results = (
@@ -72,7 +72,7 @@ class HotcocoBackend:
         self.coco = coco
 
     def __call__(self, detections: PackedDetections, spec: EvalSpec) -> PRCurves:
-        """Compute the curves of the detections over all images of the ground truth."""
+        """Compute the precision-recall curves of the detections over all images of the ground truth."""
         evaluator = hotcoco_evaluator(self.coco, detections, spec)
         evaluator.accumulate()
         assert evaluator.eval is not None

@@ -49,12 +49,13 @@ class CocoMetric(Metric):
         max_dets: three ascending limits on the number of top-scoring detections per image and class. AP uses the last
             limit. For keypoints, the limit is always 20, as in COCO.
         keypoint_sigmas: for each keypoint, the annotators' standard deviation relative to the object's size (half of κ
-            in COCO's object keypoint similarity). None for COCO's sigmas if there are 17 keypoints (a person's), and
-            else the mean of COCO's sigmas for every keypoint.
+            in COCO's object keypoint similarity). None uses COCO's sigmas for 17 keypoints (a person's),
+            and the mean of these sigmas for any other number of keypoints.
 
     Raises:
         ConfigError: the number of sigmas differs from the number of keypoints.
-        DataError: the dataset is not `CocoAnnotated`, or no annotation has the field for a type in `iou_types`.
+        DataError: the dataset is not `CocoAnnotated`; `iou_types` has "segm", but an annotation has no mask; or
+            keypoints are requested, but no category has keypoints, or categories have different numbers of them.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class CocoMetric(Metric):
         self.max_dets = tuple(max_dets)
         self.keypoint_sigmas = keypoint_sigmas
         self._engine = engine
-        self._limit_logged = False  # whether the warning about a too low `max_dets` was logged
+        self._limit_logged = False  # whether the warning that `max_dets` is too low was logged
         self._pending: list[PackedDetections] = []
         self._detections = PackedDetections.concatenate([])
         self._specs: dict[IouType, EvalSpec] = {}
@@ -88,7 +89,7 @@ class CocoMetric(Metric):
 
     @cached_property
     def _backend(self) -> Backend:
-        """The backend. Built on first use, and only on the main process, because pycocotools is slow to build."""
+        """The backend. Built on first use, and only on rank 0, because pycocotools is slow to build."""
         return BACKENDS[self._engine](self.truth.coco)
 
     def check_model(self, model: Model) -> None:
@@ -97,15 +98,15 @@ class CocoMetric(Metric):
         if limit is not None and is_main_process() and self.truth.most_per_image > limit:
             log.warning(
                 f"CocoMetric: an image has {self.truth.most_per_image} objects, but the model returns at most {limit} "
-                f"detections per image, so the others count as missed; raise detections_per_image of its head"
+                f"detections per image, so the other objects count as missed; raise detections_per_image of its head"
             )
 
     def update(self, predictions: Sequence[Detections], batch: Batch) -> None:
         """Keep the detections of a batch, in pixels of the original images.
 
         Raises:
-            DataError: the predictions are not Detections, a label is not a class of the dataset, or the masks or
-                keypoints that `iou_types` needs are missing.
+            DataError: the predictions are not Detections, or their labels, masks or keypoints do not fit the dataset or
+                `iou_types`.
             TrainingError: boxes, scores or keypoints are non-finite.
         """
         for prediction in predictions:
@@ -121,7 +122,8 @@ class CocoMetric(Metric):
         Returns:
             `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AR1`, `bbox_AR10`,
             `bbox_AR100`, `bbox_ARs`, `bbox_ARm`, `bbox_ARl`, 0 … 1; -1 without ground truth. The same for `segm_…`;
-            `keypoints_…` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl. Equal on every rank.
+            `keypoints_…` has AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm and ARl. The numbers in AR1, AR10 and AR100
+            are `max_dets`. All values are equal on every rank.
 
         Raises:
             DataError: detections belong to an image that is not in the dataset; masks are evaluated, but an annotation
@@ -152,11 +154,11 @@ class CocoMetric(Metric):
         return PackedDetections.concatenate(batches).gather()
 
     def _select_types(self, detections: PackedDetections) -> list[IouType]:
-        """The IoU types to evaluate: the requested types, else all that the model predicts and the annotations contain.
+        """The IoU types to evaluate: the requested types, or by default all that are both predicted and annotated.
 
         Raises:
-            DataError: the model or the annotations lack the masks or keypoints of a requested type, or they have
-                different numbers of keypoints.
+            DataError: the model or the annotations lack the masks or keypoints of a requested type, masks are evaluated
+                but an annotation has none, or the model and the annotations have different numbers of keypoints.
         """
         predicted = detections.iou_types()
         missing = [iou_type for iou_type in self.requested_types if iou_type not in predicted]
@@ -169,13 +171,13 @@ class CocoMetric(Metric):
         keypoints = detections.keypoints
         if "keypoints" in types and keypoints is not None and keypoints.shape[1] != len(self._sigmas()):
             raise DataError(
-                f"CocoMetric: the model predicts {keypoints.shape[1]} keypoints, the annotations have "
+                f"CocoMetric: the model predicts {keypoints.shape[1]} keypoints, but the annotations have "
                 f"{len(self._sigmas())}"
             )
         return types
 
     def _is_annotated(self, iou_type: IouType) -> bool:
-        """Whether any annotation has the field that `iou_type` compares: a box, a mask or keypoints."""
+        """Whether the annotations have what `iou_type` compares: boxes, masks (at least one) or keypoints."""
         if iou_type == "bbox":
             return True  # missing boxes are filled in, so the annotations need not be read
         return bool(self.truth.with_masks if iou_type == "segm" else self.truth.keypoints)
@@ -193,7 +195,10 @@ class CocoMetric(Metric):
         mean = float(np.mean(PERSON_SIGMAS))
         sigmas = self.keypoint_sigmas or (PERSON_SIGMAS if count == len(PERSON_SIGMAS) else (mean,) * count)
         if len(sigmas) != count:
-            raise ConfigError(f"metric.keypoint_sigmas has {len(sigmas)} numbers, the annotations {count} keypoints")
+            raise ConfigError(
+                f"metric.keypoint_sigmas has {len(sigmas)} numbers, but the annotations have {count} keypoints; "
+                "set one number per keypoint"
+            )
         return tuple(sigmas)
 
     def _warn(self) -> None:
@@ -204,13 +209,15 @@ class CocoMetric(Metric):
             text = f"{missing} of {len(expected)} images were not evaluated; their objects count as missed"
             warnings.warn(f"CocoMetric: {text}", stacklevel=3)
         elif not self.truth.with_masks + self.truth.without_masks:
-            warnings.warn("CocoMetric: the annotations have no objects, so AP is undefined: -1", stacklevel=3)
+            warnings.warn("CocoMetric: the annotations have no objects, so AP is undefined (-1)", stacklevel=3)
         elif not len(self._detections.scores):
             warnings.warn("CocoMetric: the model has no detections in any image; AP is 0", stacklevel=3)
         most, limit = (self.truth.most_per_class, self._detections.most_per_class()), self.max_dets[-1]
         if max(most) > limit and set(self._specs) - {"keypoints"} and not self._limit_logged:
             self._limit_logged = True
-            text = f"an image has {most[0]} objects and {most[1]} detections of a class, but only {limit} detections"
+            text = (
+                f"images have up to {most[0]} objects and {most[1]} detections of a class, but only {limit} detections"
+            )
             log.warning(f"CocoMetric: {text} are evaluated (metric.max_dets)")
         for iou_type in self._detections.iou_types():
             if not self._is_annotated(iou_type):
@@ -219,9 +226,10 @@ class CocoMetric(Metric):
                 warnings.warn(text, stacklevel=3)
 
     def per_class(self) -> dict[IouType, dict[str, dict[str, float]]]:
-        """For each IoU type and class name, `AP`, `AP50`, `AR` (-1 without ground truth) and `instances` (no crowds).
+        """For each IoU type and class name, `AP`, `AP50`, `AR` (-1 without ground truth) and the number of `instances`.
 
-        For keypoints, only classes with keypoints are listed, and only instances with a labeled keypoint are counted.
+        Crowds are not counted. For keypoints, only classes with keypoints are listed, and only instances with a labeled
+        keypoint are counted.
         """
         return {
             iou_type: {
@@ -274,12 +282,13 @@ class CocoMetric(Metric):
         return CocoReport(parts)
 
     def predictions(self) -> list[dict[str, Any]]:
-        """The detections of the last `compute` in COCO's results format, rounded to 0.001 pixels and scores to 0.00001.
+        """The detections of the last `compute` in COCO's results format.
 
-        Image and category ids are those of the annotation file, even if `coco` has renumbered them because they are
-        text or too large; `file_name` is added. Masks are compressed RLE; keypoint coordinates are relative to the
-        center of the first pixel, as in COCO. `compute` uses full precision, so its metrics may differ slightly from
-        metrics of these rounded results.
+        Coordinates are rounded to 0.001 pixels and scores to 0.00001. Image and category ids are those of the
+        annotation file, even if the dataset has renumbered them because some are text, negative or too large;
+        `file_name` is added. Masks are compressed RLE; keypoint coordinates are relative to the center of the first
+        pixel, as in COCO. `compute` uses full precision, so its metrics may differ slightly from metrics of these
+        rounded results.
         """
         results = self._detections.to_results(self.dataset.category_ids, self._detections.iou_types(), digits=3)
         return with_file_ids(results, self.dataset.coco)

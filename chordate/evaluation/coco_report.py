@@ -36,7 +36,7 @@ class CocoReport:
             `numbers`: COCO's summary metrics, keyed by name.
             `precision_recall`: `recall`, the recalls 0, 0.01 … 1; `precision`, a dict from IoU threshold ("0.50" …) to
             the precision at each recall, averaged over the classes with ground truth; `by_class`, a dict from class
-            name to the precision at IoU 0.50 (None without ground truth).
+            name to the precision at each recall at IoU 0.50 (None without ground truth).
             `confusion`: the confusion matrix at IoU 0.5 of detections that score at least 0.5. `matrix` has a row per
             true class and a column per predicted class, in the order of `classes`; the last column counts missed
             objects, the last row false positives (including detections of crowd members). `iou` and `score` are the
@@ -91,7 +91,7 @@ def describe_curves(
 
 
 def _class_mean(precision: NDArray[np.float64]) -> list[float] | None:
-    """Average `[R, K]` over the classes with ground truth, to a list of `R`; None if no class has ground truth."""
+    """Average precisions `[R, K]` over the classes with ground truth: `R` values; None if no class has ground truth."""
     known = precision[:, (precision > -1).all(axis=0)]
     return known.mean(axis=1).tolist() if known.size else None
 

@@ -36,10 +36,11 @@ class CocoAnnotated(Protocol):
 
 
 def check_annotated(dataset: object, metric: str) -> None:
-    """Check that a dataset is CocoAnnotated.
+    """Check that a dataset is CocoAnnotated; messages name `metric`.
 
     Raises:
-        DataError: the dataset is not CocoAnnotated; the message lists the attributes that `metric` needs.
+        DataError: the dataset lacks an attribute, `coco` is not a hotcoco.COCO, or the number of category ids differs
+            from the number of classes.
     """
     name, members = type(dataset).__name__, ", ".join(CocoAnnotated.__annotations__)
     if not isinstance(dataset, CocoAnnotated):
@@ -82,7 +83,7 @@ class GroundTruth:
             DataError: an RLE does not describe a mask of its image's size.
         """
         evaluated, with_masks, without_masks, all_boxed = set(category_ids), 0, 0, True
-        objects: Counter[tuple[int, int]] = Counter()  # number by image and category
+        objects: Counter[tuple[int, int]] = Counter()  # number of objects per image and category
         sizes = {image["id"]: (image["height"], image["width"]) for image in load_images(coco)}
         for annotation in load_annotations(coco):
             if annotation["image_id"] in sizes:
@@ -113,7 +114,7 @@ class GroundTruth:
         if self.without_masks:
             raise DataError(
                 f"CocoMetric: {self.without_masks} of {self.with_masks + self.without_masks} annotations have no "
-                f'segmentation, so masks cannot be evaluated; add them, or set metric.iou_types=["bbox"]'
+                f'segmentation, so masks cannot be evaluated; add the segmentations, or set metric.iou_types=["bbox"]'
             )
 
     def count_keypoints(self) -> int:

@@ -16,7 +16,7 @@ def oks(pose: Floats, others: Floats, area: float, areas: Floats, sigmas: Floats
         others: `[M, K, 2]` x, y in pixels.
         area: area of the object of `pose` in square pixels.
         areas: `[M]`, areas of the objects of `others`. Each similarity uses the mean of both areas.
-        sigmas: `[K]`, COCO's constant of each keypoint.
+        sigmas: `[K]`, the OKS sigma of each keypoint (half of COCO's κ).
 
     Returns:
         The similarities `[M]`, 0 … 1.
@@ -33,7 +33,7 @@ def oks_nms(poses: Floats, scores: Floats, areas: Floats, sigmas: Floats, thresh
         poses: `[M, K, 2]` x, y in pixels, the poses of one image and class.
         scores: `[M]`.
         areas: `[M]`, areas of the objects in square pixels.
-        sigmas: `[K]`, COCO's constant of each keypoint.
+        sigmas: `[K]`, the OKS sigma of each keypoint (half of COCO's κ).
         threshold: OKS threshold, 0 … 1; 0.9 in Xiao et al.'s code.
 
     Returns:

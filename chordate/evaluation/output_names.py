@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def output_names(images: Sequence[str | Path]) -> list[str]:
-    """Distinct names, without suffix, for one output file per image: its path in the common folder of all images.
+    """A distinct output name for each image: its path in the common folder of all images, without the suffix.
 
     `a/1.jpg` and `b/1.jpg` keep their folders. Equal names are numbered as in `distinct_names`.
     """
@@ -20,8 +20,8 @@ def output_names(images: Sequence[str | Path]) -> list[str]:
 def distinct_names(files: Sequence[str]) -> list[str]:
     """The relative paths of files, without suffixes and with `/` as separator; equal paths are numbered.
 
-    The first of several files has the plain name, and the others get the first number that is free: `1.jpg`, `1.png`
-    and `1_1.jpg` become `1`, `1_2` and `1_1`.
+    The first of several equal paths keeps its name, the others get the first number that is free: `1.jpg`, `1.png` and
+    `1_1.jpg` become `1`, `1_2` and `1_1`.
     """
     plain = [Path(file).with_suffix("").as_posix() for file in files]
     reserved, used, names = set(plain), set[str](), []

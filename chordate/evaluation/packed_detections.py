@@ -82,7 +82,9 @@ class PackedDetections:
             finite &= np.isfinite(packed.keypoints).all((1, 2))
         if not finite.all():
             info = packed._first_info(~finite, infos)
-            raise TrainingError(f"{info.path}: a detection is NaN or infinite; the model's weights have diverged")
+            raise TrainingError(
+                f"{info.path}: a detection has a NaN or infinite value; the model's weights have diverged"
+            )
         return packed
 
     def _first_info(self, selected: NDArray[np.bool_], infos: Sequence[ImageInfo]) -> ImageInfo:
@@ -191,7 +193,8 @@ def _encode(info: ImageInfo, masks: Tensor) -> NDArray[np.object_]:
     """Encode masks `[D, H, W]` bool as `[D]` compressed RLEs (bytes)."""
     if masks.shape[1:] != (info.height, info.width):
         raise DataError(
-            f"{info.path}: masks of {masks.shape[2]}×{masks.shape[1]} px for an image of {info.width}×{info.height}"
+            f"{info.path}: the masks have {masks.shape[2]}×{masks.shape[1]} px, but the image has "
+            f"{info.width}×{info.height}"
         )
     encoded = np.empty(len(masks), object)
     if len(masks):

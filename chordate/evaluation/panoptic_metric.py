@@ -132,7 +132,7 @@ class PanopticMetric(Metric):
             )
 
     def _segments(self, numbers: Tensor, labels: Sequence[int], crowd: Sequence[bool]) -> list[Segment]:
-        """COCO annotations, without `id`, of the segments 1 … `S`; `numbers` `[H, W]` has each pixel's segment."""
+        """COCO annotations, without `id`, of the segments 1 … `S`; `numbers` `[H, W]` are the pixels' segment ids."""
         masks = numbers == torch.arange(1, len(labels) + 1)[:, None, None]
         areas = masks.sum((1, 2)).tolist()
         return [
@@ -225,12 +225,16 @@ class PanopticMetric(Metric):
 
     def save_predictions(self, path: str | Path) -> None:
         """Write the last predictions in COCO's panoptic format: the JSON file `path`, and one PNG of segment ids per
-        image, in a folder named like `path` without the suffix. The PNGs keep the subfolders of the images."""
+        image, in a folder named like `path` without the suffix. The PNGs keep the subfolders of the images.
+
+        Raises:
+            ConfigError: `path` has no suffix.
+        """
         path = Path(path)
         folder = path.with_suffix("")
         if folder == path:
             raise ConfigError(
-                f"--predictions {path}: name a .json file; the PNGs go to a folder of the same name without the suffix"
+                f"--predictions {path} has no suffix; name a .json file (the PNGs go to the folder without the suffix)"
             )
         annotations = []
         for one, name in zip(self._last, output_names([one.path for one in self._last])):

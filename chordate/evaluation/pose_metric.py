@@ -44,6 +44,7 @@ class PoseMetric(CocoMetric):
         engine, keypoint_sigmas: see `CocoMetric`.
 
     Raises:
+        ConfigError: the number of sigmas differs from the number of keypoints.
         DataError: the dataset has no crops or no keypoints.
     """
 
@@ -87,7 +88,8 @@ class PoseMetric(CocoMetric):
         sizes = np.array([areas[crop] for crop in number.tolist()])
         kept = self._without_duplicates(crops, images, sizes)
         kept = kept[np.lexsort((-crops.scores[kept], images[kept]))]
-        # Images without crops are evaluated without poses. Images whose crops have not been predicted yet are left out.
+        # An image without crops gets an entry without poses. An image whose crops were not predicted gets no entry, so
+        # CocoMetric warns that it was not evaluated.
         seen = np.isin(self.dataset.image_ids, self.crop_image_ids[crops.image_ids])
         evaluated = self.dataset.image_ids[seen | ~np.isin(self.dataset.image_ids, self.crop_image_ids)]
         ends = [np.searchsorted(images[kept], evaluated, side) for side in ("left", "right")]

@@ -15,7 +15,7 @@ class PRCurves:
     """Precision and recall as COCO's evaluation accumulates them; -1 without ground truth.
 
     Dimensions: `T` IoU thresholds (IOU_THRESHOLDS), `R` recalls (0, 0.01 … 1), `K` categories (those of
-    `EvalSpec.labels`, in order), `A` area ranges, `M` limits on the number of detections per image.
+    `EvalSpec.labels`, in order), `A` area ranges, `M` limits on the detections per image and class.
 
     Attributes:
         precision: `[T, R, K, A, M]`, precision at each recall.
@@ -31,8 +31,13 @@ class PRCurves:
     areas: tuple[str, ...]
 
     def average_precision(self, iou: float | None = None, area: str = "all", category: int | None = None) -> float:
-        """AP, 0 … 1, at one IoU threshold, of one category (an index into `K`); None averages over all thresholds or
-        categories. -1 without ground truth."""
+        """Average precision, 0 … 1, at the last limit of `max_dets`; -1 without ground truth.
+
+        Args:
+            iou: one of IOU_THRESHOLDS; None averages over all of them.
+            area: one of `areas`.
+            category: index of a category in `K`; None averages over all categories.
+        """
         selected = self.precision[_iou_rows(iou), :, _categories(category), self.areas.index(area), -1]
         return _mean(selected)
 

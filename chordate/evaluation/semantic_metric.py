@@ -102,7 +102,8 @@ class SemanticMetric(Metric):
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise DataError(
-                    f"{info.path}: predicted labels go up to {labels.max()}, but the dataset has {self.classes} classes"
+                    f"{info.path}: predicted labels must be ≥ 0 and below the number of classes; the largest is "
+                    f"{labels.max()}, and the dataset has {self.classes} classes"
                 )
             if self._keep:
                 self._images[info.path] = encode_labels(labels, self.dataset.label_ids)
@@ -212,7 +213,7 @@ class SemanticMetric(Metric):
 
 
 def encode_labels(labels: NDArray[np.int16], ids: Sequence[int]) -> bytes:
-    """PNG of the pixel value of each label, with 16 bits if a value needs them.
+    """Encode labels as a PNG of the classes' pixel values, with 16 bits per pixel if a value exceeds 255.
 
     Args:
         labels: `[H, W]`.

@@ -1,6 +1,6 @@
 """Chordate's backbones in the models of other libraries; each module has the name of its library.
 
 Importing `chordate.integrations.detectron2`, `.mmengine` or `.segmentation_models_pytorch` registers the backbones in
-that library. Torchvision has no registry, so `chordate.integrations.torchvision` has classes whose objects are passed
-to its detectors and segmenters.
+that library. Torchvision has no registry: pass instances of the classes in `chordate.integrations.torchvision` to
+torchvision's detectors and segmenters.
 """

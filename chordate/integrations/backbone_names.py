@@ -5,7 +5,7 @@ from chordate.signatures import parameters_of
 
 
 def backbone_names() -> list[str]:
-    """Names of the variants, and of the types without required arguments, of Chordate and of plug-ins.
+    """Names of the variants and types, of Chordate and of plug-ins, that can be built without further arguments.
 
     `BACKBONES.register_variants` adds more: `{"effnet": dict(type="TimmBackbone", model="efficientnet_b0")}`.
     """

@@ -106,9 +106,12 @@ def _fpn(cfg: Any, bottom_up: ChordateBackbone, top_block: Any) -> FPN:
 
 
 def _our_name(feature: str) -> str:
-    """The name `c4` of Detectron2's feature map `res4`."""
+    """Convert Detectron2's name of a feature map to ours: `res4` becomes `c4`."""
     if not (feature.startswith("res") and feature[3:].isdigit()):
-        raise ConfigError(f'the feature maps of Chordate\'s backbones are res2 … res5 in Detectron2, got "{feature}"')
+        raise ConfigError(
+            f"MODEL.RESNETS.OUT_FEATURES and MODEL.FPN.IN_FEATURES must name feature maps of Chordate's backbones, "
+            f'res2 … res5, got "{feature}"'
+        )
     return f"c{feature[3:]}"
 
 

@@ -18,8 +18,8 @@ class TupleBackbone(nn.Module):
     """A Chordate backbone for OpenMMLab's libraries: `forward` returns a tuple of feature maps, from fine to coarse.
 
     Args:
-        settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. The
-            model's neck or head needs the numbers of channels in `backbone.out_features`.
+        settings: the backbone's config, for example `type="resnet50", out=["c3", "c4", "c5"], pretrained=True`. Set
+            `in_channels` of the model's neck or head to the numbers of channels in `backbone.out_features`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
@@ -42,7 +42,7 @@ class _Backbones(Registry):
     """A child of mmengine's root registry; it looks up types and variants in Chordate's BACKBONES."""
 
     def get(self, key: str) -> Any:
-        BACKBONES.expand(key)  # raises an error with similar names if there is no such backbone
+        BACKBONES.expand(key)  # raises an error that suggests similar names if there is no such backbone
         return partial(TupleBackbone, type=key)
 
 

@@ -1,6 +1,6 @@
 """Chordate's backbones as encoders of segmentation_models.pytorch: importing this module registers them.
 
-Their names are `chordate_resnet50` …
+Their names are `chordate_<backbone>`, for example `chordate_resnet50`.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,8 @@ class ChordateEncoder(nn.Module, EncoderMixin):
         output_stride: stride of the coarsest feature map: 32, 16 or 8.
 
     Raises:
-        ConfigError: the strides of c1, c2, … are not 2, 4, …, or the backbone cannot be dilated.
+        ConfigError: the strides of c1, c2, … are not 2, 4, …, the backbone has no feature map c`depth`, or it cannot be
+            dilated.
     """
 
     def __init__(self, backbone: str | Mapping[str, Any], depth: int = 5, output_stride: int = 32):
@@ -73,7 +74,7 @@ class ChordateEncoder(nn.Module, EncoderMixin):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """Load the encoder's own state dict, or weights of any format that `load_checkpoint` knows.
 
-        smp calls this with the weights that it publishes for `resnet50` and others, which have torchvision's names.
+        smp calls this with its published weights (of `resnet50` and others), whose tensors have torchvision's names.
         """
         if not any(name.startswith("backbone.") for name in state_dict):
             load_checkpoint(self.backbone, state_dict)
@@ -82,7 +83,9 @@ class ChordateEncoder(nn.Module, EncoderMixin):
 
 
 def register_encoders() -> None:
-    """Register the backbones as `chordate_<name>` in smp's encoders, except CIFAR's, which have other strides.
+    """Register the backbones as `chordate_<name>` in smp's encoders.
+
+    CIFAR's backbones, which have other strides, and backbones without the argument `out` are left out.
 
     Call it again to add backbones that were registered after the import of this module. If smp has a ResNet of the
     same name, its weights can be loaded: `encoder_weights="imagenet"` for `chordate_resnet50`.

@@ -1,4 +1,4 @@
-"""The config of a checkpoint of another library, from its tensors and, in OpenMMLab's files, from the config in it."""
+"""Infers the config of another library's checkpoint from its tensors, and from the config in OpenMMLab's files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class CheckpointConfig(NamedTuple):
     """The config of a checkpoint.
 
     Attributes:
-        name: name of the config that it derives from.
-        overrides: its other settings; keys are dotted, values may be dicts.
+        name: name of the packaged config that it derives from.
+        overrides: the settings that differ from the packaged config; keys are dotted, values may be dicts.
         notes: lines about guessed settings, and settings that are not carried over.
     """
 
@@ -42,7 +42,7 @@ def checkpoint_config(weights: Weights) -> CheckpointConfig:
     """The config of a checkpoint of another library.
 
     The architecture is inferred from the tensors. OpenMMLab's files have the text of a config, whose section `model` is
-    converted as `chordate convert-config` does; settings inferred from the tensors override it.
+    converted as by `chordate convert-config`; settings inferred from the tensors override it.
 
     Raises:
         CheckpointError: no format recognizes the weights and knows their config.
@@ -62,7 +62,10 @@ def checkpoint_config(weights: Weights) -> CheckpointConfig:
             difference = _difference(model, name)
         except _ERRORS as error:
             reason = f"{type(error).__name__}: {one_line(error, 160)}"
-            notes.append(f"The config in the file cannot be converted; its other settings are guessed: {reason}")
+            notes.append(
+                f"Settings that the tensors do not determine are guessed, since the file's config cannot be converted: "
+                f"{reason}"
+            )
         else:
             overrides = {"model": difference, **overrides}
             if conversion.not_carried:
@@ -104,5 +107,5 @@ def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
     base = without_defaults(load_config(name).to_dict()["model"], "model")
     target = fill_numbers(without_defaults(model, "model"), base)
     if target["type"] != base["type"]:
-        raise ConfigError(f"it has a {target['type']}, but the tensors are those of a {base['type']}")
+        raise ConfigError(f"its model is a {target['type']}, but the tensors are those of a {base['type']}")
     return differences(target, base, ("model",))

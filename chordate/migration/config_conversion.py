@@ -12,8 +12,8 @@ from chordate.errors import ConfigError
 from chordate.signatures import checkable
 from chordate.text import printable
 
-# Differences from the other framework: in the predictions of the same weights, in the training, in the data that are
-# read, or in nothing that changes numbers.
+# What differs from the other framework if a setting is not carried over: the predictions of the same weights, the
+# training, the data that are read, or none of these ("nothing").
 Effect = Literal["predictions", "training", "data", "nothing"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NUMERIC: tuple[Effect, ...] = ("predictions", "training")
@@ -179,7 +179,8 @@ class Keys:
         self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
-        """Mark settings without effect on the numbers as read, with everything in them."""
+        """Exclude settings that affect neither predictions nor training, and the settings nested in them, from
+        `report_unread`."""
         self._read.update(keys)
         self._ignored.update(keys)
 

@@ -30,7 +30,7 @@ from chordate.signatures import is_third_party, parameters_of
 from chordate.training.settings import TrainSettings
 
 REGISTRIES = (MODELS, BACKBONES, NECKS, HEADS, LOSSES, TRANSFORMS, DATASETS, METRICS, SCHEDULES)
-# For each section or argument without `type`: the class or function whose arguments it contains.
+# For each section or argument without `type`: the class whose arguments it contains.
 UNTYPED: Mapping[str, Any] = {
     "preprocess": Normalize,
     "anchors": AnchorGenerator,
@@ -99,7 +99,7 @@ def _registries_of(kind: str) -> tuple[PlugRegistry, ...]:
 
 
 def section_defaults(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The default values of the settings of a dict at `key` in a config."""
+    """Default values of the settings in `values`, a dict named `key` in a config."""
     if key in ("train_data", "val_data"):
         return DATA
     if key == "optimizer":

@@ -20,8 +20,8 @@ class Converted(NamedTuple):
     """A converted config file.
 
     Attributes:
-        text: the Chordate config, a Python file.
-        conversion: the converted config, and the settings that are not carried over.
+        text: the Chordate config as Python source.
+        conversion: the Chordate config as dicts, and the settings that are not carried over.
     """
 
     text: str
@@ -36,7 +36,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
         execute: whether to run the code of a `.py` file, instead of reading it as data.
 
     Raises:
-        ConfigError: the file cannot be read, or Chordate has no such model.
+        ConfigError: the file cannot be read, Chordate has no such model, or a setting has an unexpected value.
     """
     path = Path(path)
     try:
@@ -45,9 +45,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
         elif path.suffix == ".py":
             conversion = convert_mm(path, execute=execute)
         else:
-            raise ConfigError(
-                f"{path}: configs are .yaml files (Detectron2) or .py files (MMDetection, MMSegmentation)"
-            )
+            raise ConfigError(f"{path}: must be a .yaml file (Detectron2) or a .py file (MMDetection, MMSegmentation)")
         check_arguments(conversion.config)
         docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
         text = write_config(docstring, *find_nearest(conversion.config))

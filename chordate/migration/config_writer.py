@@ -1,4 +1,4 @@
-"""Writes a config as a Python file of literals: loading it gives the settings, and runs nothing else."""
+"""Writes settings as a Python config: loading it gives the same settings, and no string in them runs as code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chordate.section_names import SECTIONS
 from chordate.text import printable
 
 WIDTH = 120
-RANGE = 4  # lists of at least so many consecutive numbers are written as a range
+RANGE = 4  # lists of at least this many consecutive integers are written as a range
 
 
 def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[str, Any]) -> str:
@@ -23,8 +23,8 @@ def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[s
     Args:
         docstring: lines of the docstring; none if empty.
         base: name or path of the config that it inherits from; None if `sections` are complete.
-        sections: the settings that override it: numbers, strings, bools, None, and lists and dicts of them, with any
-            characters in strings and keys.
+        sections: dict from section names to settings, which override those of `base`: numbers, strings, bools, None,
+            and lists and dicts of them. Strings and keys may have any characters.
 
     Raises:
         ConfigError: a value cannot be written as a literal, or a section's name is not an identifier.
@@ -33,13 +33,15 @@ def write_config(docstring: Sequence[str], base: str | None, sections: Mapping[s
     lines += [f"base = {_literal(base)}"] if base is not None else []
     for name in sorted(sections, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)):
         if not _is_identifier(name):
-            raise ConfigError(f"a config cannot have a section named {format_value(name)}")
+            raise ConfigError(
+                f"the name of a section must be an ASCII identifier and no keyword, got {format_value(name)}"
+            )
         lines.append(f"{name} = {_format(sections[name], 0, len(name) + 3)}")
     return "\n".join(lines) + "\n"
 
 
 def _docstring(lines: Sequence[str]) -> list[str]:
-    """The lines of a docstring and an empty line; characters that could end it, or be a template, are replaced."""
+    """The docstring's lines and an empty line; replaces characters that could end the docstring or form a template."""
     replaced = str.maketrans({"\\": "/", '"': "'"})
     first, *rest = [printable(line, None).translate(replaced).replace("{{", "{ {") for line in lines]
     return [f'"""{first}', *rest, '"""', ""] if rest else [f'"""{first}"""', ""]
@@ -100,7 +102,7 @@ def _are_identifiers(value: Mapping[Any, Any]) -> bool:
 
 
 def _is_identifier(key: Any) -> bool:
-    """Whether a key can be written as `key=`. Python normalizes identifiers that are not ASCII."""
+    """Whether a key can be written as `key=`. It must be ASCII, since Python normalizes other identifiers."""
     return isinstance(key, str) and key.isascii() and key.isidentifier() and not iskeyword(key)
 
 

@@ -27,9 +27,7 @@ def convert_detectron2(path: Path) -> Conversion:
     conversion = Conversion(str(path))
     values = read_detectron2(path)
     if not SECTIONS & values.keys():
-        raise ConfigError(
-            f"{path}: not a Detectron2 config: it has none of its sections, {', '.join(sorted(SECTIONS))}"
-        )
+        raise ConfigError(f"{path}: not a Detectron2 config: it has none of the sections {', '.join(sorted(SECTIONS))}")
     cfg = Keys(values, conversion, TYPES, defaults=DEFAULTS)
     model = detectron2_model(cfg)
     conversion.config = {
@@ -54,7 +52,7 @@ def _task(model: Mapping[str, Any]) -> str:
 
 
 def _has_norms(model: Any) -> bool:
-    """Whether a part of the model has norms with parameters."""
+    """Whether any part of the model has norms with trainable parameters (FrozenBN has none)."""
     if not isinstance(model, Mapping):
         return False
     return model.get("norm") not in (None, "FrozenBN") or any(map(_has_norms, model.values()))

@@ -16,7 +16,7 @@ VOC_CLASSES = VOC_SEMANTIC_CLASSES[1:]  # without the background
 
 
 def convert_dataset(cfg: Keys, task: str) -> tuple[Dataset, Dataset, dict[str, Any]]:
-    """The training dataset, the validation dataset, and `fallback_meta` for the section `DATASETS`.
+    """Convert the section `DATASETS` to the training dataset, the validation dataset and `fallback_meta`.
 
     Args:
         cfg: the whole config.

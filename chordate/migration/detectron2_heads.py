@@ -10,7 +10,7 @@ from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_argu
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
-HARD_FRACTION = 0.2  # fraction of the pixels (the hardest) that the DeepLab project's loss "hard_pixel_mining" counts
+HARD_FRACTION = 0.2  # the DeepLab project's loss "hard_pixel_mining" averages this fraction of the pixels, the hardest
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:
@@ -45,7 +45,10 @@ def box_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
     rois, box = settings.part("ROI_HEADS"), settings.part("ROI_BOX_HEAD")
     name = rois.get("NAME")
     if name not in ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"):
-        raise ConfigError(f"MODEL.ROI_HEADS.NAME {name} has no counterpart in Chordate")
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NAME {name} has no counterpart in Chordate; Res5ROIHeads, StandardROIHeads and "
+            f"CascadeROIHeads have one"
+        )
     rois.expect("IOU_LABELS", [0, 1], reason="labels are negative and positive", effect="training")
     rois.expect("PROPOSAL_APPEND_GT", True, reason="the objects are among the proposals", effect="training")
     rois.ignore("NUM_CLASSES")
@@ -83,7 +86,7 @@ def box_head(settings: Keys, detections_per_image: int) -> dict[str, Any]:
             "class_agnostic": box.get("CLS_AGNOSTIC_BBOX_REG"),
         }
     cascade = settings.part("ROI_BOX_CASCADE_HEAD")
-    box.ignore("CLS_AGNOSTIC_BBOX_REG")  # Detectron2 requires True
+    box.ignore("CLS_AGNOSTIC_BBOX_REG")  # Detectron2 requires True for a cascade
     del arguments["type"]
     return {
         "type": "CascadeHead",
@@ -97,7 +100,10 @@ def mask_head(settings: Keys, shares_trunk: bool) -> dict[str, Any]:
     """Convert `MODEL.ROI_MASK_HEAD` to `model.mask`."""
     mask = settings.part("ROI_MASK_HEAD")
     if mask.get("NAME") != "MaskRCNNConvUpsampleHead":
-        raise ConfigError(f"MODEL.ROI_MASK_HEAD.NAME {mask.get('NAME')} has no counterpart in Chordate")
+        raise ConfigError(
+            f"MODEL.ROI_MASK_HEAD.NAME {mask.get('NAME')} has no counterpart in Chordate; "
+            f"MaskRCNNConvUpsampleHead has one"
+        )
     pooling = (
         {} if shares_trunk else _pooling(mask) | _levels(settings, settings.part("ROI_HEADS").get("IN_FEATURES"), 4)
     )
@@ -172,7 +178,10 @@ def semantic_head(settings: Keys) -> dict[str, Any]:
             "losses": [loss],
         }
     if name not in ("DeepLabV3Head", "DeepLabV3PlusHead"):
-        raise ConfigError(f"MODEL.SEM_SEG_HEAD.NAME {name} has no counterpart in Chordate")
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.NAME {name} has no counterpart in Chordate; SemSegFPNHead, DeepLabV3Head and "
+            f"DeepLabV3PlusHead have one"
+        )
     if head.get("LOSS_TYPE") == "hard_pixel_mining":
         loss["hard_fraction"] = HARD_FRACTION
     arguments: dict[str, Any] = {
@@ -220,7 +229,7 @@ def _levels(settings: Keys, features: list[str], default: int) -> dict[str, Any]
     """The argument `levels` of a head; an empty dict if the head reads its default feature maps.
 
     Args:
-        features: names in Detectron2.
+        features: Detectron2's names of the feature maps that the head reads.
         default: number of FPN levels, from the finest, that the head reads by default.
     """
     names = [str(name).replace("res", "c") for name in features]

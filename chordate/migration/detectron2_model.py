@@ -11,7 +11,7 @@ from chordate.migration.detectron2_norms import norm_name
 from chordate.migration.resnet_names import resnet_part
 from chordate.weights.checkpoint_sources import DETECTRON2_ZOO
 
-# Addresses of the weights that Detectron2 names by `catalog://…` (its checkpoint/catalog.py).
+# URLs of Detectron2's weights `catalog://ImageNetPretrained/…` (its checkpoint/catalog.py).
 CATALOG = {
     "FAIR/R-50-GN": "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47261647/R-50-GN.pkl",
     "FAIR/R-101-GN": "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/47592356/R-101-GN.pkl",
@@ -19,7 +19,7 @@ CATALOG = {
         "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/25093814/X-152-32x8d-IN5k.pkl"
     ),
 }
-BACKBONES = {  # BACKBONE.NAME -> how the FPN computes extra levels: "pool", or from its "last" input; "none": no FPN
+BACKBONES = {  # BACKBONE.NAME -> extra FPN levels: "pool" (max pooling), "last" (from the last input), "none" (no FPN)
     "build_resnet_backbone": "none",
     "build_resnet_deeplab_backbone": "none",
     "build_resnet_fpn_backbone": "pool",
@@ -29,7 +29,7 @@ ARCHITECTURES = ("GeneralizedRCNN", "PanopticFPN", "RetinaNet", "SemanticSegment
 
 
 def detectron2_model(cfg: Keys) -> dict[str, Any]:
-    """Convert the settings `MODEL` and `INPUT.FORMAT` to the section `model`.
+    """Convert `MODEL`, and the settings of `INPUT` and `TEST` that concern the model, to the section `model`.
 
     Raises:
         ConfigError: Chordate has no such model.
@@ -87,7 +87,7 @@ def _instances(settings: Keys, kind: str, detections_per_image: int) -> dict[str
 
 
 def _semantic(settings: Keys, cfg: Keys, backbone: dict[str, Any]) -> dict[str, Any]:
-    """The head of a SemanticSegmenter."""
+    """The head of a SemanticSegmenter. For a DeepLab head, sets the backbone's `out` to the feature maps it reads."""
     head = semantic_head(settings)
     if head["type"] == "DeepLabV3PlusHead":
         backbone["out"] = ["c2", "c5"]
@@ -95,13 +95,13 @@ def _semantic(settings: Keys, cfg: Keys, backbone: dict[str, Any]) -> dict[str, 
         backbone["out"] = ["c5"]
     crop = cfg.part("INPUT").part("CROP")
     if head["type"] != "SemanticFPNHead" and crop.get("ENABLED"):
-        # ASPP averages over windows of the size of the training crops.
+        # In Detectron2, the image pooling of ASPP averages over windows of the training crop's size.
         head["pooling_size"] = [side // backbone.get("output_stride", 32) for side in crop.get("SIZE")]
     return {"head": head}
 
 
 def _skip_instances(settings: Keys) -> None:
-    """Mark as read the settings that a semantic segmenter inherits from a base config for detectors."""
+    """Ignore the settings that a semantic segmenter inherits from a base config for detectors."""
     settings.ignore("RPN", "ROI_HEADS", "ROI_BOX_HEAD", "ROI_MASK_HEAD", "ANCHOR_GENERATOR", "MASK_ON")
 
 
@@ -143,7 +143,7 @@ def _backbone(settings: Keys) -> dict[str, Any]:
     freeze_at = settings.part("BACKBONE").get("FREEZE_AT")
     part |= {"norm": norm, "frozen_stages": freeze_at - 1}
     if "FPN" not in str(settings.part("BACKBONE").get("NAME")).upper():
-        # C4 layout: stage c5 is built too, and runs on the regions.
+        # In the C4 layout, the backbone also builds stage c5, which the heads apply to RoI features.
         shares = settings.part("ROI_HEADS").get("NAME") == "Res5ROIHeads"
         part["out"] = ["c4", "c5"] if shares else [_level(name) for name in resnets.get("OUT_FEATURES")]
     resnets.ignore("OUT_FEATURES", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")

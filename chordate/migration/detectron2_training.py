@@ -9,11 +9,11 @@ from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_datasets import convert_dataset
 
-PROCESSES = 8  # Detectron2's baselines were trained on 8 GPUs; SOLVER.IMS_PER_BATCH is the total
+PROCESSES = 8  # Detectron2's baselines were trained on 8 GPUs; SOLVER.IMS_PER_BATCH is the total batch size
 
 
 def detectron2_training(cfg: Keys, *, task: str, has_norms: bool, sync_bn: bool) -> dict[str, Any]:
-    """Convert the sections `INPUT`, `DATASETS`, `DATALOADER`, `SOLVER` and `TEST` to the sections besides `model`.
+    """Convert the sections `INPUT`, `DATASETS`, `DATALOADER`, `SOLVER` and `TEST` to all sections except `model`.
 
     Args:
         cfg: the whole config.

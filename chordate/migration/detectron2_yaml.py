@@ -14,8 +14,8 @@ from chordate.migration.python_literals import Evaluator
 from chordate.migration.source_files import SourceFiles, merged
 from chordate.text import one_line
 
-EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNet computes its anchor sizes with it
-MAX_ITEMS = 20_000  # limit on the settings of a file, with every alias counted as often as it is used
+EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNet configs compute anchor sizes with it
+MAX_ITEMS = 20_000  # limit on the number of settings in a file; an alias counts each time it is used
 
 MAX_DIGITS = 100  # limit on the length of a number
 NUMBER = re.compile(rf"(?=.{{1,{MAX_DIGITS}}}$)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{{1,3}})?", re.IGNORECASE)
@@ -49,7 +49,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     def apply_eval(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
         if len(arguments) != 1 or not isinstance(arguments[0], str):
-            raise ConfigError(f"{path}: line {node.start_mark.line + 1}: the eval tag needs one expression")
+            raise ConfigError(f"{path}: line {node.start_mark.line + 1}: the eval tag needs a list with one string")
         return evaluator.text(arguments[0])
 
     Loader.add_constructor(EVAL_TAG, apply_eval)
@@ -69,7 +69,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in bases:
         if not isinstance(name, str) or "://" in name:
-            raise ConfigError(f"{path}: _BASE_ must name a file, got {str(name)[:80]!r}")
+            raise ConfigError(f"{path}: _BASE_ must name a local file, got {str(name)[:80]!r}")
         result = merged(result, files.load(path.parent / Path(name).expanduser()))
     return merged(result, values)
 
@@ -81,7 +81,7 @@ def _check_size(content: Any, source: str) -> None:
         value = stack.pop()
         count += 1
         if count + len(stack) > MAX_ITEMS:
-            raise ConfigError(f"{source}: more than {MAX_ITEMS:,} settings, so it is not a config")
+            raise ConfigError(f"{source}: has more than {MAX_ITEMS:,} settings, so it is not a config")
         items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
         stack += items
 
@@ -91,8 +91,7 @@ def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
     Detectron2 does.
 
     Args:
-        literals: the values of the strings that were evaluated already, since aliases may repeat a string any number of
-            times.
+        literals: cache of the values of evaluated strings, since aliases may repeat a string any number of times.
     """
     if isinstance(value, dict):
         return {key: _decoded(item, evaluator, literals) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Converts the backbones, the preprocessing and the losses that MMDetection and MMSegmentation have in common."""
+"""Converts backbones, norms and preprocessing of MMDetection and MMSegmentation, and MMDetection's box losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chordate.migration.mm_convnext import convnext_part
 from chordate.migration.resnet_names import resnet_part
 from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES
 
-# Norms in Chordate, where `train.sync_bn` enables SyncBN.
+# Norm in OpenMMLab -> norm in Chordate, where `train.sync_bn` enables SyncBN.
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
 RESNETS = ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d")
 # Backbones that are not converted -> a network of timm that is like one of them.
@@ -34,7 +34,7 @@ IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations tha
 
 
 def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
-    """Chordate's norm for the setting `key` of `cfg`, a dict such as `norm_cfg`; `default` if it is missing."""
+    """Chordate's norm for `cfg[key]`, a dict such as `dict(type="BN")`; `default` if it is missing or None."""
     if key not in cfg:
         cfg.ignore(key)
         return default
@@ -53,6 +53,15 @@ def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -
     return {"type": name, **options} if options else name
 
 
+def plain_convolutions(cfg: Keys) -> None:
+    """Report `conv_cfg` of `cfg`, unless it is None. Loading folds the standardization of ConvWS into the weights."""
+    settings = cfg.values.get("conv_cfg")
+    if isinstance(settings, dict) and settings.get("type") == "ConvWS":
+        cfg.lose("conv_cfg", "weights are standardized when they are loaded, not in training", "training")
+    else:
+        cfg.expect("conv_cfg", None, reason="plain convolutions")
+
+
 def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, start: str, pretrained: Any = None) -> dict[str, Any]:
     """Convert a ResNet, ResNeXt or ConvNeXt to Chordate's `model.backbone`.
 
@@ -61,7 +70,7 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, start: str, pre
         norm_eval: the framework's default of `norm_eval`.
         contract: whether the framework's ResNet has `contract_dilation`.
         start: the packaged config to start from if the backbone is not converted, for the error message.
-        pretrained: MMSegmentation's `model.pretrained`.
+        pretrained: the setting `model.pretrained`, which is used unless `init_cfg` names a checkpoint.
 
     Raises:
         ConfigError: Chordate has no such backbone.
@@ -95,7 +104,7 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, start: str, pre
     cfg.expect("dcn", None, reason="deformable convolutions are not supported; plain 3×3 convolutions")
     cfg.expect("stage_with_dcn", None, (False,) * 4, reason="deformable convolutions are not supported")
     cfg.expect("plugins", None, reason="plug-in layers of blocks are not supported")
-    cfg.expect("conv_cfg", None, reason="plain convolutions")
+    plain_convolutions(cfg)
     cfg.ignore("num_stages", "out_indices", "zero_init_residual", "stage_with_dcn")
     weights = _pretrained(cfg, pretrained, part["type"])
     if weights:
@@ -161,7 +170,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
 
 
 def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
-    """The backbone's `pretrained` in Chordate, from `init_cfg` or MMSegmentation's `model.pretrained`."""
+    """The backbone's `pretrained` in Chordate, from `init_cfg`, or else from `model.pretrained`."""
     init = cfg.parts("init_cfg", least=1)[0]
     source = init.get("checkpoint", None) if init.get("type", None) == "Pretrained" else pretrained
     cfg.ignore("init_cfg", "pretrained")
@@ -200,7 +209,7 @@ def box_loss_part(cfg: Keys, key: str, decoded: bool) -> dict[str, Any]:
 
     Args:
         cfg: the head's settings.
-        key: name of the loss in them.
+        key: name of the setting of the loss, such as `loss_bbox`.
         decoded: `reg_decoded_bbox`, whether the loss compares boxes, not deltas.
     """
     loss = cfg.part(key)

@@ -38,7 +38,7 @@ def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
     conversion.config = {"model": fill_numbers(model, {}), **sections}
     for name, value in values.items():
         if not isinstance(value, dict) or name not in SECTIONS:
-            cfg.ignore(name)  # a variable that the file itself uses
+            cfg.ignore(name)  # a helper variable of the file, not a section
     cfg.report_unread()
     return conversion
 

@@ -23,7 +23,7 @@ SEMANTIC_CLASSES = {"ADE20KDataset": 150, "PascalVOCDataset": 21, "COCOStuffData
 
 
 def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
-    """The dataset inside of wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
+    """The dataset inside wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
     times, balanced = 1, None
     while dataset.get("type") in ("RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
         kind = dataset.get("type")
@@ -71,7 +71,9 @@ def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> di
     dataset.ignore("pipeline", "backend_args", "test_mode", "metainfo", "data_prefix", "serialize_data", "lazy_init")
     dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file")
     filters = dataset.part("filter_cfg")
-    filters.ignore("min_size", "bbox_min_size")  # no image of the usual datasets is smaller
+    # No image of the usual datasets is below min_size. Boxes below bbox_min_size (VOC) are kept, but MMDetection
+    # ignores them in training.
+    filters.ignore("min_size", "bbox_min_size")
     if semantic:
         part = _semantic(outer, dataset, prefix, kind, split, names or [f"class {number}" for number in range(classes)])
     elif kind == "VOCDataset":
@@ -125,7 +127,7 @@ def _semantic(
     if kind == "COCOStuffDataset" and last in ("train2017", "val2017"):  # not COCO-Stuff 10k, of 2014
         return {"type": "CocoStuff", "split": last}
     if kind == "PascalVOCDataset":
-        # MMSegmentation concatenates VOC's and SBD's images, which are one split here.
+        # MMSegmentation concatenates VOC's and SBD's images, which are one split in Chordate.
         name = "train_aug" if _concatenated(outer) else PurePosixPath(dataset.get("ann_file")).stem
         return {"type": "VocSemantic", "split": name}
     _only_first(outer, split)

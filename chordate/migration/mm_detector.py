@@ -7,7 +7,14 @@ from typing import Any
 from chordate.errors import ConfigError
 from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_arguments
 from chordate.migration.config_conversion import Keys
-from chordate.migration.mm_backbone import backbone_part, box_loss_part, feature_maps, norm_setting, preprocess_part
+from chordate.migration.mm_backbone import (
+    backbone_part,
+    box_loss_part,
+    feature_maps,
+    norm_setting,
+    plain_convolutions,
+    preprocess_part,
+)
 from chordate.migration.mm_regions import region_heads
 
 DETECTORS = {  # types of models -> the packaged configs of the same type
@@ -85,7 +92,7 @@ def fpn_part(cfg: Keys) -> dict[str, Any]:
             cfg.lose("num_outs", "the pyramid has 1 extra level")
     cfg.ignore("relu_before_extra_convs", "in_channels", "init_cfg", "num_outs")
     cfg.expect("no_norm_on_lateral", False, reason="lateral convolutions have the norm too")
-    cfg.expect("conv_cfg", None, reason="plain convolutions")
+    plain_convolutions(cfg)
     cfg.expect("act_cfg", None, reason="the pyramid has no activations")
     cfg.expect("upsample_cfg", {"mode": "nearest"}, reason="nearest neighbors are repeated")
     return neck

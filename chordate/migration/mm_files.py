@@ -47,7 +47,7 @@ def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
         )
     body = parse(text, str(path)).body
     if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in body):
-        raise ConfigError(f"{path}: configs with read_base() are imported by mmengine, not read; {EXECUTE}")
+        raise ConfigError(f"{path}: uses read_base(), which cannot be read without running it; {EXECUTE}")
     base: dict[str, Any] = {}
     names: dict[str, Any] = {"_base_": base}
     evaluator = Evaluator(str(path), names)
@@ -73,13 +73,13 @@ def _bases(names: Any, path: Path, files: SourceFiles) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in names if isinstance(names, list | tuple) else [names]:
         if not isinstance(name, str) or "::" in name or "://" in name:
-            raise ConfigError(f"{path}: _base_ must name files, got {str(name)[:80]!r}")
+            raise ConfigError(f"{path}: _base_ must name local files, got {str(name)[:80]!r}")
         values = merged(values, files.load(path.parent / name))
     return values
 
 
 def _assign(target: ast.expr, value: Any, names: dict[str, Any], evaluator: Evaluator, path: Path) -> None:
-    """Assign to a variable, or to a setting in its dict: `_base_.train_cfg.max_epochs = 36`."""
+    """Assign a value to a variable, or to a nested setting: `_base_.train_cfg.max_epochs = 36`."""
     if isinstance(target, ast.Name):
         names[target.id] = value
         return

@@ -80,7 +80,7 @@ def _random_resize(step: Keys) -> list[dict[str, Any]]:
 
 
 def _is_jitter(resize: Keys, crop: Keys) -> bool:
-    """Whether two steps are large-scale jitter: a random scale, and a crop of the same size."""
+    """Whether two steps are large-scale jitter: a resize to a random multiple of a size, and a crop of this size."""
     return (
         crop.get("type") == "RandomCrop"
         and crop.get("crop_type", "absolute") == "absolute_range"

@@ -1,4 +1,4 @@
-"""Converts the region heads (`roi_head`) of MMDetection configs, and the semantic head of its Panoptic FPN."""
+"""Converts the RoI heads (`roi_head`) of MMDetection configs, and the semantic head of Panoptic FPN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
-from chordate.migration.mm_backbone import box_loss_part, norm_setting
+from chordate.migration.mm_backbone import box_loss_part, norm_setting, plain_convolutions
 
 FPN_STRIDES = [4, 8, 16, 32]
 BOX_HEADS = {  # default numbers of shared convolutions and fully connected layers
@@ -69,7 +69,7 @@ def _box(model: Keys) -> dict[str, Any]:
 
 
 def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
-    """The arguments of BoxHead for a box head, which is stage `number` of a cascade."""
+    """The arguments of BoxHead for `head`, which is stage `number` of a cascade, or the only box head (0)."""
     kind = head.get("type")
     if kind not in BOX_HEADS:
         raise ConfigError(f"model.roi_head.bbox_head.type {kind} has no counterpart; {', '.join(BOX_HEADS)} have one")
@@ -119,7 +119,7 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
 def _trunk(head: Keys, convs: int, fcs: int) -> dict[str, Any]:
     for branch in ("num_cls_convs", "num_cls_fcs", "num_reg_convs", "num_reg_fcs"):
         head.expect(branch, 0, reason="classes and boxes share all layers")
-    head.expect("conv_cfg", None, reason="plain convolutions")
+    plain_convolutions(head)
     return {
         "type": "ConvFC",
         "convs": head.get("num_shared_convs", convs),
@@ -135,10 +135,11 @@ def _mask(model: Keys, shares: bool) -> dict[str, Any]:
     head = rois.parts("mask_head", least=1)[0]
     if head.get("type") != "FCNMaskHead":
         raise ConfigError(f"model.roi_head.mask_head.type {head.get('type')} has no counterpart; FCNMaskHead has one")
-    if rois.get("type") == "CascadeRoIHead":
-        rois.lose("mask_head", "one mask head for all stages, which trains on the regions of the first one")
+    is_cascade = rois.get("type") == "CascadeRoIHead"
+    if is_cascade:
+        rois.lose("mask_head", "all mask heads train on the regions of the first stage", "training")
     head.expect("upsample_cfg", None, {"type": "deconv", "scale_factor": 2}, reason="a deconvolution doubles the size")
-    head.expect("conv_cfg", None, reason="plain convolutions")
+    plain_convolutions(head)
     head.expect("conv_kernel_size", 3, reason="3×3 convolutions")
     loss = head.part("loss_mask")
     loss.expect("type", "CrossEntropyLoss", reason="binary cross-entropy of the pixels", effect="training")
@@ -151,8 +152,7 @@ def _mask(model: Keys, shares: bool) -> dict[str, Any]:
     own_pooling = (
         {} if shares else pooling(rois, "mask_roi_extractor" if "mask_roi_extractor" in rois else "bbox_roi_extractor")
     )
-    return {
-        "type": "MaskHead",
+    settings = {
         **own_pooling,
         "convs": head.get("num_convs", 4),
         "channels": head.get("conv_out_channels", 256),
@@ -160,10 +160,13 @@ def _mask(model: Keys, shares: bool) -> dict[str, Any]:
         "class_agnostic": head.get("class_agnostic", False),
         "loss_weight": loss.get("loss_weight", 1.0),
     }
+    if is_cascade:
+        return {"type": "CascadeMaskHead", "stages": rois.get("num_stages"), "stage": settings}
+    return {"type": "MaskHead", **settings}
 
 
 def pooling(rois: Keys, key: str) -> dict[str, Any]:
-    """`resolution`, `sampling_ratio`, `aligned` and `levels` of a head, for a region extractor."""
+    """`resolution`, `sampling_ratio`, `aligned` and `levels` of a head, from the RoI extractor in the setting `key`."""
     extractor = rois.part(key)
     layer = extractor.part("roi_layer")
     extractor.expect("type", "SingleRoIExtractor", reason="each region is pooled from one level")

@@ -8,7 +8,7 @@ from chordate.migration.config_conversion import Keys
 
 
 def schedule_part(cfg: Keys, lr: float, times: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the section `train` about the length of the training, and the section `schedule`.
+    """Convert the schedule: returns settings of `train` (length, evaluation and checkpoint intervals), and `schedule`.
 
     Args:
         cfg: the whole config.

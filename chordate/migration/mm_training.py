@@ -13,7 +13,8 @@ from chordate.migration.mm_pipelines import has_masks, pipeline_part
 from chordate.migration.mm_schedule import schedule_part
 from chordate.text import pluralize
 
-# Settings of a run that change no numbers.
+# Settings that are ignored without a report: they affect neither predictions nor training (except some hooks in
+# `custom_hooks`), or are read separately (`auto_scale_lr`, `randomness`).
 RUNTIME = (
     "default_scope", "env_cfg", "vis_backends", "visualizer", "log_processor", "log_level", "resume", "custom_imports",
     "val_cfg", "test_cfg", "tta_model", "tta_pipeline", "work_dir", "launcher", "test_dataloader", "test_evaluator",
@@ -22,11 +23,11 @@ RUNTIME = (
 
 
 def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict[str, Any]:
-    """Convert the sections besides `model`.
+    """Convert all sections except `model`.
 
     Args:
         cfg: the whole config.
-        path: the file, whose name has the number of GPUs (`4xb2`).
+        path: the file, whose name may contain the number of GPUs and the batch size per GPU (`4xb2`).
         semantic: whether the config is MMSegmentation's.
         sync_bn: whether the model has synchronized BatchNorms.
     """

@@ -36,7 +36,7 @@ TYPES: Mapping[str, Any] = {
         ("groups", "base_width", "num_groups", "out_channels", "num_outs", "pad_size_divisor", "num", "nms_pre",
          "max_per_img", "scales_per_octave", "conv_out_channels", "fc_out_channels", "inner_channels", "output_size",
          "channels", "num_classes", "dilation", "c1_channels", "times", "max_epochs", "max_iters", "val_interval",
-         "batch_size", "base_batch_size", "accumulative_counts", "num_layers"),
+         "batch_size", "base_batch_size", "accumulative_counts", "num_layers", "num_stages"),
         PositiveInt,
     ),
     **dict.fromkeys(

@@ -14,7 +14,7 @@ from chordate.errors import ConfigError
 from chordate.log_once import no_warnings
 from chordate.migration.config_defaults import equal, section_defaults, without_defaults
 
-# Settings that change no numbers; the packaged config's are kept.
+# Settings that affect neither predictions nor training; the packaged config's values are kept.
 KEPT = (
     ("train", "channels_last"),
     ("train", "save_best"),
@@ -51,25 +51,25 @@ class Nearest(NamedTuple):
 
 
 def find_nearest(config: Mapping[str, Any]) -> Nearest:
-    """Find the packaged config, with any backbone, that needs the fewest settings to become `config`.
+    """Find the packaged config, with its own or another backbone, that needs the fewest overrides to equal `config`.
 
     Variations (see `variations`) are tried only for the three nearest config files, since loading a config takes time.
 
     Raises:
-        ConfigError: no packaged config has this type of model.
+        ConfigError: no packaged config has `config`'s type of model.
     """
     target = without_defaults(config)
     files = _ranked([name for name in packaged_configs() if name.startswith(FAMILIES)], target)
     if not files:
-        raise ConfigError(f"no packaged config has a {target['model']['type']}")
+        raise ConfigError(f"no packaged config has a model of type {target['model']['type']}")
     backbone = target["model"]["backbone"]["type"]
     names = [name for nearest in files[:3] for name in variations(nearest.base, backbone)]
     return _ranked(names, target)[0]
 
 
 def variations(name: str, backbone: str) -> Iterator[str]:
-    """Yield a packaged config's name, then its name with `backbone`, then this name with each matching word of
-    VARIATIONS replaced. The shortest of the backbone's aliases is used."""
+    """Yield the name of a packaged config, then the name with its backbone replaced by `backbone` (its shortest alias),
+    then the latter once for each replacement in VARIATIONS that applies to it. Only `name` if it has no backbone."""
     yield name
     parts = read_templates(package_root()).parts.get(name)
     if parts is None:
@@ -94,7 +94,7 @@ def _ranked(names: Iterable[str], target: Mapping[str, Any]) -> list[Nearest]:
 
 
 def differences(target: Mapping[str, Any], base: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that must override `base` to make it equal to `target`; both are without defaults."""
+    """The settings that must override `base` to make it equal to `target`; both are results of `without_defaults`."""
     result: dict[str, Any] = {}
     for key in (*target, *(key for key in base if key not in target)):
         here = (*path, key)
@@ -119,7 +119,7 @@ def _nested(key: str, target: Mapping[str, Any], base: Mapping[str, Any], path: 
 
 
 def _short_norms(value: Any) -> Any:
-    """Copy settings with the names of norms in place of dicts that have only a `type`."""
+    """Copy settings, with each norm that is a dict with only a `type` replaced by its name."""
     if not isinstance(value, Mapping):
         return value
     items = {key: _short_norms(item) for key, item in value.items()}
@@ -134,7 +134,7 @@ def _count(value: Any) -> int:
 
 @cache
 def _load(name: str) -> dict[str, Any] | None:
-    """A packaged config without defaults; None if the name does not exist for this backbone."""
+    """A packaged config without defaults; None if there is no config of this name."""
     try:
         with no_warnings():  # about settings of the packaged config that another backbone does not have
             return without_defaults(load_config(name).to_dict())

@@ -1,7 +1,7 @@
 """Evaluates the expressions of other frameworks' Python configs, as data: no code of the file is executed.
 
-Allowed are literals, `dict(…)`, arithmetic, comprehensions, f-strings, and names that were assigned before. Work and
-memory are limited, so that a hostile file is an error.
+Expressions may contain literals, arithmetic, comparisons, comprehensions, f-strings, names that were assigned before,
+and calls of `dict`, `range` and FUNCTIONS. Work and memory are limited, so a hostile file raises an error.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from chordate.errors import ConfigError
 
-MAX_WORK = 200_000  # evaluated nodes and copied items per file; the largest shipped configs need 5,000
+MAX_WORK = 200_000  # limit on evaluated nodes and copied items per file; the frameworks' largest configs need 5,000
 MAX_LENGTH = 100_000  # limit on the characters of a string and the items of a list
-SHORT_TEXT = 64  # characters; references to longer texts are limited, since messages and f-strings repeat the text
+SHORT_TEXT = 64  # copying a string adds 1 unit of work per 64 characters, since f-strings and messages may repeat it
 MAX_NUMBER = 2**64
 NUMERIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
@@ -33,7 +33,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class Evaluator:
-    """Evaluates expressions with the names in `names`; each instance has its own limit of work.
+    """Evaluates expressions with the names in `names`; the work of each instance is limited by MAX_WORK.
 
     Args:
         source: the file, for error messages.
@@ -203,7 +203,7 @@ class Evaluator:
     def _loop(
         self, loops: list[ast.comprehension], names: MutableMapping[str, Any]
     ) -> Iterator[MutableMapping[str, Any]]:
-        """The names inside of a comprehension, for each of its iterations."""
+        """Yield the dict from names to values for each iteration of a comprehension."""
         if not loops:
             yield names
             return
@@ -243,7 +243,7 @@ class Evaluator:
         return value
 
     def _size(self, value: Any, node: ast.AST) -> int:
-        """Number of items in nested lists and dicts."""
+        """Number of items in nested lists and dicts, which count as items, too; a string counts as its characters."""
         self._spend(1, node)
         if isinstance(value, dict):
             return 1 + sum(self._size(item, node) for item in value.values())
@@ -256,12 +256,12 @@ def parse(code: str, source: str, mode: str = "exec") -> Any:
     """Parse Python code into a syntax tree.
 
     Raises:
-        ConfigError: the code is not Python, or nested too deeply.
+        ConfigError: the code is not Python, or is nested too deeply.
     """
     try:
         return ast.parse(code.strip() if mode == "eval" else code, mode=mode)
     except SyntaxError as error:
-        raise ConfigError(f"{source}: line {error.lineno}: not a Python config: {error.msg}") from error
+        raise ConfigError(f"{source}: line {error.lineno}: cannot be parsed as Python: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise ConfigError(f"{source}: not a Python config: {reason}") from error
+        raise ConfigError(f"{source}: cannot be parsed as Python: {reason}") from error

@@ -1,4 +1,4 @@
-"""Names of ResNets in Chordate for the settings that Detectron2, MMDetection and MMSegmentation have in common."""
+"""Converts the ResNets of Detectron2, MMDetection and MMSegmentation to Chordate's backbone configs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def resnet_part(
     average_shortcut: bool = False,
     caffe: bool = False,
 ) -> dict[str, Any]:
-    """The config of a ResNet or ResNeXt: the named variant that is nearest, and the arguments in which it differs.
+    """The config of a ResNet or ResNeXt: the nearest variant's name, and the arguments that differ from the variant's.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        groups, group_width: groups of the 3×3 convolutions, and channels of each group at c2.
+        groups, group_width: number of groups of the 3×3 convolutions, and channels per group at c2 (used only if
+            `groups` > 1).
         deep_stem: whether the stem has three 3×3 convolutions (ResNet-C).
         stem_channels: width of the stem.
         average_shortcut: whether the shortcuts have an average pool (ResNet-D).

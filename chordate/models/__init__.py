@@ -1,4 +1,5 @@
-"""Models: classifier, detectors, semantic segmenter. Importing the package registers them in MODELS."""
+"""Models for classification, detection, semantic and panoptic segmentation, and pose estimation. Importing the
+package registers them in MODELS."""
 
 from chordate.models.classifier import ImageClassifier
 from chordate.models.one_stage import OneStageDetector

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from chordate.arguments import Names, PositiveInt, validate_arguments
+from chordate.arguments import Names, PositiveInt, checked_call
 from chordate.composition import Section, located
 from chordate.config import load_config, section
 from chordate.contracts import Backbone, check_outputs
@@ -37,26 +37,27 @@ DEFAULT_PIPELINE = [  # the test pipeline of a config without val_data
 ]
 
 
+@checked_call()
 def build_backbone(
     backbone: str | Mapping[str, Any], *, pretrained: str | bool | None = None, **options: Any
 ) -> Backbone:
-    """Build a backbone, in evaluation mode.
+    """Build a backbone in evaluation mode, and load its pretrained weights.
 
     Args:
         backbone: a variant's name (`"resnet50"`), or a dict with `type` and arguments.
-        pretrained: weights to load: True for the variant's default, `"torchvision://resnet50"`, a path or a URL.
+        pretrained: weights to load: True for the variant's default, `"torchvision://resnet50"`, a path or a URL; None
+            for the value in `backbone`, if any.
         options: further arguments of the backbone, such as `out=["c3", "c4", "c5"]`; they override the variant's.
 
     Returns:
-        A module that computes a dict of feature maps from normalized images `[N, 3, H, W]`; `out_features` has their
-        names, channels and strides.
+        A module that computes a dict of feature maps from normalized images `[N, in_channels, H, W]`; `out_features`
+        has their names, channels and strides.
 
     Raises:
         ConfigError: a name or argument is unknown, or a forward pass does not return the feature maps in
             `out_features`.
         CheckpointError: the weights cannot be read or do not fit.
     """
-    validate_arguments(build_backbone, {"backbone": backbone, "pretrained": pretrained}, "build_backbone")
     config: dict[str, Any] = {"type": backbone} if isinstance(backbone, str) else dict(backbone)
     if pretrained is not None:
         config["pretrained"] = pretrained
@@ -66,6 +67,7 @@ def build_backbone(
     return built.eval()
 
 
+@checked_call()
 def build_model(
     config: str | Path | Mapping[str, Any] | Config,
     *,
@@ -80,10 +82,9 @@ def build_model(
     Args:
         config: the name of a packaged config (`"faster-rcnn_r50_fpn_1x_coco"`), the path of a config file, a Config, or
             a dict that is a complete config or only its `model` section.
-        meta: metadata of the dataset; by default the checkpoint's, or the config's `fallback_meta` if the checkpoint
-            has none.
-        classes: class names, which replace the metadata's.
-        num_classes: number of classes, if their names do not matter.
+        meta: metadata of the dataset; by default the checkpoint's, or else the config's (see `config_meta`).
+        classes: class names, which replace the metadata's; only without `meta`.
+        num_classes: number of classes, if their names do not matter; only without `meta`.
         checkpoint: checkpoint of a trained model: a path, a URL, or the result of `read_state`. `model.load_report`
             then lists the loaded tensors.
         pretrained: whether to load the pretrained backbone weights that the config sets; ignored with a checkpoint.
@@ -93,12 +94,10 @@ def build_model(
         tensors of its backbones.
 
     Raises:
-        ConfigError: the config has unknown names, its parts do not fit together, or no source defines the classes.
-        CheckpointError: weights cannot be read, or are of a different model.
+        ConfigError: the config has unknown names, its parts do not fit together, no source defines the classes, or
+            the arguments contradict each other.
+        CheckpointError: weights cannot be read, are of a different model, or were trained on other data than requested.
     """
-    arguments = {"config": config, "meta": meta, "classes": classes, "num_classes": num_classes}
-    arguments |= {"checkpoint": checkpoint, "pretrained": pretrained}
-    validate_arguments(build_model, arguments, "build_model")
     if isinstance(config, Mapping) and "type" in config and "model" not in config:
         config = {"model": config}
     cfg = load_config(config)
@@ -111,7 +110,10 @@ def build_model(
     meta = meta or _meta(fallback, classes, num_classes, trained, state)
     difference = None if trained is None else meta.difference(trained)
     if difference and state is not None:
-        raise CheckpointError(f"{source_of(state)} was trained on other data than requested: {difference}")
+        raise CheckpointError(
+            f"{source_of(state)} was trained on other data (pass no meta, classes or num_classes to use its own): "
+            f"the requested model has {difference}"
+        )
     try:
         model: Model = MODELS.build(parts, meta=meta)
     except ConfigError as error:
@@ -128,7 +130,7 @@ def build_model(
 
 def image_channels(cfg: Config) -> int | None:
     """Number of channels of the images of a config's model, from `preprocess.mean` or `backbone.in_channels`; None if
-    it has neither."""
+    it sets neither."""
     parts = section(cfg, "model")
     preprocess, backbone = parts.get("preprocess"), parts.get("backbone")
     mean = preprocess.get("mean") if isinstance(preprocess, Mapping) else None
@@ -156,7 +158,10 @@ def start_from(model: Model, source: str | Path, setting: str = "load_from") -> 
     fitting = len(report.loaded) + len(report.adapted)
     total = fitting + len(report.missing)
     if fitting < MIN_LOADED * total:
-        log.warning(f"{setting}={source}: only {fitting} of the model's {total} tensors fit; is it from another model?")
+        log.warning(
+            f"{setting}={source}: only {fitting} of the model's {total} tensors fit; "
+            "is the checkpoint from another model?"
+        )
 
 
 def warn_about_frozen_stages(model: Model) -> None:
@@ -168,7 +173,7 @@ def warn_about_frozen_stages(model: Model) -> None:
         if backbone.frozen_stages != -1 and not backbone.pretrained:
             log.warning(
                 f"model.{path}: its frozen stages (frozen_stages={backbone.frozen_stages}) keep random weights; load "
-                f"weights by model.{path}.pretrained or --load-from, or use {scratch_settings(path, backbone)}"
+                f"weights with model.{path}.pretrained or --load-from, or use {scratch_settings(path, backbone)}"
             )
 
 
@@ -185,7 +190,7 @@ def _load_pretrained(model: Model, parts: Section) -> list[LoadReport]:
 
 
 def config_meta(cfg: Config) -> DatasetMeta | None:
-    """The metadata that a config defines without its data; None if there is none.
+    """The metadata that a config defines, found without reading the data; None if it defines none.
 
     It is `fallback_meta`, or else the class attribute `meta` of the training dataset. If the config sets `classes` of
     the training dataset, they replace the class names.

@@ -30,7 +30,7 @@ class ImageClassifier(Model):
         tta: test-time augmentation, a dict with `type` (see `classifier_tta.py`); None for no test-time augmentation.
 
     Raises:
-        ConfigError: backbone, head or `preprocess` do not fit together.
+        ConfigError: backbone, head and `preprocess` do not fit together.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class ImageClassifier(Model):
         self.example_size = self.backbone.example_size
         features = offered(self.backbone)
         self.head: ImageHead = HEADS.build(head, facts=meta.facts(), contract=ImageHead, in_features=features)
-        with torch.device("cpu"):  # transforms.v2 draws random numbers on the CPU; the default device may differ
+        with torch.device("cpu"):  # MixUp's Beta distribution stays on the CPU, even if the model is built elsewhere
             self.mix = [TRANSFORMS.build(one | {"num_classes": len(meta.classes)}) for one in mix]
         self.tta = None if tta is None else CLASSIFIER_TTA.build(tta)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
+        """Logits `[N, num_classes]` of normalized images `[N, C, H, W]`."""
         return self.head(self.backbone(images))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities `[N, num_classes]` of normalized images `[N, 3, H, W]`."""
+        """Class probabilities `[N, num_classes]` of normalized images `[N, C, H, W]`."""
         return self.head.probabilities(self.logits(images))
 
     def backbone_features(self, batch: Batch) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ class ImageClassifier(Model):
         """The loss and the error rate of a batch. For mixed images, the class with the largest weight counts as true.
 
         Raises:
-            DataError: the batch has no targets.
+            DataError: the batch has no targets, or targets of another task.
         """
         if not isinstance(batch.targets, ClassTargets):
             raise wrong_targets(self, batch.targets, ClassTargets)

@@ -1,4 +1,4 @@
-"""Test-time augmentation of classifiers: averages ten crops, or several scales."""
+"""Test-time augmentation of classifiers: averages the probabilities of ten crops, or of several scales."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -12,7 +12,7 @@ from chordate.arguments import NonEmpty, PositiveInt
 from chordate.errors import ConfigError
 from chordate.registry import PlugRegistry
 
-Score = Callable[[Tensor], Tensor]  # normalized images [N, 3, H, W] to probabilities [N, classes]
+Score = Callable[[Tensor], Tensor]  # normalized images [N, C, H, W] to probabilities [N, classes]
 CLASSIFIER_TTA = PlugRegistry("test-time augmentation")
 
 

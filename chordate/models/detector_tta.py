@@ -22,7 +22,7 @@ class AugmentedBatch:
     """A batch that is resized and possibly flipped horizontally.
 
     Attributes:
-        images: `[N, 3, H, W]`, padded at the right and the bottom.
+        images: `[N, C, H, W]`, padded at the right and the bottom.
         sizes: `[N, 2]`, height and width of each image without padding.
         factors: `[N, 4]`, scale factors of x1, y1, x2, y2 from the original batch to this batch (before the flip).
         flip: whether the images are flipped horizontally.
@@ -76,7 +76,8 @@ class DetectorTTA:
 
 
 def augment(batch: Batch, scale: float, flip: bool, size_divisor: int) -> AugmentedBatch:
-    """Resize the images of a batch (bilinear, antialiased), and flip them horizontally if `flip` is true."""
+    """Resize the images of a batch by the factor `scale` (bilinear, antialiased), flip them horizontally if `flip` is
+    true, and pad them to multiples of `size_divisor` pixels. With a scale of 1 and no flip, they are unchanged."""
     ones = torch.ones(len(batch), 4, dtype=torch.float64, device=batch.sizes.device)
     if scale == 1 and not flip:
         return AugmentedBatch(batch.images, batch.sizes, ones, False)
@@ -123,8 +124,8 @@ def average_maps(
     Args:
         maps: for each augmented batch, one tensor of masks or heatmaps per image.
         batches: the augmented batches; masks and heatmaps of flipped batches are flipped back.
-        mirrored: for each keypoint channel `K` of `[D, K, S, S]`, the index of the channel that replaces it in a
-            flipped image; None if a flip does not swap channels.
+        mirrored: for each of the `K` keypoint channels of `[D, K, S, S]`, the index of the channel that replaces it in
+            a flipped image; None if a flip does not swap channels.
     """
     restored = []
     for images, batch in zip(maps, batches, strict=True):

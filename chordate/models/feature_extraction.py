@@ -21,7 +21,8 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
             (`Model.embed`).
 
     Raises:
-        ConfigError: the feature map does not exist, or `map` is None and the model has no `embed`.
+        ConfigError: the feature map does not exist, `map` is None and `Model.embed` returns None, or the model does not
+            implement `backbone_features`.
     """
     if map is None:
         embedded = model.embed(batch)
@@ -30,7 +31,7 @@ def feature_vectors(model: Model, batch: Batch, map: str | None = None) -> Tenso
     features = model.backbone_features(batch)
     if map is None:
         names = ", ".join(features)
-        raise ConfigError(f"{type(model).__name__} has no feature vectors; name the feature map to average: {names}")
+        raise ConfigError(f"{type(model).__name__} has no default feature vectors; set map (--map) to one of {names}")
     if map not in features:
         raise ConfigError(unknown("feature map of the backbone", map, features))
     padded, grid = (torch.tensor(x.shape[-2:], device=batch.sizes.device) for x in (batch.images, features[map]))

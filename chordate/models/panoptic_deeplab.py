@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab (Cheng et al. 2020): segments classes, and groups the pixels of things by instance centers."""
+"""Panoptic-DeepLab (Cheng et al. 2020): predicts a class per pixel, and groups the pixels of things by instance."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from chordate.structures import Batch, DatasetMeta, PanopticMap, PanopticTargets
 class PanopticDeepLab(Model):
     """A backbone, an optional neck, a semantic head for all classes, and a head for instance centers and offsets.
 
-    Each pixel of a thing class is assigned to the center nearest to the pixel plus its predicted offset. The class of
-    an instance is the most frequent class of its pixels (section 3.3). In the semantic loss, pixels of small instances
-    have a larger weight. The defaults are those of Detectron2's Panoptic-DeepLab project.
+    Each pixel of a thing class is assigned to the center nearest to the sum of its position and predicted offset. The
+    class of an instance is the most frequent class of its pixels (section 3.2). In the semantic loss, pixels of small
+    instances have a larger weight. The defaults from `center_threshold` to `small_instance_area` are those of
+    Detectron2's Panoptic-DeepLab project.
 
     Args:
         meta: metadata of the dataset; `meta.stuff` has the names of the stuff classes.
@@ -44,7 +45,7 @@ class PanopticDeepLab(Model):
             neck, the heads read the backbone's feature maps.
         semantic: a `WeightedPixelHead`; with a `small_instance_weight` of 1, any `PixelHead`.
         center: a `CenterHead`.
-        center_threshold: minimum heatmap value of a center.
+        center_threshold: heatmap value that a center must exceed.
         nms_kernel: side of the max-pooling window in pixels, odd; a center is the maximum of its window.
         topk: maximum number of centers per image.
         stuff_area: minimum area of a stuff segment, in pixels of the batch; smaller stuff segments are dropped.
@@ -184,7 +185,7 @@ class PanopticDeepLab(Model):
 
         Args:
             centers: the centers in each image.
-            offsets: `[N, 2, H, W]` (y, x), offset of each pixel to its center in pixels.
+            offsets: `[N, 2, H, W]` (y, x), offset in pixels from each pixel to its center.
             labels: `[N, H, W]`, the class of each pixel.
             inside: `[N, H, W]` bool, False in the padding, which gets no segment.
         """

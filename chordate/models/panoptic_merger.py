@@ -27,7 +27,8 @@ class MergeSettings:
         score_threshold: minimum score of an instance.
         overlap_threshold: maximum fraction of an instance's mask that instances with higher scores may cover; instances
             with a larger covered fraction are dropped.
-        stuff_area: minimum area of a stuff segment, in pixels of the original image; smaller segments are dropped.
+        stuff_area: minimum area of a stuff segment, in pixels of the original image (of the batch in exported models);
+            smaller segments are dropped.
     """
 
     score_threshold: Fraction = 0.5
@@ -119,7 +120,7 @@ class PanopticMerger(nn.Module):
 
         Args:
             detections: boxes in pixels of the padded batch.
-            masks: `[N, D, M, M]`, the probability of each mask in the cells of a grid over its box.
+            masks: `[N, D, M, M]`, mask probabilities on a grid of M×M cells over each box.
             logits: `[N, 1 + stuff classes, h, w]`, from the semantic head.
             sizes: `[N, 2]`, heights and widths of the images without padding.
             size: height and width of the padded batch.

@@ -25,8 +25,8 @@ from chordate.structures.pose import CropInfo, Poses, PoseTargets
 class PoseEstimator(TopDownModel):
     """Top-down pose estimation: one object per image of the batch (Xiao et al. 2018).
 
-    The images of a batch are crops of one object each (`TopDownCrop`). An image that is not a crop is treated as an
-    object that fills the image.
+    The images of a batch are crops of one object each (`TopDownCrop`). An image that is not a crop is treated
+    as the crop of an object that fills it.
 
     Args:
         meta: metadata of the dataset, with a skeleton.
@@ -37,10 +37,10 @@ class PoseEstimator(TopDownModel):
         flip_shift: whether to shift the heatmaps of the flipped image one cell to the right before averaging; needed if
             the head has `aligned=False`.
         min_confidence: the score of a pose is the score of its box times the mean confidence of the keypoints whose
-            confidence is above this value (0.2 in the authors' code); 0 without such keypoints.
+            confidence is above this value (0.2 in the authors' code), or 0 if there are no such keypoints.
 
     Raises:
-        ConfigError: two parts do not fit together, or the metadata has no skeleton or classes.
+        ConfigError: two parts do not fit together, or the metadata has no skeleton or no classes.
     """
 
     example_size = (256, 192)
@@ -141,7 +141,7 @@ class PoseEstimator(TopDownModel):
 
 
 def crop_infos(infos: Sequence[ImageInfo], sizes: Tensor) -> list[CropInfo]:
-    """The CropInfo of each image of a batch. An image that is not a crop is treated as one object."""
+    """The CropInfo of each image of a batch. An image that is not a crop is treated as the crop of one object."""
     if all(isinstance(info, CropInfo) for info in infos):
         return list(infos)  # type: ignore[arg-type]
     return [CropInfo.whole(info, size) for info, size in zip(infos, sizes.tolist())]

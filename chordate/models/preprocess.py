@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from chordate.arguments import NonNegativeFloat
 from chordate.errors import ConfigError
 
-# RGB statistics of ImageNet's training images, on the scale 0 … 255; torchvision's and timm's classifiers use them.
+# RGB statistics of ImageNet's training images, on the scale 0 … 255, used by torchvision's and most timm classifiers.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -41,10 +41,12 @@ class Normalize(nn.Module):
     ):
         super().__init__()
         if len(mean) != len(std) or not all(std):
-            raise ConfigError(f"mean {list(mean)} and std {list(std)}: give one number per channel, and no std of 0")
+            raise ConfigError(
+                f"mean {list(mean)} and std {list(std)} must both have one number per channel, and no std may be 0"
+            )
         if max(std) <= 1 and 0 < max(mean) <= 1:
             raise ConfigError(
-                f"mean {list(mean)} and std {list(std)} are for 0 … 1; pixels are 0 … 255, so multiply them by 255"
+                f"mean {list(mean)} and std {list(std)} are for 0 … 1; multiply them by 255, since pixels are 0 … 255"
             )
         self.bgr = bgr
         self._exact = tuple(mean), tuple(std)
@@ -66,7 +68,7 @@ class Normalize(nn.Module):
             sizes: `[N, 2]`, heights and widths without padding.
 
         Returns:
-            Normalized images `[N, C, H, W]`, in the data type of `mean`.
+            Normalized images `[N, C, H, W]`, in the dtype of `mean`.
         """
         if self.bgr:
             images = images.flip(1)

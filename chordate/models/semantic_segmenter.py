@@ -41,7 +41,7 @@ class SemanticSegmenter(Model):
         size_divisor: images are padded to multiples of this many pixels.
 
     Raises:
-        ConfigError: two parts do not fit together; the message names both.
+        ConfigError: two parts do not fit together (the message names both), or the metadata has no classes.
     """
 
     example_size = (512, 1024)
@@ -89,7 +89,7 @@ class SemanticSegmenter(Model):
         return self.head(maps if self.neck is None else self.neck(maps))
 
     def scores(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """The logits `[N, num_classes, h, w]`, or with test-time augmentation the mean probabilities."""
+        """Logits `[N, num_classes, h, w]`; with test-time augmentation, mean probabilities `[N, num_classes, H, W]`."""
         if self.tta is not None:
             return self.tta(images, sizes, self.logits, self.size_divisor)
         return self.logits(images, sizes)

@@ -15,7 +15,7 @@ Logits = Callable[[Tensor, Tensor], Tensor]  # (images [N, C, h, w], sizes [N, 2
 
 
 class SemanticTTA:
-    """Averages the class probabilities of each pixel over several scales and flips (Chen et al. 2017, section 4.1).
+    """Averages each pixel's class probabilities over scales and flips (Chen et al. 2017, DeepLab v3, section 4.2).
 
     Args:
         scales: scale factors of the images; 0.5, 0.75, … 1.75 in the paper.

@@ -25,7 +25,7 @@ class Axis:
     Attributes:
         starts: start of each window, in pixels of the model's input; the last window ends at the image border.
         size: length of a window, in pixels of the model's input.
-        length: length of the model's input, in pixels.
+        length: length of the model's input (the whole resized image), in pixels.
         original: length of the original image, in pixels.
     """
 
@@ -40,7 +40,7 @@ class Axis:
         return cls([*range(0, last, stride), last], min(size, length), length, original)
 
     def start(self, number: int) -> int:
-        """Start of a window; the image's length if `number` is one past the last window."""
+        """Start of window `number`; `length` if `number` is one past the last window."""
         return self.starts[number] if number < len(self.starts) else self.length
 
     def first_pixel(self, position: int) -> int:
@@ -75,7 +75,7 @@ class Window:
     cell: tuple[float, float]
 
     def below(self, row: int) -> Window:
-        """The window with only the rows of logits needed from pixel row `row` on, copied to free the other rows."""
+        """Drop the rows of logits that only pixel rows before `row` need; the others are copied, to free memory."""
         skipped = max(0, int((row - self.top) / self.cell[0] - 0.5))
         if not skipped:
             return self
@@ -91,8 +91,8 @@ class SlidingWindow:
 
     Args:
         size: height and width of a window in pixels of the model's input. Smaller images are predicted whole.
-        stride: vertical and horizontal distance between windows in pixels. The last window of a row or column ends at
-            the image border.
+        stride: vertical and horizontal distance between the starts of adjacent windows, in pixels; at most `size`. The
+            last window of a row or column ends at the image border.
 
     Raises:
         ConfigError: the stride is larger than the window, so that some pixels would not be predicted.
@@ -100,7 +100,9 @@ class SlidingWindow:
 
     def __init__(self, size: Size, stride: Size):
         if stride[0] > size[0] or stride[1] > size[1]:
-            raise ConfigError(f"stride {list(stride)} is larger than the window size {list(size)}")
+            raise ConfigError(
+                f"stride must be ≤ size in height and width, got stride {list(stride)} and size {list(size)}"
+            )
         self.size, self.stride = size, stride
 
     @torch.no_grad()
@@ -162,7 +164,7 @@ def _needed(windows: Sequence[Window], following: int, next_column: int) -> list
     """The windows that later windows overlap with, without the rows that are no longer needed.
 
     Args:
-        windows: the windows so far.
+        windows: the windows predicted so far.
         following: start of the next row of windows.
         next_column: start of the next window in the current row of windows.
     """

@@ -51,6 +51,10 @@ class TwoStageDetector(Detector):
         merge: arguments of `MergeSettings`, `dict(stuff_area=4096)`, for a model with a semantic head.
 
     The other arguments are as in `Detector`.
+
+    Raises:
+        ConfigError: two parts do not fit together, or the dataset lacks what a head needs: keypoint names, or both
+            things and stuff.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class TwoStageDetector(Detector):
             box = HEADS.expand(box)
             if neck is not None or "trunk" in box:
                 other = "neck" if neck is not None else "box.trunk"
-                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" replaces {other}; remove one of them')
+                raise ConfigError(f'TwoStageDetector: trunk="{trunk}" cannot be combined with {other}; remove one')
             box["trunk"] = HEADS.build("StageTrunk", stage=self.backbone.pop_stage(trunk))
             shared["roi_channels"] = box["trunk"].out_channels
         self.shares_trunk = trunk is not None
@@ -224,7 +228,10 @@ class TwoStageDetector(Detector):
         mirrored = None
         if self.keypoint is not None and tta.flip:
             if self.meta.skeleton is None:
-                raise ConfigError("model.tta.flip: the keypoints' names must be known to swap left and right")
+                raise ConfigError(
+                    "model.tta.flip: the keypoints' names must be known to swap left and right; set the dataset's "
+                    "DatasetMeta.skeleton, or flip=False"
+                )
             mirrored = self.meta.skeleton.mirrored
         augmented = tta.augment(batch, self.size_divisor)
         features = [self.features(one.images, one.sizes) for one in augmented]

@@ -1,4 +1,4 @@
-"""Resizes logits to the image size, and takes the argmax of each pixel chunk by chunk to limit memory."""
+"""Resizes logits to the image size, and takes the argmax per pixel, in chunks to limit memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.structures import Batch
 
-CHUNK = 1 << 24  # number of resized logits in memory at a time
+CHUNK = 1 << 24  # maximum number of resized logits in memory at a time
 
 
 def argmax_at_original_size(logits: Tensor, batch: Batch) -> list[Tensor]:
@@ -76,7 +76,8 @@ def sample_logits(logits: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tensor:
-    """The given rows of the logits after they are resized from `used` cells to `height` rows; the width is kept."""
+    """Resize the first `used` rows of the logits (the rest is padding) to `height` rows, and compute only `rows` of
+    these; the width is kept."""
     centers = torch.arange(rows.start, rows.stop, device=logits.device, dtype=logits.dtype) + 0.5
     cells = logits.shape[1]
     position = (centers * (used / height) - 0.5).clamp(0, cells - 1)
@@ -86,7 +87,7 @@ def _resize_rows(logits: Tensor, rows: range, height: int, used: float) -> Tenso
 
 
 def _resize_columns(logits: Tensor, width: int, used: float) -> Tensor:
-    """Resize the logits from `used` cells to `width` columns; the height is kept."""
+    """Resize the first `used` columns of the logits (the rest is padding) to `width` columns; the height is kept."""
     if math.isclose(used, logits.shape[2]):
         return F.interpolate(logits[None], (logits.shape[1], width), mode="bilinear")[0]
     return F.interpolate(logits[None], scale_factor=(1.0, width / used), mode="bilinear")[0, :, :, :width]

@@ -1,7 +1,7 @@
 """Box operations on padded batches: area, clipping, and encoding as deltas from reference boxes (anchors, proposals).
 
-Boxes are `x1, y1, x2, y2` in the last dimension, in pixels and continuous coordinates. Half-precision inputs are
-computed in float32; float64 stays float64.
+Boxes are `x1, y1, x2, y2` in the last dimension, in continuous pixel coordinates. `encode` and `decode` convert
+half-precision inputs to float32; float64 stays float64.
 """
 
 import math
@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-# Limit of predicted log ratios, so that exp() stays finite: 16 px (one cell) scaled to 1000 px (Detectron's
-# BBOX_XFORM_CLIP).
+# Upper limit of predicted dw and dh, so that exp() stays finite: a box of 16 px (one cell at stride 16) is scaled to
+# 1000 px at most (Detectron's BBOX_XFORM_CLIP).
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
@@ -41,7 +41,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
     Args:
         weights: factors of dx, dy, dw, dh that scale their variances to about 1.
 
-    Sides shorter than 1e-6 px (padding) are computed as 1e-6 px, so that every delta is finite.
+    Sides shorter than 1e-6 px (padding) are treated as 1e-6 px, so that every delta is finite.
     """
     boxes, references = at_least_float32(boxes), at_least_float32(references)
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
@@ -58,7 +58,7 @@ def encode(boxes: Tensor, references: Tensor, weights: tuple[float, float, float
 def decode(deltas: Tensor, references: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
     """Apply `deltas` `[..., 4]` to `references` `[..., 4]`: the inverse of `encode`.
 
-    dw and dh are clamped to log(1000 / 16); the leading dimensions broadcast.
+    `weights` are those of `encode`. dw and dh are clamped to at most log(1000 / 16). Leading dimensions broadcast.
     """
     deltas, references = at_least_float32(deltas), at_least_float32(references)
     width = references[..., 2] - references[..., 0]

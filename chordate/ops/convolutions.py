@@ -35,7 +35,7 @@ def conv_norm_relu(
     groups: int = 1,
     init: Callable[[nn.Module], None] | None = he_init,
 ) -> ConvNorm:
-    """A convolution that keeps height and width, a norm and a ReLU.
+    """A convolution with same padding, followed by a norm and a ReLU.
 
     Args:
         norm: see `make_norm`; without a norm, the convolution has a bias.

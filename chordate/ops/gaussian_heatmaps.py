@@ -32,7 +32,9 @@ def gaussian_heatmaps(positions: Tensor, size: tuple[int, int], sigma: float) ->
 @torch.no_grad()
 def decode_quarter(heatmaps: Tensor) -> Tensor:
     """Decode keypoints as the highest cell, shifted along each axis by a quarter of a cell toward the higher neighbor
-    (Xiao et al. 2018, section 4.1, after Newell et al. 2016). At the border of an axis, there is no shift along it.
+    (Xiao et al. 2018, section 4.1, after Newell et al. 2016).
+
+    A cell in the first or last column is not shifted in x, and a cell in the first or last row is not shifted in y.
 
     Args:
         heatmaps: `[..., H, W]`.
@@ -51,8 +53,8 @@ def decode_dark(heatmaps: Tensor, sigma: float) -> Tensor:
     """Decode keypoints as the maximum of a quadratic fitted to the logarithm of the blurred heatmap around the highest
     cell (DARK, Zhang et al. 2020, section 3.1).
 
-    The result is exact for a Gaussian. If the quadratic has no maximum within two cells of the highest cell, or this
-    cell is less than two cells from the border, the result is the center of the highest cell.
+    The result is nearly exact for a Gaussian. If the quadratic has no maximum within two cells of the highest cell, or
+    this cell is less than two cells from the border, the result is the center of the highest cell.
 
     Args:
         heatmaps: `[..., H, W]`.
@@ -95,7 +97,7 @@ def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _value(heatmaps: Tensor, cells: Tensor, dx: int, dy: int) -> Tensor:
-    """The values `[...]` of the cells at an offset from `cells` `[..., 2]`, clamped to the border."""
+    """The values `[...]` of the cells at offset (`dx`, `dy`) from `cells` `[..., 2]`; border cells are replicated."""
     height, width = heatmaps.shape[-2:]
     x, y = (cells[..., 0] + dx).clamp(0, width - 1), (cells[..., 1] + dy).clamp(0, height - 1)
     return heatmaps.flatten(-2).gather(-1, (y * width + x)[..., None])[..., 0]

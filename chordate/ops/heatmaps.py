@@ -8,7 +8,7 @@ from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bicubic_weights, cubic_kernel
 
 CHUNK = 2**24  # maximum number of elements of a group of resized heatmaps: 64 MiB in float32
-WINDOW = 128  # pixels per side of the part of a box that `keypoints_in_window` resizes
+WINDOW = 128  # side in pixels of the part of the resized heatmap that `keypoints_in_window` computes
 
 
 @torch.no_grad()
@@ -36,8 +36,8 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
 def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """Convert each heatmap to a keypoint: its peak after bicubic resizing to the pixels of the box.
 
-    As in Detectron, torchvision and Detectron2, the box's sides are rounded up to whole pixels; the keypoint is the
-    center of the highest pixel, and its score is that pixel's value, a logit.
+    As in Detectron, torchvision and Detectron2, the box's sides are rounded up to whole pixels, and the keypoint is the
+    center of the highest pixel. Its score is that pixel's value, a logit, as in torchvision.
 
     Args:
         heatmaps: `[D, K, S, S]`, logits.
@@ -64,9 +64,9 @@ def heatmaps_to_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 def keypoints_in_window(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """`heatmaps_to_keypoints` with shapes that do not depend on the boxes, for exported models.
 
-    For boxes with more than `WINDOW` pixels per side, only a window of this size around the highest cell is resized.
-    The result differs if a pixel outside the window is higher than all pixels in it, which requires a second, almost
-    equally high peak.
+    For boxes with more than `WINDOW` pixels per side, the resized heatmap is computed only in a window of this size
+    around the highest cell. The result differs if a pixel outside the window is higher than all pixels in the window,
+    which requires a second, almost equally high peak.
 
     Args:
         heatmaps: `[N, D, K, S, S]`, logits.

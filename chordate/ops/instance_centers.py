@@ -20,7 +20,7 @@ class CenterTargets(NamedTuple):
 
     Attributes:
         heatmap: `[N, H, W]`, 0 … 1: a Gaussian around each center; where Gaussians overlap, their maximum.
-        offsets: `[N, 2, H, W]` (y, x), from each pixel to the center of its instance; 0 for pixels without an instance.
+        offsets: `[N, 2, H, W]` (y, x), from each pixel to the center of its instance; 0 where `inside` is False.
         inside: `[N, H, W]` bool, whether a pixel belongs to an instance that has a center.
     """
 
@@ -30,12 +30,13 @@ class CenterTargets(NamedTuple):
 
 
 def center_targets(slots: Tensor, used: Tensor, sigma: float) -> CenterTargets:
-    """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.2).
+    """The targets of Panoptic-DeepLab (Cheng et al. 2020, section 3.1).
 
     Args:
         slots: `[N, H, W]` integers, index of each pixel's instance, 0 … `G`-1; negative for pixels without an instance.
         used: `[N, G]` bool, which instances are used; the others get neither a center nor offsets.
-        sigma: standard deviation of the Gaussians in pixels; they are truncated at 3 sigma.
+        sigma: standard deviation of the Gaussians in pixels; they are truncated at 3 `sigma` + 1 pixels (rounded down)
+            along each axis.
     """
     (n, height, width), g, device = slots.shape, used.shape[1], slots.device
     image = torch.arange(n, device=device)[:, None]
@@ -102,7 +103,7 @@ class Centers(NamedTuple):
 
 
 def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> Centers:
-    """Find the highest local maxima of each heatmap (section 3.3).
+    """Find the highest local maxima of each heatmap (Cheng et al. 2020, section 3.2).
 
     Args:
         heatmap: `[N, H, W]`.
@@ -118,10 +119,10 @@ def find_centers(heatmap: Tensor, threshold: float, kernel: int, topk: int) -> C
 
 
 def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
-    """Assign each pixel to the center nearest to the pixel's position plus its offset (equation 1).
+    """Assign each pixel to the center nearest to the pixel plus its offset (Cheng et al. 2020, equation 1).
 
-    The distances to the valid centers are computed in chunks of pixels, at most CHUNK distances at a time. On a GPU,
-    skipping the padding of the centers needs a host sync.
+    The distances to the valid centers are computed in chunks of pixels, at most CHUNK distances at a time. The
+    padding of the centers is skipped, which needs a host sync on a GPU.
 
     Args:
         centers: the centers in each image.
@@ -148,10 +149,10 @@ def group_pixels(centers: Centers, offsets: Tensor) -> Tensor:
 
 
 def _nearest_exported(votes: Tensor, points: Tensor) -> Tensor:
-    """The index of the nearest point to each vote, `[N, P]`, by operators that every export format has.
+    """The index of the nearest point to each vote, `[N, P]`, computed with operators that every export format has.
 
     Args:
-        votes: `[N, P, 2]`; processed in chunks if the size is fixed.
+        votes: `[N, P, 2]`, pixel positions plus offsets; processed in chunks if the shape is static.
         points: `[N, K, 2]`.
     """
     parts = [votes]

@@ -9,7 +9,7 @@ from chordate.ops.boxes import area, at_least_float32
 from chordate.structures import InstanceTargets
 
 # Number of ground-truth boxes per image that are compared with all candidates at a time. Larger groups need fewer
-# kernels on a GPU, but comparing all boxes at once (images x ground truth x anchors) takes gigabytes.
+# kernel launches on a GPU, but comparing all boxes at once (images x ground truth x anchors) takes gigabytes.
 GROUP = 8
 
 
@@ -35,10 +35,10 @@ class Matcher:
     Args:
         positive: candidates with at least this IoU are positive.
         negative: candidates below this IoU are negative; candidates between the two thresholds are ignored.
-        low_quality: whether the candidates with a target's highest IoU (including ties) are also positive, for any IoU
-            above 0 (Faster R-CNN, section 3.1.2). As in Detectron2 and torchvision, such a candidate is matched to the
-            target with which the candidate has its highest IoU, which may be another target.
-        low_quality_iou: minimum IoU of these candidates, besides the requirement that it is above 0.
+        low_quality: whether the best candidates of each target (the highest IoU, including ties) are also positive
+            (low-quality matches; Faster R-CNN, section 3.1.2). As in Detectron2 and torchvision, such a candidate is
+            matched to the target with which the candidate has its highest IoU, which may be another target.
+        low_quality_iou: minimum IoU of low-quality matches, which must also be above 0.
         crowd: a candidate with at least this fraction of its area in a crowd region is ignored instead of negative
             (Detectron's CROWD_FILTER_THRESH). Candidates are never matched to crowds.
     """

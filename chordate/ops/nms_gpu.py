@@ -1,7 +1,7 @@
 """Greedy NMS within many groups at once on a GPU: one kernel that processes each group in its own thread block.
 
-torchvision's kernel processes one group, box by box in one thread block, and needs a host sync. With 16 images, this
-took a fifth of a Mask R-CNN training step on an H100.
+torchvision's kernel processes one group per call, box by box in one thread block, and needs a host sync. With 16
+images, it took a fifth of a Mask R-CNN training step on an H100.
 """
 
 import torch
@@ -14,9 +14,9 @@ BLOCK = 1024  # number of boxes that are compared with a kept box at a time
 
 @triton.jit
 def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Clear `keep` for every box that overlaps a higher-scoring box of its group; boxes are sorted by group and score.
+    """Clear `keep` of each box whose IoU with a kept, higher-scoring box of its group exceeds `threshold`.
 
-    Program `p` processes the group that starts at row `p`, if there is one.
+    Boxes are sorted by group and score. Program `p` processes the group that starts at row `p`, if there is one.
 
     Args:
         boxes: `[M, 4]` x1, y1, x2, y2.
@@ -55,13 +55,13 @@ def suppress_kernel(boxes, ends, keep, threshold, BLOCK: tl.constexpr):  # type:
 
 def batched_nms_gpu(boxes: Tensor, scores: Tensor, groups: Tensor, image: Tensor, threshold: float) -> Tensor:
     """Like `batched_nms`, without a host sync."""
-    # The kernel reads sorted copies: boxes in float64, and keys that combine image and group.
+    # The kernel reads a copy of the boxes in float64, sorted by image and group (combined in `key`), then by score.
     key = torch.where(groups < 0, -1, (image << 32) + groups)
     order = scores.argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
     key = key[order]
     ends = torch.searchsorted(key, key, right=True)
-    # Each padding row is a group of its own; otherwise, one program would loop over all padding rows.
+    # Each padding row gets an empty group; otherwise, one program would loop over all padding rows.
     ends = torch.where(key < 0, torch.arange(len(key), device=key.device), ends)
     keep = (key >= 0).to(torch.int8)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)

@@ -59,7 +59,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 def _group_norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, the best in table 3 of Wu & He 2018 (Group Normalization)."""
+    """GroupNorm, by default with 32 groups, the best number in table 3 of Wu & He 2018 (Group Normalization)."""
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
@@ -70,7 +70,7 @@ NORMS: dict[str, Any] = {
     "GN": _group_norm,
 }
 FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)  # no subclasses, which may compute something else
-PAIRED = (*FOLDABLE, nn.GroupNorm)  # norms that are applied by `conv_norm`
+PAIRED = (*FOLDABLE, nn.GroupNorm)  # norms that `run_layers` passes to `conv_norm`
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
@@ -93,19 +93,19 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
     try:
         return NORMS[kind](channels, **arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"norm {kind} for {channels} channels: {error}") from error
+        raise ConfigError(f"norm {kind} cannot be built for {channels} channels: {error}") from error
 
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """Compute `norm(conv(x))`; as one convolution `conv(x, w·s) + t` if the norm only scales by `s` and shifts by `t`.
+    """Compute `norm(conv(x))`, as one convolution with scaled weights if the norm only scales by `s` and shifts by `t`.
 
     This is the case for FrozenBatchNorm, and for BatchNorm and SyncBatchNorm in eval mode. Gradients of all parameters
     are exact. Other norms, and modules with hooks, are not folded. Nothing is cached: each call computes `s` and `t`
-    from the buffers, so threads share no state. Folding replaces a pass over the feature map by a pass over the
+    from the norm, so threads share no state. Folding replaces a pass over the feature map by a pass over the
     weights, so it saves no time for small feature maps.
 
-    One value per channel, as from the pooling of a single image, is no error: BatchNorm in training uses its running
-    statistics, and GroupNorm normalizes each group as it does in a larger batch.
+    A feature map with one value per channel, as after global pooling of a single image, raises no error: BatchNorm in
+    training uses its running statistics, and GroupNorm normalizes each group as it does in a larger batch.
 
     Args:
         conv: a convolution from `[N, C_in, H, W]` to `[N, C, H', W']`, or a ConvNorm that ends with a convolution.

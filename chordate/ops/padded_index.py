@@ -1,4 +1,4 @@
-"""Flattens padded RoIs, or the detections of several images, to one dimension, for the layers of RoI heads."""
+"""Flattens padded RoIs, or the detections of several images, to rows `[R, …]` for the layers of RoI heads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PaddedIndex:
         return flat.view_as(padded)
 
     def select(self, rows: Tensor, subset: PaddedIndex) -> Tensor:
-        """Select from `rows` `[R, ...]` the rows of `subset`, a PaddedIndex of a subset of these positions."""
+        """Select from `rows` `[R, ...]` the rows of `subset`, a PaddedIndex of a subset of this index's positions."""
         slots = subset._shape[1]
         if self._rows is None or subset._rows is None:
             return rows.unflatten(0, self._shape)[:, :slots].flatten(0, 1)

@@ -41,7 +41,8 @@ def place_masks(
         overlap_threshold: maximum fraction of an instance's mask that may already be taken, 0 … 1.
 
     Returns:
-        `[N, H, W]` int32, the slot + 1 of the instance at each pixel or 0, and `[N, D]` bool, the instances placed.
+        `[N, H, W]` int32, the slot + 1 of the instance at each pixel (0 for none), and `[N, D]` bool, whether each
+        instance is kept.
     """
     height, width = size
     ids = torch.zeros(masks.shape[0], height, width, dtype=torch.int32, device=masks.device)
@@ -62,7 +63,7 @@ def place_masks(
 def add_padded_stuff(
     ids: Tensor, things: Tensor, scores: Tensor, stuff: Tensor, num_classes: int, stuff_area: int
 ) -> dict[str, Tensor]:
-    """Append one slot per class for stuff, as in `add_stuff`. Returns the outputs that this file describes.
+    """Append one slot per class for stuff, as in `add_stuff`. Returns the outputs described at the top of this file.
 
     Args:
         ids: `[N, H, W]` int32, the slot + 1 of the thing at each pixel, or 0.

@@ -6,15 +6,15 @@ from torch import Tensor
 from chordate.ops.boxes import at_least_float32
 from chordate.ops.resampling import bilinear_weights
 
-CHUNK = 2**24  # limit on the values computed at a time, to bound memory: 64 MiB in float32
+CHUNK = 2**24  # maximum number of values computed at a time: 64 MiB in float32
 
 
 @torch.no_grad()
 def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Resample each mask bilinearly to its box, and apply the threshold.
 
-    The image's pixels are sampled at their centers. The mask's pixels are squares that together fill the box,
-    so there is no shift by half a pixel. Outside the centers of its outermost pixels, the mask fades to 0.
+    The mask is sampled at the centers of the image's pixels. Its cells together fill the box, so there is no shift by
+    half a cell. Outside the centers of its outermost cells, the mask fades to 0.
 
     Args:
         probabilities: `[D, M, M]`, the masks.
@@ -52,11 +52,11 @@ def paste_chunks(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor)
 
 
 def paste_windows(masks: Tensor, boxes: Tensor, threshold: float, pasted: Tensor) -> None:
-    """`paste_masks` for CPUs: pastes each mask only within its box; most boxes are a small part of the image."""
+    """`paste_masks` for CPUs: pastes each mask only in a window around its box, since most boxes are small."""
     if not len(boxes):
         return
     limits = torch.tensor([pasted.shape[2], pasted.shape[1]])
-    # A mask fades out within half a mask pixel outside its box; 1 px is added for rounding.
+    # A mask fades out within half a cell outside its box; 1 px is added for rounding.
     margin = (boxes[:, 2:] - boxes[:, :2]) / (2 * masks.shape[-1]) + 1
     low = (boxes[:, :2] - margin).floor().long().clamp(min=0).minimum(limits)
     high = (boxes[:, 2:] + margin).ceil().long().clamp(min=0).minimum(limits)

@@ -1,8 +1,7 @@
 """Losses for semantic segmentation. Inputs are logits `[N, K, H, W]` of `K` classes, and labels `[N, H, W]`.
 
 A loss may also take weights of the pixels, `[N, H, W]`. Pixels with the label `IGNORED` do not contribute. A batch
-without labeled pixels has a loss of 0; handling this case needs no host sync, because denominators are clamped to a
-minimum above 0.
+without labeled pixels has a loss of 0; this case needs no host sync, because the denominators are never 0.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: weight of each class in the mean, as in `torch.nn.CrossEntropyLoss`; None for equal weights.
         loss_weight: factor of the loss.
-        hard_fraction: fraction of the labeled pixels that contribute, the pixels with the largest losses (online hard
-            example mining, Shrivastava et al. 2016); 1 for all pixels.
+        hard_fraction: fraction of the labeled pixels that contribute to the loss: those with the largest losses
+            (online hard example mining, Shrivastava et al. 2016); 1 for all pixels.
         label_smoothing: fraction of the target that is spread evenly over all classes.
     """
 
@@ -49,8 +48,8 @@ class CrossEntropy(nn.Module):
         Args:
             logits: `[N, K, H, W]`.
             labels: `[N, H, W]` integers.
-            weights: `[N, H, W]`, factor of each pixel's loss, which is applied before the hardest pixels are chosen;
-                the mean is over the number of pixels, so that larger weights increase the loss. None for factors of 1.
+            weights: `[N, H, W]`, factor of each pixel's loss, applied before the hardest pixels are chosen. The
+                denominator of the mean does not include it, so larger weights increase the loss. None for factors of 1.
 
         Raises:
             ConfigError: the number of `class_weights` is not the number of classes.
@@ -117,6 +116,8 @@ class Dice(nn.Module):
 class PixelFocal(nn.Module):
     """Softmax focal loss `(1 - p)^gamma · cross-entropy`, averaged over labeled pixels (Lin et al. 2017, section 3).
 
+    `p` is the softmax probability of the pixel's class.
+
     Args:
         gamma: focusing parameter; larger values reduce the weight of well-classified pixels. 0 is cross-entropy.
         loss_weight: factor of the loss.
@@ -129,7 +130,7 @@ class PixelFocal(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar."""
         entropy = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none")
-        # For gamma < 1, the derivative of the power is infinite at 0, where p is rounded to 1.
+        # For gamma < 1, the derivative of (1 - p)^gamma is infinite at p = 1, to which p may be rounded.
         miss = (1 - (-entropy).exp()).clamp(min=torch.finfo(entropy.dtype).tiny)
         losses = miss**self.gamma * entropy
         return self.loss_weight * losses.sum() / (labels != IGNORED).sum().clamp(min=1)

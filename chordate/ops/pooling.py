@@ -14,7 +14,7 @@ from chordate.libraries import HAS_TRITON
 from chordate.ops.boxes import area, at_least_float32
 from chordate.ops.roi_align_cpu import pyramid_roi_align
 
-# FPN (Lin et al. 2017, equation 1): a region of 224 x 224 px, ImageNet's image size, is pooled from stride 16 (p4).
+# FPN (Lin et al. 2017, equation 1): a region of 224 x 224 px (ImageNet's crop size) is pooled from p4 (stride 16).
 CANONICAL_SIZE = 224
 CANONICAL_STAGE = 4
 COARSEST_STRIDE = 32  # FPN, section 4.2: regions are pooled from p2 … p5
@@ -69,7 +69,7 @@ class RoIPooler(nn.Module):
         """Assign boxes `[R, 4]` to pyramid levels (FPN, equation 1). Returns level indices `[R]` as floats, 0 for the
         finest level."""
         size = area(boxes).clamp(min=0).sqrt()
-        # Detectron2 and torchvision both add a similar epsilon, so that a side of exactly 224 is not below 224.
+        # As in Detectron2 and torchvision, the epsilon keeps rounding from moving 224 x 224 px to a finer level.
         stage = torch.floor(CANONICAL_STAGE + torch.log2(size / CANONICAL_SIZE) + 1e-6)
         return stage.clamp(self.first_stage, self.first_stage + len(self.strides) - 1) - self.first_stage
 

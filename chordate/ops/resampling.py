@@ -1,6 +1,6 @@
-"""Interpolation weights along one axis, for resampling masks, heatmaps and feature maps by matrix products.
+"""Interpolation weights along one axis, for resampling masks and heatmaps by matrix products, and for RoIAlign on CPUs.
 
-Pixels are squares: pixel `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A mask or feature map `x`
+Pixels are squares: pixel `i` covers `i … i + 1`, and its center lies at `i + 0.5`. A mask or heatmap `x`
 `[..., H, W]` is resampled by `rows @ x @ columns.mT`, with weights `rows` `[..., h, H]` and `columns` `[..., w, W]`.
 Below, *cells* belong to a box's small grid (mask, heatmap or RoIAlign bins), *pixels* to the image, feature map or
 bitmap.
@@ -13,7 +13,9 @@ CUBIC = -0.75  # the parameter of bicubic interpolation in torch and OpenCV (Key
 
 
 def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cells: int) -> Tensor:
-    """Bilinear weights `[D, pixels, cells]` from a row of cells to the centers of pixels; 0 for pixels outside the row.
+    """Bilinear weights `[D, pixels, cells]` from a zero-padded row of cells to the centers of pixels.
+
+    Within half a cell beyond each end of the row, the weights decrease to 0.
 
     Args:
         low, high: `[D]`, start and end of the row, which is a side of a box, in pixels.
@@ -28,8 +30,8 @@ def bilinear_weights(low: Tensor, high: Tensor, first: Tensor, pixels: int, cell
 
 
 def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
-    """Weights `[D, max_pixels, cells]` that resize `cells` to `pixels` `[D]` pixels. Border cells are replicated, as in
-    torch's `interpolate`. Weights of output pixels beyond `pixels` are undefined."""
+    """Weights `[D, max_pixels, cells]` that resize rows of `cells` cells to `pixels` `[D]` pixels. Border cells are
+    replicated, as in torch's `interpolate`. Weights of output pixels beyond `pixels` are undefined."""
     centers = torch.arange(max_pixels, device=pixels.device, dtype=pixels.dtype) + 0.5
     position = centers * (cells / pixels[:, None]) - 0.5
     below = position.floor()
@@ -42,15 +44,15 @@ def bicubic_weights(pixels: Tensor, max_pixels: int, cells: int) -> Tensor:
 
 
 def cubic_kernel(distance: Tensor) -> Tensor:
-    """The weights of bicubic interpolation for cells at the given distances (≥ 0) from a position; 0 from 2 on."""
+    """Bicubic weights of cells at the given distances (≥ 0) from a position; 0 for distances ≥ 2."""
     near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
     far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def area_weights(low: Tensor, high: Tensor, cells: int, pixels: int) -> Tensor:
-    """Weights `[R, cells, pixels]` that average a bilinearly interpolated, zero-padded mask over each of `cells` equal
-    bins between `low` and `high` (`[R]`, in pixels).
+    """Weights `[R, cells, pixels]` that average a bilinearly interpolated, zero-padded bitmap over each of `cells`
+    equal bins between `low` and `high` (`[R]`, in pixels).
 
     A pixel has the weight 1 - |u| at a distance |u| ≤ 1 from its center; the integral of this weight is u - u|u| / 2.
     """

@@ -73,7 +73,7 @@ def _bags(
     else:
         samples = (span / resolution).ceil().long().clamp(min=0)
 
-    # Boxes with the same number of samples per bin sum equal numbers of pixels, so they can share one tensor.
+    # Boxes with equal numbers of samples per bin read equal numbers of pixels per bin, so they form one batch.
     kinds, kind = samples.unique(dim=0, return_inverse=True)
     sparse = sampling_ratio > 0
     rows, weights, lengths, order = [], [], [], []
@@ -81,7 +81,7 @@ def _bags(
         group = (kind == number).nonzero()[:, 0]
         y, weight_y = bilinear_taps(low[group, 0], span[group, 0], size[group, 0], resolution, samples_y, sparse)
         x, weight_x = bilinear_taps(low[group, 1], span[group, 1], size[group, 1], resolution, samples_x, sparse)
-        start = base[group, None, None] + y * size[group, 1, None, None]  # [r, resolution, terms]
+        start = base[group, None, None] + y * size[group, 1, None, None]  # [r, resolution, T], where T is that of y
         terms = y.shape[2] * x.shape[2]
         rows.append((start[:, :, None, :, None] + x[:, None, :, None, :]).flatten())
         weights.append((weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]).flatten())

@@ -1,8 +1,8 @@
 """RoIAlign for GPUs: one Triton kernel pools from all levels of a pyramid, in channels-last layout.
 
 torchvision's operator pools from one feature map. For a pyramid, one must either split the boxes by level, which needs
-a host sync, or pool every box on every level. The operator also requires float32 in NCHW, while training runs in
-bfloat16 and NHWC.
+a host sync, or pool every box on every level. In mixed precision, it also converts the feature maps, usually bfloat16
+in NHWC, to float32 in NCHW.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,10 @@ def pyramid_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Like `roi_align_cpu.pyramid_roi_align`. The output has the data type of `maps`; sums are in float32 or wider."""
+    """Like `roi_align_cpu.pyramid_roi_align`, but `level` may be floats; boxes with level NaN are pooled to 0.
+
+    The output has the data type of `maps`; sums are in float32 or wider.
+    """
     channels = maps[0].shape[1]
     table = torch.cat([x.permute(0, 2, 3, 1).reshape(-1, channels) for x in maps])  # one pixel per row
     with torch.no_grad():
@@ -61,10 +64,11 @@ def roi_align_rows(
 
     Args:
         table: `[M, C]`, the pixels of all feature maps in row-major order.
-        cells: `[R, 4]`, the boxes, x1, y1, x2, y2 in pixels of their feature maps.
+        cells: `[R, 4]`, the boxes, x1, y1, x2, y2 in pixels of their feature maps, with pixel centers at integers.
         first, rows, columns: `[R]` int64, for each box's feature map, the row of `table` with the map's first pixel,
             and the map's height and width in pixels.
-        resolution, sampling_ratio, aligned: see `RoIPooler`.
+        resolution, sampling_ratio: see `RoIPooler`.
+        aligned: if false, boxes are enlarged to at least 1 x 1 pixel; if true, `cells` includes the half-pixel shift.
 
     Returns:
         `[R, resolution, resolution, C]`.
@@ -145,8 +149,9 @@ def pool_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    """Program `p` computes output bin `p`. The forward pass stores the mean of the bin's samples in `pooled`; the
-    backward pass reads the gradient of this mean from `pooled`, and adds it to the sampled pixels in `table`."""
+    """Program `(p, b)` computes block `b` of the channels of output bin `p`. The forward pass stores the mean of the
+    bin's samples in `pooled`; the backward pass reads the gradient of this mean from `pooled`, and adds it, weighted,
+    to the sampled pixels in `table`."""
     box, channel, y0, x0, step_y, step_x, ys, xs = cell_samples(cells, SIDE, RATIO, ALIGNED, BLOCK)
     used = channel < channels
     cell = pooled + tl.program_id(0).to(tl.int64) * channels + channel

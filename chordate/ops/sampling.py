@@ -37,7 +37,7 @@ def sample_balanced(
     slot = torch.arange(slots, device=positive.device)[None]
     is_positive = slot < num_positives
     valid = slot < num_positives + num_negatives
-    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # rank among positives or negatives
+    rank = torch.where(is_positive, slot, slot - num_positives + max_positives)  # column of the tensor below
     return torch.cat((positives, negatives), dim=1).gather(1, rank), is_positive, valid
 
 
@@ -50,10 +50,11 @@ def sample_rois(
     positive_fraction: float,
     background: int,
 ) -> SampledRoIs:
-    """Add the ground-truth boxes to the proposals, match all to targets, and sample RoIs for training the heads.
+    """Add the ground-truth boxes (without crowds) to the proposals, match all to targets, and sample RoIs for training.
 
     Args:
-        count: number of RoIs per image.
+        count: maximum number of RoIs per image.
+        positive_fraction: maximum fraction of positives among `count`.
         background: the label of negatives.
     """
     single = targets.valid & ~targets.crowd

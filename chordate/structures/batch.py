@@ -17,7 +17,7 @@ Sample = dict[str, Any]  # keys: `image`, `info`, and the fields of the image's 
 
 
 class TensorStruct:
-    """Base class of dataclasses with tensor fields; `to` and `pin_memory` apply to all tensors, as on a tensor."""
+    """Base class of dataclasses with tensors; `to` and `pin_memory` return a copy with all tensors moved or pinned."""
 
     def map_tensors(self, function: Any) -> Self:
         """Apply `function` to each tensor, also in nested structures; other fields are unchanged. Returns a copy."""
@@ -147,7 +147,7 @@ class ImageInfo:
     Attributes:
         image_id: the id of the image in its dataset.
         path: path of the image file, for messages and captions.
-        height, width: size of the image as displayed, in pixels, before any transform.
+        height, width: size of the image as read (see `read_image`), in pixels, before any transform.
     """
 
     image_id: int

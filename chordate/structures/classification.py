@@ -31,8 +31,9 @@ class ClassTargets(Targets):
         shapes = torch.tensor([sample["image"].shape[-2:] for sample in samples])
         if (shapes != shapes[0]).any():
             raise DataError(
-                f"images of one batch are {shapes.amin(0).tolist()} to {shapes.amax(0).tolist()} px; end the pipeline "
-                f"with RandomResizedCrop, CenterCrop or Resize to one size, or set batch_size=1"
+                f"images of a batch must have equal sizes, got {shapes.amin(0).tolist()} to {shapes.amax(0).tolist()} "
+                f"(height, width); end the pipeline with RandomResizedCrop, CenterCrop or Resize to a fixed height and "
+                f"width, or set batch_size=1"
             )
         return cls(torch.tensor([sample["label"] for sample in samples]))
 
@@ -61,7 +62,7 @@ class Classification(Prediction):
 
     @classmethod
     def mean(cls, predictions: Sequence[Self]) -> Self:
-        """Average the scores of several models (Krizhevsky et al. 2012, section 6.1), in float64 on the CPU."""
+        """Average the scores of several models (Krizhevsky et al. 2012, section 6), in float64 on the CPU."""
         return cls(torch.stack([prediction.scores.double().cpu() for prediction in predictions]).mean(dim=0))
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from chordate.structures.statistics import Statistic, box_statistics, count_valu
 BITMAP_SIZE = 112  # height and width in pixels of an instance's bitmap mask, which covers only the instance's box
 # The number of targets is padded to these sizes, above 64 to multiples of 128: few distinct shapes avoid recompilation.
 SLOTS = (8, 16, 32, 64)
-TINY, THIN = 4, 20  # boxes with a shorter side in pixels, or a larger aspect ratio, may be annotation errors
+TINY, THIN = 4, 20  # boxes with a side below TINY pixels, or an aspect ratio above THIN, may be annotation errors
 INSTANCE_FIELDS = ("boxes", "labels", "crowd", "keypoints", "masks", "has_mask")
 
 
@@ -179,7 +179,7 @@ class SampledRoIs(TensorStruct):
 
 @dataclass
 class PaddedDetections(TensorStruct):
-    """Detections of a batch in fixed slots, highest score first, as exported models compute them.
+    """Detections of a batch, padded to `D` per image, highest score first, as exported models compute them.
 
     Attributes:
         boxes: `[N, D, 4]` in pixels of the padded batch; zeros in padding.
@@ -210,8 +210,8 @@ class Detections(Prediction):
         boxes: `[D, 4]` in pixels of the original image.
         scores: `[D]`, 0 … 1.
         labels: `[D]` int64, indices of the model's classes.
-        masks: `[D, H, W]` bool, or None.
-        keypoints: `[D, K, 3]`, x, y and score (a logit), or None.
+        masks: `[D, H, W]` bool, at the size of the original image, or None.
+        keypoints: `[D, K, 3]`, x and y in pixels of the original image, and score (a logit), or None.
     """
 
     boxes: Tensor
@@ -224,7 +224,7 @@ class Detections(Prediction):
         return self.boxes.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """The detections selected by an index, a slice or a boolean mask."""
+        """The detections selected by a tensor of indices, a slice or a boolean mask."""
         return self.map_tensors(lambda tensor: tensor[index])
 
     def to_original(self, info: ImageInfo, size: Tensor) -> Self:

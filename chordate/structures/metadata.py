@@ -66,9 +66,10 @@ class DatasetMeta:
         skeleton: the objects' keypoints and bones, or None.
         stuff: names of the classes that are stuff (regions without instances); the others are things.
         palette: RGB color (0 … 255) of each class, in the order of the labels; None for generated colors.
-        ignore_label: label of pixels that are ignored in training and evaluation, or None.
-        white_level: the largest value of pixels of images with more than 8 bits, or 1 or 255 for floating-point pixels;
-            None if the images have 8 bits.
+        ignore_label: label of ignored pixels for heads with an argument `ignore_label`, or None. The built-in datasets,
+            losses and metrics do not use it: their ignored pixels have the label `IGNORED` (-1).
+        white_level: the largest value that pixels can have in images with more than 8 bits (1 or 255 for floating-point
+            pixels), see `find_white_level`; None if images have 8 bits, or if each image has its own white level.
         extra: further metadata, a dict from name to plain Python value. A head receives each value whose name is an
             argument in the head's signature.
     """
@@ -97,12 +98,12 @@ class DatasetMeta:
 
     @property
     def things(self) -> tuple[str, ...]:
-        """Names of the classes that are not stuff, by label."""
+        """Names of the classes that are not stuff, in the order of the labels."""
         return tuple(name for name in self.classes if name not in self.stuff)
 
     def facts(self) -> dict[str, Any]:
-        """The values that are passed to a head whose signature has arguments of these names: `num_classes`,
-        `num_keypoints` and `ignore_label` (each only if it is defined), and the entries of `extra`."""
+        """Constructor arguments for heads, keyed by name: `num_classes`, `num_keypoints` and `ignore_label` (each only
+        if it is defined), and the entries of `extra`. A head receives only the arguments in its signature."""
         facts = {
             "num_classes": len(self.classes) or None,
             "num_keypoints": len(self.skeleton.names) if self.skeleton else None,

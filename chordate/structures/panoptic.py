@@ -15,6 +15,7 @@ from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 from chordate.structures.semantic import IGNORED, SemanticTargets, label_statistics, label_suspicions
 from chordate.structures.statistics import Statistic
+from chordate.text import pluralize
 
 
 @dataclass
@@ -51,11 +52,16 @@ class PanopticTargets(Targets):
         return self.labels
 
     def class_counts(self, classes: int) -> Tensor:
-        """The number of things (without crowds) of each class, or of images with the class if it is stuff."""
+        """Per class: for things, the number of objects (without crowds); for stuff, the number of images with it."""
         counts = self.instances.class_counts(classes)
-        for labels, slots in zip(self.labels, self.slots):
-            counts[labels[(slots == IGNORED) & (labels != IGNORED)].unique().long()] += 1
+        for index in range(len(self.labels)):
+            counts[self.stuff(index)] += 1
         return counts
+
+    def stuff(self, index: int) -> Tensor:
+        """The classes of the stuff in an image, `[C]` int64, each once, ascending."""
+        labels = self.labels[index]
+        return labels[(self.slots[index] == IGNORED) & (labels != IGNORED)].unique().long()
 
     def statistics(self, meta: DatasetMeta) -> dict[str, Statistic]:
         """The statistics of the things (sizes of their boxes, things per image) and of the labeled pixels."""
@@ -68,8 +74,10 @@ class PanopticTargets(Targets):
         return (*things, *label_suspicions(self.labels[index]))
 
     def describe(self, index: int) -> str:
-        present = self.labels[index].unique()
-        return f"{self.instances.describe(index)}, {int((present != IGNORED).sum())} classes"
+        valid, crowd = self.instances.valid[index], self.instances.crowd[index]
+        segments = describe_segments(int((valid & ~crowd).sum()), len(self.stuff(index)))
+        crowds = int((valid & crowd).sum())
+        return f"{segments}, {pluralize(crowds, 'crowd')}" if crowds else segments
 
 
 @dataclass
@@ -114,7 +122,7 @@ class PanopticMap(Prediction):
 
     def describe(self) -> str:
         things = int(self.is_thing.sum())
-        return f"{things} thing{'' if things == 1 else 's'}, {len(self) - things} stuff"
+        return describe_segments(things, len(self) - things)
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """One record with `segments_info` as in COCO's panoptic format: for each segment `id`, `class` (the name),
@@ -136,6 +144,11 @@ class PanopticMap(Prediction):
             for number, (label, is_thing, score, area, (x1, y1, x2, y2), mask) in enumerate(rows, 1)
         ]
         return [{"segments_info": segments}]
+
+
+def describe_segments(things: int, stuff: int) -> str:
+    """Count segments in words that are equal for the ground truth and for predictions."""
+    return f"{pluralize(things, 'thing')}, {pluralize(stuff, 'stuff segment')}"
 
 
 def segment_boxes(ids: Tensor, count: int) -> Tensor:

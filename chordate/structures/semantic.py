@@ -40,8 +40,9 @@ class SemanticTargets(Targets):
             own, image = sample["labels"].as_subclass(Tensor), sample["image"]
             if own.shape != image.shape[-2:]:
                 raise DataError(
-                    f"{sample['info'].path}: the label map has the size {list(own.shape)}, but the image "
-                    f"{list(image.shape[-2:])}; a transform of the pipeline changes only one of them"
+                    f"{sample['info'].path}: the label map has the size {list(own.shape)}, but the image has "
+                    f"{list(image.shape[-2:])} (height, width); a transform of the pipeline resizes or crops only one "
+                    f"of them; use transforms that change both"
                 )
             into[: own.shape[0], : own.shape[1]] = own.short() - 1
         return cls(labels)

@@ -55,7 +55,7 @@ class Values:
     Attributes:
         values: `[V]` float32.
         unit: unit of the values, such as "px", or an empty string.
-        logarithmic: whether the axis of the histogram is logarithmic; then the values are positive.
+        logarithmic: whether the axis of the histogram is logarithmic; if so, all values must be positive.
     """
 
     values: NDArray[np.float32]
@@ -68,7 +68,7 @@ class Values:
         return cls(np.concatenate([part.values for part in parts]), parts[0].unit, parts[0].logarithmic)
 
     def percentiles(self) -> list[str]:
-        """The minimum, the 5th, 50th and 95th percentile and the maximum, with three digits; empty without values."""
+        """The minimum, the 5th, 50th and 95th percentile and the maximum, as text; empty without values."""
         if not len(self.values):
             return []
         return [format_number(value) for value in np.percentile(self.values, PERCENTILES, method="nearest")]
@@ -93,18 +93,18 @@ def merge_statistics(parts: Sequence[Statistic]) -> Statistic:
 
 
 def format_number(value: float) -> str:
-    """Format a number with three digits: `0.0123`, `1.23`, `123`, `1,234`."""
+    """Format a number with three significant digits, or as an integer from 100 on: `0.0123`, `1.23`, `1,234`."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def format_percent(fraction: float) -> str:
-    """Format a fraction as a percentage with up to three digits: `12.3 %`, `0.012 %`."""
+    """Format a fraction as a percentage, with three significant digits, or two below 1 %: `12.3 %`, `0.012 %`."""
     percent = 100 * fraction
     return f"{percent:.3g} %" if percent >= 1 else f"{percent:.2g} %"
 
 
 def box_statistics(boxes: Tensor) -> dict[str, Statistic]:
-    """The sizes (square root of the area) and the aspect ratios (width / height) of boxes `[M, 4]`, in pixels."""
+    """The sizes (square roots of the areas, in pixels) and the aspect ratios of boxes `[M, 4]` x1, y1, x2, y2."""
     sides = (boxes[:, 2:] - boxes[:, :2]).double().numpy()
     width, height = sides[(sides > 0).all(1)].T
     return {

@@ -37,7 +37,7 @@ class Callback:
     The trainer calls the callbacks on every rank, in the order of the list, and passes itself as the first argument.
     Callbacks may read the trainer's attributes (see Trainer), such as `iteration` (iterations done), `epoch` (complete
     epochs), `module` (the model), `settings`, `log_dir` (`<work_dir>/<start time>/`), `resumed` and `history`. They may
-    call `stop(reason)` (on all ranks), and add names to `lower_is_better`. An epoch has ended if
+    call `trainer.stop(reason)` (on all ranks), and add names to `trainer.lower_is_better`. An epoch has ended if
     `iteration % steps_per_epoch == 0`. A callback that computes its state from `history` resumes exactly, because
     checkpoints contain the history.
     """
@@ -55,9 +55,9 @@ class Callback:
         as soon as `trainer.interrupted()` is true."""
 
     def on_log(self, trainer: Trainer, record: Mapping[str, Any]) -> None:
-        """Called with every new record of `trainer.history`: every `train.log_every` iterations, and after every
-        evaluation. The record has `mode` ("train" or "val"), `epoch`, `iteration`, and losses or metrics keyed by name.
-        Only speed and memory differ between ranks."""
+        """Called with every new record of `trainer.history`: every `train.log_every` iterations, at the end of training
+        and after every evaluation. The record has `mode` ("train" or "val"), `epoch`, `iteration`, and losses or
+        metrics keyed by name. Only speed and memory differ between ranks."""
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Called when training ends, with or without an error. An error in this method is logged; it is raised only if
@@ -65,8 +65,8 @@ class Callback:
 
 
 def check_callback(callback: Any) -> None:
-    """Raise ConfigError unless `callback` is a Callback whose `on_*` methods exist in the base class and accept its
-    arguments."""
+    """Raise ConfigError unless `callback` is a Callback whose `on_*` methods exist in the base class and can be called
+    with the same arguments."""
     check_implements(callback, Callback, [])
     hooks = [name for name in vars(Callback) if name.startswith("on_")]
     for name in dir(type(callback)):
@@ -81,7 +81,7 @@ class EarlyStopping(Callback):
     Args:
         monitor: name of the metric, such as "bbox_AP", or "val_loss" with the callback ValidationLoss.
         patience: number of evaluations without improvement after which training stops.
-        mode: "max" if higher is better, "min" if lower is better; None for "min" if `monitor` is in the metric's
+        mode: "max" if higher is better, "min" if lower is better; None for "min" if `monitor` is in the trainer's
             `lower_is_better`, else "max".
         min_delta: smaller or equal improvements do not count.
     """
@@ -113,9 +113,9 @@ class EarlyStopping(Callback):
 
 @CALLBACKS.register_module()
 class ValidationLoss(Callback):
-    """Adds the losses on the validation data to the metrics: `val_loss`, and `val_<name>` for each of the losses.
+    """Adds the losses on the validation data to the metrics: their sum `val_loss`, and `val_<name>` for each loss.
 
-    The losses are means over all images, computed in evaluation mode and full precision (with averaged weights if
+    The losses are means over all images, computed in evaluation mode and full precision (with EMA weights if
     `train.ema` is set). Random sampling has the same seed in every evaluation. This callback needs a second pass over
     the validation data.
     """
@@ -134,7 +134,7 @@ class ValidationLoss(Callback):
             torch.manual_seed(trainer.settings.seed)
             for batch in trainer.progress.track(loader, "validation loss", len(loader)):
                 batch = to_device(batch, trainer.device, trainer.channels_last)
-                # Only losses that require grad count in the total. Averaged weights do not require grad, so the
+                # Only losses that require grad count in the total. The EMA weights do not require grad, so the
                 # training model is used to find these losses, once.
                 if not images:
                     with torch.enable_grad():
@@ -153,10 +153,13 @@ class ValidationLoss(Callback):
 
 
 def check_monitored(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Check, before training, that evaluations compute the metrics of `train.save_best` and EarlyStopping.
+    """Check, before training, that evaluations compute the metrics that `train.save_best` and EarlyStopping name.
 
-    Skipped if there are no `metrics`, or if a custom callback may add metrics. With ValidationLoss, names that start
-    with "val_" are not checked.
+    Skipped if `metrics` is empty, or if a custom callback may add metrics. With ValidationLoss, names that start with
+    "val_" are not checked.
+
+    Args:
+        metrics: the metrics that `trial_evaluation` returned.
 
     Raises:
         ConfigError: a name is not in `metrics`.
@@ -173,12 +176,15 @@ def check_monitored(trainer: Trainer, metrics: Mapping[str, float]) -> None:
 
 @CALLBACKS.register_module()
 class JSONLogger(Callback):
-    """Writes `log.jsonl` in the work dir: one JSON object per record of the run (including records from before a
-    resume), in full precision; NaN and Inf, which JSON does not have, become null. The trainer adds this callback
-    unless the config lists it.
+    """Writes a log file in the work dir: one line with a JSON object per record of the run (including records from
+    before a resume), in full precision; NaN and Inf, which JSON does not have, become null. The trainer adds a
+    JSONLogger for `log.jsonl`, unless its callbacks include one.
 
     A new run renames the file of an earlier run; the new name contains the time of the file's last write. A resumed run
     rewrites the file from the history in its checkpoint, so that no record is duplicated.
+
+    Args:
+        file: name of the log file.
     """
 
     def __init__(self, file: str = "log.jsonl"):

@@ -45,6 +45,11 @@ def evaluate(
         channels_last: whether to use the NHWC memory layout for images and weights.
         progress: the ProgressBar to draw in; None creates a new one on the terminal.
         interrupted: called after every batch; if it returns True, the evaluation ends and returns an empty dict.
+
+    Raises:
+        ConfigError: the metric does not return a dict of numbers.
+        NothingToEvaluate: the images have no ground truth from which the metric can be computed.
+        TrainingError: a detection has a non-finite value.
     """
     device = device or launch.device()
     model.to(device)
@@ -65,8 +70,8 @@ def evaluate(
 def trial_evaluation(model: Model, loader: Loader, metric: Metric, device: torch.device) -> dict[str, float]:
     """Evaluate one sample, so that mismatches between data, predictions and metric are reported before training.
 
-    Returns the metrics. They are empty if predictions are non-finite, since the model is untrained, or if the sample
-    has no ground truth, since other samples may have some. Ignores warnings, for example that there are no detections.
+    Returns the metrics, or an empty dict if predictions are non-finite (the model is untrained) or the sample has no
+    ground truth (other samples may have some). Ignores warnings, for example that there are no detections.
     """
     with no_warnings(), suppress(TrainingError, NothingToEvaluate):
         metrics = evaluate(model, [loader.first_batch()], metric, device)

@@ -78,8 +78,8 @@ def _param_groups(module: nn.Module, prefix: str) -> Iterator[ParamGroup]:
 
 
 def _is_sequence(module: nn.Module) -> bool:
-    """Whether a module is a sequence of blocks: a Sequential, a ModuleList or a module with numbered children, all of
-    which have children."""
+    """Whether a module is a sequence of blocks: a Sequential, a ModuleList or a module with numbered children. Each
+    child must be a block: a module with children, but without a sequence of blocks inside."""
     members = dict(module.named_children())
     in_sequence = isinstance(module, nn.Sequential | nn.ModuleList) or all(name.isdigit() for name in members)
     blocks = all(any(True for _ in member.children()) for member in members.values())

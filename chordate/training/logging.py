@@ -30,7 +30,7 @@ class RunHandler(logging.StreamHandler[TextIO]):
 
 
 class LogFile(logging.FileHandler):
-    """Writes log lines to a file. If the disk is full, warns once and stops writing to the file."""
+    """Writes log lines to a file. If writing fails, e.g. because the disk is full, warns once and stops writing."""
 
     is_full = False
 

@@ -1,8 +1,9 @@
 """Keeps the losses of recent steps on the device, then copies them to the host, averages over ranks, and checks them.
 
-Reading a loss synchronizes with the GPU, so losses are read only if a log line is due. Until then the values of every
-step are kept with the ids of its images, so that an error can name the first non-finite loss. Losses are also
-read before every checkpoint and evaluation, so that weights updated with such a loss are never saved.
+Reading a loss synchronizes with the GPU, so on a GPU losses are read only if a log line, a checkpoint or an evaluation
+is due. Until then the losses of every step are kept with the ids of its images, so that an error can name the first
+non-finite loss and its images. Since every checkpoint is written after reading the losses, weights updated with a
+non-finite loss are never saved.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class OptimizerSettings:
             of full parameter names such as "*.cls_token".
         parts: mapping from a prefix of parameter names to `dict(lr_mult=…, decay_mult=…)`; the longest matching prefix
             applies.
-        layer_decay, layer_blocks: see `layer_scales`.
+        layer_decay, layer_blocks: the arguments `decay` and `blocks` of `layer_scales`; no layer-wise decay if
+            `layer_decay` is None.
     """
 
     type: str
@@ -78,7 +79,7 @@ def optimizer_settings(config: Mapping[str, Any]) -> OptimizerSettings:
 
 
 def optimizer_arguments(config: Mapping[str, Any]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
-    """The class of a config's `optimizer` section, and the arguments that only this class has; needs no model.
+    """The class of a config's `optimizer` section, and its arguments without those in SETTINGS; needs no model.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
@@ -134,7 +135,8 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     optimizer registry.
 
     Raises:
-        ConfigError: there is no such class (the message suggests similar names), or its library is not installed.
+        ConfigError: there is no such class (the message suggests similar names), the trainer does not support it, or
+            its library is not installed.
     """
     if name in OPTIMIZERS.names():
         return OPTIMIZERS.get(name)
@@ -149,7 +151,7 @@ def optimizer_class(name: str) -> Callable[..., Optimizer]:
     listed = [str(key) for key in timm.optim.list_optimizers() if key not in taken]
     if name not in listed:
         reason = UNSUITABLE.get(name.lower())
-        message = f'unknown optimizer "{name}": it {reason}; choose another, such as "SGD" or "AdamW"'
+        message = f'optimizer "{name}" is not supported: it {reason}; choose another, such as "SGD" or "AdamW"'
         raise ConfigError(message if reason else unknown("optimizer", name, [*OPTIMIZERS.names(), *classes, *listed]))
     try:
         return timm.optim.get_optimizer_class(name)

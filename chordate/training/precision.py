@@ -43,14 +43,14 @@ def use_channels_last(setting: bool | Literal["auto"], device: torch.device) -> 
 
 
 def to_channels_last(images: Tensor) -> Tensor:
-    """Convert images `[N, C, H, W]` to NHWC memory layout; inputs with other dimensions (clips) are unchanged."""
+    """Convert images `[N, C, H, W]` to NHWC memory layout; inputs that are not 4-dimensional (clips) are unchanged."""
     return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def to_channels_last_weights(model: nn.Module) -> None:
     """Convert 4-dimensional weights to NHWC memory layout, in place. (`Module.to` fails on 5-dimensional weights.)
 
-    Convolutions that `is_unsafe_in_nhwc` keep NCHW weights, and convert their input to NCHW.
+    Convolutions for which `is_unsafe_in_nhwc` is true keep NCHW weights, and convert their input to NCHW.
     """
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = to_channels_last(tensor.data)
@@ -61,10 +61,10 @@ def to_channels_last_weights(model: nn.Module) -> None:
 
 
 def is_unsafe_in_nhwc(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether the weight gradient of a convolution corrupts memory in NHWC layout on the CPU.
+    """Whether a module is a convolution whose weight gradient may corrupt memory in NHWC layout on the CPU.
 
-    oneDNN's `jit_1x1` kernels write out of bounds in strided 1 × 1 convolutions with fewer input channels than their
-    block, 16 with AVX-512 and 8 with AVX2 (docs/upstream/onednn_1x1.md).
+    oneDNN's `jit_1x1` kernels write out of bounds in strided 1 × 1 convolutions with fewer input channels than the
+    kernels' block (16 with AVX-512, 8 with AVX2; see docs/upstream/onednn_1x1.md).
     """
     if not isinstance(module, nn.Conv2d):
         return False

@@ -25,13 +25,16 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
     """Move the model to the device, and convert its memory layout and BatchNorm layers as the settings require.
 
     Raises:
-        ConfigError: the settings require SyncBN over several processes on the CPU.
+        ConfigError: the model or `settings.sync_bn` requires SyncBN over several processes on the CPU.
     """
     if settings.sync_bn and world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     synchronized = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if synchronized and world_size() > 1 and device.type == "cpu":
-        raise ConfigError("SyncBN over several processes needs GPUs; set train.sync_bn=False and norm BN or GN")
+        raise ConfigError(
+            'SyncBN over several processes needs GPUs; set train.sync_bn=False, and norm="BN" or norm="GN" instead of '
+            '"SyncBN"'
+        )
     model = model.to(device)
     if use_channels_last(settings.channels_last, device):
         to_channels_last_weights(model)
@@ -39,8 +42,8 @@ def prepare_model(model: nn.Module, settings: TrainSettings, device: torch.devic
 
 
 def compile_model(model: nn.Module, options: bool | Mapping[str, Any]) -> nn.Module:
-    """Compile the model (unless `options` is False). Allows 64 graphs; torch compiles one per image size and number
-    of boxes in a batch.
+    """Compile the model (unless `options` is False). Increases torch's limit to 64 graphs per function, since torch
+    compiles one graph per image size and number of boxes in a batch.
 
     Raises:
         ConfigError: torch.compile rejects `options`.

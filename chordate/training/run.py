@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from chordate import launch
-from chordate.arguments import validate_arguments
+from chordate.arguments import checked_call
 from chordate.config import check_plain, check_save_best, list_section, load_config, naming_files, part_section, section
 from chordate.data.check_files import check_all_files
 from chordate.data.loader import build_dataset, build_loader, check_data_section
@@ -31,6 +31,7 @@ from chordate.weights.checkpoint_sources import check_exists
 from chordate.work_dir_lock import locked
 
 
+@checked_call(remedy="the settings of a run, such as train.epochs, are in its config")
 def train(
     config: str | Path | Mapping[str, Any] | Config,
     *,
@@ -49,7 +50,8 @@ def train(
         resume: path of a checkpoint to resume exactly; True for the newest checkpoint in `work_dir`, if there is one.
         load_from: path or URL of a checkpoint of any known format that initializes the whole model, even if its classes
             differ (weights of classes with the same name are loaded, other classes keep their initial weights).
-            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored when a run is resumed.
+            Overrides `train.load_from`, and replaces the backbone's pretrained weights. Ignored if `resume=True` finds
+            a checkpoint; an error if `resume` is a path.
         callbacks: callbacks in addition to the callbacks of the config.
 
     Returns:
@@ -57,10 +59,10 @@ def train(
         `best` the best evaluation.
 
     Raises:
-        ChordateError: the config, the data or a checkpoint is invalid or does not fit, or a loss is non-finite.
+        ChordateError: an argument, the config, the data or a checkpoint is invalid or does not fit, a loss is
+            non-finite, another run is using `work_dir`, or the machine failed (see MachineError).
         SystemExit: the process received SIGINT, SIGTERM or SIGHUP; the run is saved.
     """
-    validate_arguments(train, dict(locals()), "train")
     if load_from and resume and resume is not True:
         raise ConfigError(f"resume={resume} continues with the resumed run's weights; leave out load_from={load_from}")
     cfg = load_config(config)
@@ -132,10 +134,11 @@ def train(
 
 
 def check_settings(cfg: Config, settings: TrainSettings) -> None:
-    """Check the settings that can be checked without data, before datasets are read, which may take a minute.
+    """Check the settings that can be checked without data, before the datasets are read, which may take a minute.
 
     Raises:
-        ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid.
+        ConfigError: a setting of the data, the optimizer or the schedule is unknown or invalid, or `train.save_best` is
+            set without `val_data`.
     """
     check_save_best(cfg)
     check_data_section(section(cfg, "train_data"), training=True)
@@ -147,4 +150,4 @@ def check_settings(cfg: Config, settings: TrainSettings) -> None:
     if unreached:
         unit = "epochs" if settings.by_epoch else "iterations"
         numbers = ", ".join(f"{milestone:g}" for milestone in unreached)
-        logger.warning(f"schedule.milestones: {numbers} not reached, since train.{unit}={length}")
+        logger.warning(f"schedule.milestones: {numbers} will not be reached, since train.{unit}={length}")

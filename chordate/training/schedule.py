@@ -1,7 +1,7 @@
 """Learning-rate schedules: the multiplier of the learning rate as a pure function of the iteration.
 
 A schedule has no state, so a run that is resumed with more epochs follows the schedule of the new length. (torch's
-schedulers save their length in their state, so the resumed run would stay at its last learning rate.)
+schedulers save their length in their state, so the resumed run would follow the schedule of the old length.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Span:
     Attributes:
         warmup: length of the warm-up.
         total: length of the training, including the warm-up.
-        unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
+        unit: iterations per epoch if the milestones are in epochs; 1 if they are in iterations.
     """
 
     warmup: int
@@ -60,7 +60,7 @@ class Constant:
         return 1.0
 
     def unreached(self, length: int) -> list[float]:
-        """The milestones after the end of a training run of `length` (in the unit of the milestones)."""
+        """The milestones that a training run of `length` (in the unit of the milestones) does not reach."""
         return []
 
 
@@ -153,8 +153,8 @@ def build_schedule(
     Args:
         config: the section `schedule` of a config, see `schedule_settings`.
         total: number of iterations of the whole training.
-        steps_per_unit: number of iterations per unit of the milestones: iterations per epoch, or 1.
-        steps_per_epoch: number of iterations per epoch; None for `steps_per_unit`.
+        steps_per_unit: iterations per epoch if the milestones are in epochs; 1 if they are in iterations.
+        steps_per_epoch: iterations per epoch, for `warmup_epochs`; by default `steps_per_unit`.
     """
     settings = schedule_settings(config)
     warmup = settings.warmup_iters or round(settings.warmup_epochs * (steps_per_epoch or steps_per_unit))

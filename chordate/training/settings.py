@@ -74,11 +74,11 @@ class TrainSettings:
         return self.in_iterations(self.epochs if self.epochs is not None else self.iterations or 0, steps_per_epoch)
 
     def in_iterations(self, count: int, steps_per_epoch: int) -> int:
-        """Convert `count` to iterations; its unit is that of the training's length, epochs or iterations."""
+        """Convert `count` to iterations. The unit of `count` is that of the training's length: epochs or iterations."""
         return count * steps_per_epoch if self.by_epoch else count
 
     def is_due(self, every: int | None, iteration: int, steps_per_epoch: int) -> bool:
-        """Whether an action with the period `every` (epochs or iterations) is due after `iteration` iterations."""
+        """Whether an action with the period `every` (see `eval_every`) is due after `iteration` iterations."""
         if iteration == self.length(steps_per_epoch):
             return True
         period = steps_per_epoch if every is None else self.in_iterations(every, steps_per_epoch)

@@ -26,8 +26,8 @@ def log_setup(trainer: Trainer) -> None:
     logger.info(f"torch {torch.__version__}, {device}, {processes}, seed {settings.seed}")
     logger.info(
         f"{type(trainer.optimizer).__name__}: learning rate {trainer.lr:g} (config: {rates.lr:g} for "
-        f"{rates.base_batch_size or 'any number of'} images) for {trainer.batch_size} images per "
-        f"iteration = {trainer.train_loader.images_per_batch} × {processes} × {settings.accumulate} accumulated"
+        f"{rates.base_batch_size or 'any number of'} images) for {trainer.batch_size} images per iteration "
+        f"(batch_size {trainer.train_loader.images_per_batch} × {processes} × accumulate {settings.accumulate})"
     )
     for group in trainer.optimizer.param_groups:
         logger.info(f"  {pluralize(len(group['params']), 'parameter')} with {group['name']}")
@@ -50,9 +50,10 @@ class StepLog:
         self._images, self._clock = 0, time.monotonic()
 
     def step(self, batches: Sequence[Batch], stopping: bool = False) -> None:
-        """Record a step: every `log_every` iterations, at the end, and if a callback stops training (`stopping`).
+        """Called after every step; adds a record every `log_every` iterations, at the end, and if `trainer.stop` ends
+        training (`stopping`).
 
-        After a signal, nothing is recorded, since the resumed run continues the running means.
+        If a signal ends the run, no further record is added, since the resumed run continues the running means.
         """
         trainer, iteration, total = self._trainer, self._trainer.iteration, self._trainer.max_iterations
         self._images += sum(len(batch) for batch in batches) * trainer.world_size

@@ -72,8 +72,8 @@ class Trainer:
         resumed: whether the training continues the run in `work_dir`, instead of starting a new run there.
 
     Raises:
-        ConfigError: a setting is unknown or invalid.
-        DataError: the loader is empty.
+        ConfigError: a setting is unknown or invalid, or only one of `val_loader` and `metric` is given.
+        DataError: `train_loader` has no batches.
     """
 
     def __init__(
@@ -96,19 +96,20 @@ class Trainer:
         self.device = launch.device()
         self.channels_last = use_channels_last(settings.channels_last, self.device)
         self.config = config or Config({"optimizer": optimizer, "schedule": schedule, "train": train})
+        self.config_text = self.config.pretty_text  # made once, since every checkpoint has it and formatting is slow
         self.work_dir, self.resume, self.resumed = Path(work_dir), resume, False
         self.folder = CheckpointFolder(work_dir, settings.keep)
         self.progress = ProgressBar()
 
         if (val_loader is None) != (metric is None):
-            raise ConfigError("evaluation needs both val_data and metric; set both, or neither")
+            raise ConfigError("evaluation needs both val_loader and metric; pass both, or neither")
         for loader in (train_loader, val_loader or train_loader):
             check_implements(loader, Loader, [])
         self.train_loader, self.val_loader = train_loader, val_loader
         self.metric: Any = metric
         self.batches_per_epoch = len(train_loader)
         if not self.batches_per_epoch:
-            raise DataError("the training data has fewer images than there are processes, so it yields no batch")
+            raise DataError("train_loader has length 0, so it yields no batch; its dataset needs at least one image")
         self.steps_per_epoch = -(-self.batches_per_epoch // settings.accumulate)
         self.max_iterations = settings.length(self.steps_per_epoch)
         self.max_epochs = -(-self.max_iterations // self.steps_per_epoch)
@@ -139,7 +140,7 @@ class Trainer:
         self.losses = LossLog(data.id_in_file) if isinstance(data, Dataset) else LossLog()
         # Numbers of iterations: done in total, done at the last evaluation, and done at the last save.
         self.iteration = self.evaluated = self.saved = 0
-        self.left_unevaluated: int | None = None  # iteration of a resumed checkpoint that was not evaluated
+        self.left_unevaluated: int | None = None  # iteration of the resumed checkpoint, if an evaluation was due
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop_reason: str | None = None
@@ -151,7 +152,7 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> Any:
-        """The model that evaluations use: the model with averaged weights if `train.ema` is set, else `module`."""
+        """The model that evaluations use: the model with EMA weights if `train.ema` is set, else `module`."""
         return self.module if self.ema is None else self.ema.module
 
     def train(self, *, is_locked: bool = False) -> Model:
@@ -161,7 +162,7 @@ class Trainer:
             is_locked: whether the caller already holds the lock of the work dir; otherwise, it is taken here.
 
         Returns:
-            The trained model; its averaged weights are in `ema.module`.
+            The trained model; its EMA weights are in `ema.module`.
 
         Raises:
             TrainingError: a loss is non-finite.
@@ -189,7 +190,7 @@ class Trainer:
                         self._train_epoch()
                     if self.stop_reason is not None:
                         logger.info(f"stopped: {self.stop_reason}")
-                    training_state.save(self)  # writes only if a complete run was resumed in another folder
+                    training_state.save(self)  # writes only if a complete run is resumed, not from `last_checkpoint`
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
                     loader.stop_workers()
@@ -197,7 +198,7 @@ class Trainer:
                     try:
                         callback.on_train_end(self)
                     except Exception as error:  # raised below: here it would hide the error that ended training
-                        logger.warning(f"{type(callback).__name__}.on_train_end: {error!r}")
+                        logger.warning(f"{type(callback).__name__}.on_train_end raised {error!r}")
                         errors.append(error)
             if errors:
                 raise errors[0]
@@ -231,10 +232,8 @@ class Trainer:
             self.train_loader.report_problems()
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Run one optimizer step on the mean gradient of the batches, without synchronizing with the device.
-
-        Returns:
-            The losses of the last batch, on the device.
+        """Run one optimizer step on the mean gradient of the batches. Returns the losses of the last batch, on the
+        device. Synchronizes with the device only in fp16 with an optimizer that is not fused.
         """
         iteration, clip_norm, amp = self.iteration + 1, self.settings.clip_norm, self.settings.amp
         self.schedule.apply(self.optimizer, self.iteration)
@@ -287,7 +286,7 @@ class Trainer:
         self.log.restart_clock()
 
     def evaluate(self, interrupted: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """Compute the metric on the validation data in full precision, with the averaged weights if there are any. The
+        """Compute the metric on the validation data in full precision, with the EMA weights if there are any. The
         metrics are equal on all ranks. Stops and returns an empty dict if `interrupted()` is true after a batch."""
         self.average_buffers()
         opts: dict[str, Any] = {"channels_last": self.channels_last, "interrupted": interrupted}
@@ -356,8 +355,8 @@ class Trainer:
     def _find_unused_parameters(self, batch: Batch) -> None:
         """Enable DDP's `find_unused_parameters` if some parameters get no gradient from the loss of `batch`.
 
-        Without this option, DDP would wait forever for these gradients. The option costs time in every step, so it is
-        not always enabled.
+        Without this option, DDP would raise an error in the next step, since it waits for these gradients. The option
+        costs time in every step, so it is not always enabled.
         """
         unused = find_unused_parameters(self.module, lambda: self._forward(self.module, batch)[1])
         if unused:
@@ -378,7 +377,7 @@ class Trainer:
         return due and self.losses.read(self.signals.received is not None)
 
     def _exit_on_signal(self, agreed: bool) -> None:
-        """If `agreed` (by all ranks, or by this rank if it need not wait for others), save and exit after a signal."""
+        """Save and exit if `agreed`: all ranks know of a signal, or this rank got one and need not wait for others."""
         if agreed:
             received = self.signals.received or signal.SIGTERM  # `received` is None if only another rank got a signal
             training_state.save(self)

@@ -85,7 +85,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         weights["ema"] = trainer.ema.module.state_dict()
     for part, tensors in weights.items():
         if bad := not_finite(tensors):
-            name = bad[0] if part == "model" else f"the average of {bad[0]}"
+            name = bad[0] if part == "model" else f"the EMA of {bad[0]}"
             raise TrainingError(
                 f"{name} has a NaN or Inf after iteration {trainer.iteration}, although the losses were finite; the "
                 f"checkpoint is not saved; lower optimizer.lr or set train.clip_norm"
@@ -94,7 +94,7 @@ def collect(trainer: Trainer, files: Sequence[str]) -> dict[str, Any]:
         "chordate": FORM,
         **weights,
         "meta": trainer.module.meta.to_dict(),
-        "config": trainer.config.pretty_text,
+        "config": trainer.config_text,
         "train": {
             "iteration": trainer.iteration,
             "steps_per_epoch": trainer.steps_per_epoch,
@@ -121,11 +121,11 @@ def resume_or_start(trainer: Trainer) -> None:
     if is_main_process():
         folder.remove_temporary()
     path = folder.newest() if trainer.resume is True else trainer.resume or None
-    names = {Path(name).name if name else "nothing" for name in all_gather_object(path)}
+    names = {Path(name).name if name else "none" for name in all_gather_object(path)}
     if len(names) > 1:
         raise CheckpointError(
-            f"{work_dir}: the processes would resume from {' and '.join(sorted(names))}; copy the newest checkpoint "
-            f"and {POINTER} to every machine"
+            f"{work_dir}: the processes would resume from different checkpoints ({', '.join(sorted(names))}); copy the "
+            f"newest checkpoint and {POINTER} to every machine"
         )
     if path is not None:
         checkpoint = read_checkpoint(path)
@@ -134,7 +134,7 @@ def resume_or_start(trainer: Trainer) -> None:
         trainer.saved = trainer.iteration if folder.is_last(path) else 0
         if trainer.resumed:
             best = folder.adopt(checkpoint["train"]["files"], checkpoint["train"]["best"])
-            trainer.best = broadcast_object(best)  # without a shared filesystem, only rank 0 has the file
+            trainer.best = broadcast_object(best)  # without a shared filesystem, only rank 0 has the best checkpoint
         else:  # the log and the best checkpoint of the resumed run stay in its folder
             logger.warning(f"{path} is not in {work_dir}, so a new log and a new best score start there")
             trainer.history = []
@@ -148,8 +148,12 @@ def resume_or_start(trainer: Trainer) -> None:
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: str) -> None:
     """Restore the trainer's state from a checkpoint that `collect` made. Changes no files.
 
-    If the data, the batch size or the number of ranks has changed, training continues with a warning; if its length is
-    set in epochs, it continues from the start of the interrupted epoch.
+    If the number of iterations per epoch has changed (other data, batch size or number of ranks), a warning is logged,
+    and training continues from the same iteration, or, if its length is set in epochs, from the start of the
+    interrupted epoch.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model, dataset or optimizer, or its state does not fit.
     """
     saved = checkpoint["train"]
     check_model(trainer.module, checkpoint, path)
@@ -194,7 +198,7 @@ def _iteration(saved: Mapping[str, Any], trainer: Trainer) -> int:
 
 
 def check_model(model: Model, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Raise CheckpointError unless the checkpoint's model has equal metadata, tensor names and shapes."""
+    """Raise CheckpointError unless the checkpoint has the metadata, tensor names and shapes of `model`."""
     difference = DatasetMeta.from_dict(checkpoint["meta"], path).difference(model.meta)
     if difference is not None:
         raise CheckpointError(f"{path} was trained on {difference}; resume with the same data")

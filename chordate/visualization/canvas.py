@@ -22,7 +22,7 @@ from chordate.text import printable
 
 Picture = NDArray[np.uint8]  # [H, W, 3] RGB
 Color = tuple[int, int, int]
-Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box, both ends included
+Pixels = tuple[int, int, int, int]  # left, top, right, bottom of a box; right and bottom are inclusive
 
 LONG_SIDE = 640  # default minimum of the longer side in pixels; smaller images are upscaled to it
 PADDING = 3  # pixels around the text of a label
@@ -70,8 +70,8 @@ def instance_colors(
 ) -> list[Color]:
     """A color per instance: the color of its class, lighter or darker if the class has several instances.
 
-    From left to right, the instances of a class cycle through `SHADES`. So neighbors have different colors, and correct
-    detections have the same colors as the ground truth.
+    From left to right, the instances of a class cycle through `SHADES`. So neighbors have different colors, and
+    detections that match the ground truth one to one have its colors.
     """
     colors, seen = [(0, 0, 0)] * len(boxes), Counter[int]()
     for i in sorted(range(len(boxes)), key=lambda i: boxes[i][0] + boxes[i][2]):
@@ -104,7 +104,8 @@ def write_image(path: str | Path, image: Picture) -> None:
     """Write an RGB picture `[H, W, 3]` uint8; the file's extension selects the format.
 
     Raises:
-        DataError: the folder does not exist or the extension is unknown.
+        DataError: the file cannot be written, for example because the folder does not exist or the extension is
+            unknown.
     """
     try:
         Image.fromarray(image).save(path, quality=92)
@@ -141,7 +142,7 @@ def draw_annotations(image: Picture, annotations: Sequence[Annotation], long_sid
     pen = ImageDraw.Draw(canvas)
     for annotation in reversed(annotations):
         _draw_box(pen, _to_canvas(annotation.box, scale, size), annotation, line)
-        _draw_keypoints(pen, annotation, scale, line)
+        _draw_keypoints(pen, annotation, scale, line, radius=max(3, long_side / 128))
     labels: list[tuple[Pixels, str, Color]] = []
     for annotation in annotations:
         text = fit_text(annotation.name, annotation.note, font, size[0] - 2 * PADDING)
@@ -198,8 +199,8 @@ def _draw_box(pen: ImageDraw.ImageDraw, box: Pixels, annotation: Annotation, lin
             pen.rectangle((x, y, x + line - 1, min(y + dash, y2)), fill=annotation.color)
 
 
-def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int) -> None:
-    """Draw keypoints and bones with dark edges."""
+def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: float, line: int, radius: float) -> None:
+    """Draw keypoints of this radius, and bones of the width `line`, with dark edges."""
     colors = annotation.keypoint_colors or [annotation.color] * len(annotation.keypoints)
     points = [None if point is None else (point[0] * scale, point[1] * scale) for point in annotation.keypoints]
     for first, second in annotation.bones:
@@ -210,7 +211,7 @@ def _draw_keypoints(pen: ImageDraw.ImageDraw, annotation: Annotation, scale: flo
             pen.line((*ends[0], *ends[1]), color, line)
     for point, color in zip(points, colors):
         if point is not None:
-            pen.circle(point, 1.5 * line, fill=color, outline="black")
+            pen.circle(point, radius, fill=color, outline="black")
 
 
 def fit_text(name: str, note: str, font: ImageFont.FreeTypeFont, width: int) -> str:

@@ -19,7 +19,7 @@ from chordate.visualization.contact_sheet import Group, Table, Thumbnail, contac
 from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes, plot_values
 from chordate.visualization.style import save
 
-THUMBNAILS = 12  # maximum number of suspicious images per dataset
+THUMBNAILS = 12  # maximum number of suspicious images drawn per dataset
 SIZES = 15  # maximum number of image sizes in the table
 WIDE = 800  # pixels; wider plots take a whole row
 CAPTION = 8  # maximum number of classes in the caption of the class plot
@@ -116,7 +116,7 @@ def _tables(report: DataReport) -> list[Table]:
 
 
 def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] | None = None) -> Table:
-    """A table of counts, the largest first, with bars; `images` is a further column."""
+    """A table of counts, the largest first, with bars; `images` maps each name to its cell in the column "images"."""
     ordered = Counts.merge([counts]).rows
     sums = np.array([sum(row) for row in ordered.values()]).clip(0)
     total, most = max(sums.sum(), 1), max(sums.max(initial=0), 1)
@@ -131,7 +131,7 @@ def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] 
 
 
 def _thumbnails(report: DataReport, out: Path) -> list[Thumbnail]:
-    """Draw up to twelve suspicious samples with their ground truth, equally many for each possible error."""
+    """Draw up to twelve suspicious samples with their ground truth, with the same limit for each possible error."""
     assert report.dataset is not None
     chosen: dict[int, str] = {}
     for kind, indices in report.suspicious.items():

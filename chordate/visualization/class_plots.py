@@ -14,7 +14,7 @@ from chordate.visualization.style import FIRST, OTHERS, new_figure, tidy
 
 
 class ClassBar(NamedTuple):
-    """Two scores of a class, 0 … 1: the bar of `front` covers part of the bar of `behind`, the larger score."""
+    """Two scores of a class, 0 … 1. `behind` is the larger score; the bar of `front` is drawn over its bar."""
 
     label: str
     front: float
@@ -22,13 +22,13 @@ class ClassBar(NamedTuple):
 
 
 def class_bars(bars: Sequence[ClassBar], title: str, names: tuple[str, str], mean: float, mean_name: str) -> Figure:
-    """Bar chart of the classes, sorted by the front score. The number of columns makes the figure about square.
+    """Bar chart of the classes, highest front score first; the number of columns makes the figure about square.
 
     Args:
         bars: one bar per class.
         title: title of the figure.
         names: names of the front score and of the score behind it.
-        mean: position of the dashed line.
+        mean: mean of the front score, drawn as a dashed line.
         mean_name: name of the dashed line in the legend.
     """
     ordered = sorted(bars, key=lambda bar: bar.front)
@@ -65,7 +65,7 @@ def _plot_bars(axis: Axes, bars: Sequence[ClassBar], rows: int, names: tuple[str
 def confusion_matrix(
     matrix: NDArray[Any], names: Sequence[str], title: str, cell: Callable[[float, float], str]
 ) -> Figure:
-    """Confusion matrix, colored by row fraction; up to 20 classes also have a text in each cell.
+    """Confusion matrix, colored by row fraction. With at most 20 classes, nonzero cells also have a text.
 
     Args:
         matrix: `[K, K]` counts, a row per true class and a column per predicted class.

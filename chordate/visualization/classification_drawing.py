@@ -27,12 +27,13 @@ def draw_classification(
 def draw_class_targets(
     targets: ClassTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the name of the class; for soft targets (MixUp, CutMix), every class with its weight, largest first."""
+    """Draw the class; for soft targets (MixUp, CutMix), all classes of weight > 0 with their weights, largest first."""
     return draw_annotations(image, class_annotations(targets.labels[index], image, meta), long_side)
 
 
 def class_annotations(label: Tensor, image: Picture, meta: DatasetMeta) -> list[Annotation]:
-    """Make an annotation around the image for each class of a label `[]` or of soft targets `[num_classes]`."""
+    """Annotations with the image as their box: one for a label `[]`, or one per class with weight > 0 for soft targets
+    `[num_classes]`."""
     if not label.ndim:
         return [_annotation(image, int(label), "", meta)]
     labels = [number for number in label.argsort(descending=True).tolist() if label[number] > 0]

@@ -16,7 +16,7 @@ from chordate.visualization.class_plots import ClassBar, class_bars, confusion_m
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, save, tidy
 from chordate.visualization.task_drawing import plot_report
 
-COLORED_CLASSES = 6  # curves with a color and a legend entry: the classes with the most objects
+COLORED_CLASSES = 6  # number of curves with a color and a legend entry: those of the classes with the most objects
 TITLES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
 SIMILARITIES = {"keypoints": "OKS"}  # similarity that the thresholds apply to; IoU for boxes and masks
 
@@ -34,7 +34,8 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
         The files written.
 
     Raises:
-        DataError: the folder cannot be written to.
+        OSError: the folder cannot be created, or `report.json` cannot be written.
+        DataError: a PNG cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def plot_coco_report(report: CocoReport, folder: str | Path) -> list[Path]:
 
 
 def plot_precision_recall(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """Precision-recall curves. Left: mean over classes, per threshold. Right: per class, at threshold 0.50.
+    """Precision-recall curves. Left: mean over classes, per IoU or OKS threshold. Right: per class, at 0.50.
 
     The legend at the right lists the classes with the most objects.
     """
@@ -113,7 +114,7 @@ def plot_confusion(content: Mapping[str, Any], iou_type: str) -> Figure:
 
 
 def plot_errors(content: Mapping[str, Any], iou_type: str) -> Figure:
-    """TIDE's error types (Bolya et al. 2020, section 2.2): the AP50 gained by fixing each type, and its count."""
+    """TIDE's error types (Bolya et al. 2020, section 2.2): for each, the AP50 gained by fixing it, and its count."""
     errors = content["errors"]
     rows = [(f"{k['meaning']}  ({name})", k["gain"], f"{k['count']:,}") for name, k in errors["kinds"].items()]
     rows += [("all false positives  (FP)", errors["FP"], ""), ("all misses  (FN)", errors["FN"], "")]

@@ -1,4 +1,4 @@
-"""Formats a web page of pictures and tables in groups, as one HTML file without scripts."""
+"""Formats a web page of pictures and tables in groups, as HTML without scripts; the pictures are separate files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ td.bar { width: 12rem; vertical-align: middle } td.bar i { display: block; heigh
 .tables { display: flex; flex-wrap: wrap; gap: 0 3.5rem; align-items: flex-start }
 summary { cursor: pointer; font-size: .95rem; font-weight: 600; margin: 1.4rem 0 .4rem }
 """
-OPEN_ROWS = 25  # longer tables are folded
+OPEN_ROWS = 25  # longer tables are collapsed
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Table:
 
 @dataclass
 class Group:
-    """Pictures under one heading, with a note, lists of further lines, and tables."""
+    """A section of the page: a heading with a note, then problems and other lines as lists, pictures, and tables."""
 
     name: str
     note: str
@@ -102,7 +102,7 @@ def remove_earlier_sheet(folder: Path) -> None:
     """Delete `index.html` and its pictures from a folder, if an earlier contact sheet was written there."""
     page = folder / "index.html"
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
-    if f"<style>{STYLE}</style>" not in text:  # a page of the user's own
+    if f"<style>{STYLE}</style>" not in text:  # no page, or the user's own
         return
     for file in re.findall(r'<img src="([^"/]+)"', text):
         (folder / unquote(file)).unlink(missing_ok=True)

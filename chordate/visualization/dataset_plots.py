@@ -11,12 +11,12 @@ from chordate.structures import Values
 from chordate.structures.statistics import format_number
 from chordate.visualization.style import FIRST, OTHERS, new_figure, plain_label, tidy
 
-ROWS, COLUMNS = 40, 3  # maximum numbers of classes per column and of columns; the most frequent classes are drawn
+ROWS, COLUMNS = 40, 3  # maximum number of classes per column, and of columns; less frequent classes are left out
 BINS = 40
 
 
 def plot_class_counts(names: Sequence[str], counts: NDArray[np.int64]) -> Figure:
-    """Bar chart of the objects per class, most frequent first, in columns of at most 40 classes."""
+    """Bar chart of the objects per class, most frequent first: at most 120 classes, in columns of at most 40."""
     order = np.argsort(-counts, kind="stable")[: ROWS * COLUMNS]
     columns = -(-len(order) // ROWS)
     rows = -(-len(order) // columns)

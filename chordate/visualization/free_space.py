@@ -16,13 +16,13 @@ Places = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def move_to_free_space(label: Annotation, axis: Axes) -> None:
-    """Move the text of an annotation to the free position nearest to its point.
+    """Move the text of an annotation to the free position nearest to the annotated point.
 
     Computes the layout of the figure, so the figure must be complete. If there is no free position, the text is placed
     above the axes at the right.
 
     Args:
-        label: annotation whose text is centered on its position; `label.xy` is its point in data coordinates.
+        label: annotation whose text is centered on its position; `label.xy` is the annotated point in data coordinates.
         axis: the axes that contain the label.
     """
     axis.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
@@ -36,7 +36,7 @@ def move_to_free_space(label: Annotation, axis: Axes) -> None:
     for line in axis.lines:
         taken |= _crosses(places, size, axis.transData.transform(np.column_stack(line.get_data())))
     free = np.argwhere(~taken)
-    label.set_in_layout(False)  # the label lies within the axes and must not change their size
+    label.set_in_layout(False)  # the label must not change the layout, from which its position is computed
     if not len(free):
         label.set(position=(1, 1.02), horizontalalignment="right", verticalalignment="bottom")
         label.set_anncoords("axes fraction")
@@ -63,9 +63,11 @@ def _overlaps(places: Places, size: NDArray[np.float64], box: Bbox) -> NDArray[n
 
 
 def _crosses(places: Places, size: NDArray[np.float64], curve: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether a curve `[N, 2]` with ascending x, interpolated over NaN, crosses the label, for each candidate position,
-    `[X, Y]`: between the left and right edge of the label, the curve is neither entirely above nor entirely below
-    it."""
+    """Whether a curve crosses the label, for each candidate position, `[X, Y]`.
+
+    The curve, `[N, 2]` with ascending x, is interpolated over NaN. It crosses the label if, between the label's left
+    and right edges, it is neither entirely above nor entirely below the label.
+    """
     (x, y), (width, height) = places, size
     crosses = np.zeros((len(x), len(y)), bool)
     curve = curve[np.isfinite(curve).all(1)]

@@ -1,4 +1,4 @@
-"""Draws panoptic segments: stuff is tinted by class; each thing has its own shade, an outline and a label."""
+"""Draws panoptic segments with outlines and labels: stuff in the color of its class, each thing in its own shade."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def draw_panoptic_map(
 def draw_panoptic_targets(
     targets: PanopticTargets, index: int, image: Picture, meta: DatasetMeta, *, long_side: int | None = None
 ) -> Picture:
-    """Draw the things and the stuff. Crowds have a label but no tint."""
+    """Draw the things and the stuff. Crowds have an outline and a label, but no tint."""
     labels, slots, instances = targets.labels[index].long(), targets.slots[index].long(), targets.instances
     valid = instances.valid[index]
     things = instances.labels[index][valid].tolist()
-    stuff = labels[(slots == IGNORED) & (labels != IGNORED)].unique()
+    stuff = targets.stuff(index)
     rest = torch.searchsorted(stuff, labels) + len(things) + 1 if len(stuff) else labels
     ids = torch.where(slots != IGNORED, slots + 1, torch.where(labels != IGNORED, rest, 0))
     notes = [" (crowd)" if crowd else "" for crowd in instances.crowd[index][valid].tolist()] + [""] * len(stuff)
@@ -103,7 +103,7 @@ def draw_segments(
 
 
 def _draw_edges(picture: Picture, ids: NDArray[np.int64], thing: NDArray[np.bool_], width: int) -> None:
-    """Draw the borders between segments on `picture`, in place: white around things, dark between stuff segments."""
+    """Draw the borders of the segments on `picture`, in place: white around things, dark otherwise."""
     border = np.zeros(ids.shape, bool)
     around_thing = np.zeros(ids.shape, bool)
     for first, second in (

@@ -25,7 +25,8 @@ def plot_panoptic_report(report: PanopticReport, folder: str | Path) -> list[Pat
         The paths of the files.
 
     Raises:
-        DataError: the folder cannot be written to.
+        OSError: the folder cannot be created, or `report.json` cannot be written.
+        DataError: a PNG cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

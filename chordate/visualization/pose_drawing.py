@@ -60,7 +60,7 @@ def _annotation(
 
 
 def side_colors(skeleton: Skeleton, middle: Color) -> list[Color]:
-    """The color of each keypoint: orange at the left, green at the right, `middle` for keypoints without a partner."""
+    """Color of each keypoint: orange for the left side, green for the right, `middle` for unpaired keypoints."""
     colors = []
     for index, (name, other) in enumerate(zip(skeleton.names, skeleton.mirrored)):
         # In alphabetical order, "left" comes before "right", and "l" before "r".

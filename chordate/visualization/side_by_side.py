@@ -34,7 +34,7 @@ def side_by_side(
         images: `[H, W, 3]` uint8 RGB each.
         names: a caption for each image, such as its file's name.
         predictions: one per image, in pixels of the image.
-        targets: Targets per image, each for a batch of one image, in pixels of the image; None for no targets.
+        targets: for each image, the Targets of a batch of size 1, in pixels of the image, or None to draw no targets.
         meta: class names, skeleton and palette.
         score_threshold: objects with lower scores are not drawn; None for the predictions' `display_threshold`.
         columns: number of images per row.

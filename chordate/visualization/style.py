@@ -33,7 +33,7 @@ def save(figure: Figure, out: str | Path) -> None:
     """Write a figure; the file's extension selects the format.
 
     Raises:
-        DataError: the folder does not exist or the extension is unknown.
+        DataError: the file cannot be written, or its extension is unknown.
     """
     try:
         figure.savefig(out)

@@ -86,8 +86,9 @@ def plot_report(report: Any, folder: str | Path) -> list[Path]:
         The files written.
 
     Raises:
-        ConfigError: no function is registered for the report's type.
-        DataError: the folder cannot be written to.
+        ConfigError: the report is None (the metric has no report), or no function is registered for its type.
+        OSError: the folder cannot be created, or `report.json` cannot be written.
+        DataError: a PNG cannot be written.
     """
     raise ConfigError(_unregistered("plot_report", report))
 

@@ -29,15 +29,15 @@ def plot_training(
     """Plot a run's `log.jsonl`: losses, learning rate and metrics over iterations.
 
     Args:
-        log: JSON lines: `{"mode": "train", "iteration", "lr", "loss", …}` with each of the losses, and
-            `{"mode": "val", "iteration", "bbox_AP", …}`.
+        log: path of the log; its lines are JSON objects, `{"mode": "train", "iteration", "lr", "loss", …}` with each of
+            the losses, or `{"mode": "val", "iteration", "bbox_AP", …}`.
         out: the file to write; its extension selects the format.
         lower_is_better: names of the metrics that are better when lower.
         first: name of the metric to draw in bold with its best value marked, for example the value of
-            `train.save_best`.
+            `train.save_best`; by default, the first AP or else the first metric.
 
     Raises:
-        DataError: the log does not exist, or has no training records.
+        DataError: the log cannot be read or has no training records, or `out` cannot be written.
     """
     training, evaluations = _read_log(Path(log))
     figure = new_figure(11 if evaluations else 6.5, 4.6)
@@ -67,7 +67,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
     try:
         records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a training log: {error}") from error
+        raise DataError(f"{path} cannot be read as a training log: {error}") from error
     training = [r for r in records if r.get("mode") == "train"]
     if not training:
         raise DataError(f"{path} has no training records; expected a run's log.jsonl")
@@ -75,7 +75,7 @@ def _read_log(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Get the iterations, and the values of the field `name`, with NaN for null (a non-finite value)."""
+    """Get the iterations, and the values of the field `name`, with NaN for missing and null (non-finite) values."""
     return [r["iteration"] for r in records], np.array([r.get(name) for r in records], np.float64)
 
 
@@ -88,7 +88,7 @@ def plot_losses(axis: Axes, training: Records, metrics: Collection[str] = ()) ->
     """Plot the smoothed training losses over iterations: the sum as a bold line, its parts as thin lines.
 
     With 50 records or more, the raw values are drawn faintly behind the smoothed lines. If the sum has only one part,
-    the part is not drawn.
+    and always equals this part, the part is not drawn.
 
     Args:
         axis: axes to draw on.

@@ -1,1 +1,1 @@
-"""Reads checkpoints from files and URLs without running code, and loads all known formats; see `docs/weights.md`."""
+"""Reads checkpoints from files and URLs without running their code, and loads every known format (docs/weights.md)."""

@@ -1,4 +1,4 @@
-"""Candidate state dicts for loading a checkpoint: all or part of it, converted by each format that recognizes it."""
+"""Candidate state dicts of a checkpoint: all or some tensors, unchanged, and converted by each matching format."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
 # Prefixes that wrappers add to tensor names. EMA weights are preferred, so their prefixes are first, and `teacher.`
-# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile `_orig_mod.`, Lightning's modules the
-# others.
+# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile adds `_orig_mod.`, and Lightning
+# modules often add `model.`, `net.` or `network.`.
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
     *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
 )
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
-_MAX_PARTS = 32  # limit on the prefixes that are tried, since every format tries each; real files have at most about 10
+_MAX_PARTS = 32  # limit on the prefixes tried, since each format tries them all; real files have at most about 10
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Candidate:
         settings: settings that the weights were trained with, see `Format.settings`.
         guesses: which of the settings are guessed, see `Format.guesses`.
         unsupported: the library's settings that Chordate lacks, see `Format.unsupported`.
+        notes: how tensors were computed, see `Format.notes`.
     """
 
     format: str
@@ -56,12 +57,17 @@ class Candidate:
     settings: dict[str, Any] = field(default_factory=dict)
     guesses: str = ""
     unsupported: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def best_candidate(weights: Weights, model: nn.Module, by_name: bool = False) -> tuple[Candidate, StateDictMatch]:
     """Find the candidate with the most tensors that fit the model. Returns the candidate and its StateDictMatch.
 
+    If no tensor of any candidate fits, the candidate with the most mismatched tensors is returned.
+
     Args:
+        weights: the weights of the checkpoint.
+        model: the model to load, or a backbone.
         by_name: whether to match outputs by class name if the classes of the model and the checkpoint differ.
 
     Raises:
@@ -80,7 +86,7 @@ def formats(contents: Mapping[Any, Any] = MappingProxyType({})) -> list[Format]:
 
 
 def conversions(format: Format, state: State, model: nn.Module) -> list[State]:
-    """Convert a library's state dict by one format: the result, and the variants that `best_candidate` also tries."""
+    """Convert a library's state dict: returns the result, and the variants that `best_candidate` also tries."""
     candidate = Candidate(format.library, format.convert(state, model))
     return [variant.state for variant in _variants(candidate, model)]
 
@@ -110,11 +116,12 @@ def _convert(format: Format, state: State, weights: Weights, model: nn.Module) -
             settings=format.settings(state),
             guesses=format.guesses(state),
             unsupported=format.unsupported(state),
+            notes=format.notes(state),
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error, 160)}"
         raise CheckpointError(
-            f"{weights.source} has the names of {format.library}'s weights ({type(format).__name__}), but cannot be "
+            f"{weights.source} has tensor names of {format.library} ({type(format).__name__}), but cannot be "
             f"converted: {reason}"
         ) from error
 
@@ -136,7 +143,8 @@ def _variants(candidate: Candidate, model: nn.Module) -> Iterator[Candidate]:
         part = {name.removeprefix("backbone."): state[name] for name in state if name.startswith("backbone.")}
         if part:
             left_out = [name for name in state if not name.startswith("backbone.")]
-            yield replace(candidate, state=part, left_out=[*candidate.left_out, *left_out])
+            notes = {name.removeprefix("backbone."): note for name, note in candidate.notes.items()}
+            yield replace(candidate, state=part, left_out=[*candidate.left_out, *left_out], notes=notes)
 
 
 def _library_part(candidate: Candidate, backbone: Backbone, library: Library) -> Candidate:

@@ -31,11 +31,11 @@ def libraries() -> list[str]:
 
 
 class Recognized(NamedTuple):
-    """The network of recognized weights.
+    """The config and the format of a checkpoint's weights, from `recognize`.
 
     Attributes:
-        name: name of a config.
-        overrides: overrides with dotted keys: the architecture, and the settings of `Format.settings`.
+        name: name of the network's config.
+        overrides: overrides of this config, with dotted keys: the architecture, and the settings of `Format.settings`.
         format: the format that recognizes the weights.
         state: the weights with the library's names, without the prefixes of wrappers.
     """
@@ -50,12 +50,13 @@ def recognize(weights: Weights) -> Recognized:
     """Find the config of the network that has these weights, from the format that recognizes them.
 
     Raises:
-        CheckpointError: no format recognizes the weights and knows their config.
+        CheckpointError: no format recognizes the weights and knows their config, or a tensor has no elements.
     """
     empty = next((name for name, tensor in weights.state.items() if not tensor.numel()), None)
-    if empty is not None:  # its shape would set the network's: a tiny file could ask for a huge layer
+    if empty is not None:  # a tensor without elements can have any shape, so a tiny file could ask for a huge layer
         raise CheckpointError(
-            f"{weights.source}: {printable(empty, 160)} has no elements; name its config: --config CONFIG"
+            f"{weights.source}: {printable(empty, 160)} has no elements, so the config is not inferred; name it: "
+            f"--config CONFIG"
         )
     libraries: list[str] = []
     for state, _ in () if weights.is_own else without_prefixes(weights.state):
@@ -67,15 +68,15 @@ def recognize(weights: Weights) -> Recognized:
                 named = format.config(state)
             except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
                 raise CheckpointError(
-                    f"{weights.source} has the names of {format.library}'s weights, but their network is unknown "
+                    f"{weights.source} has tensor names of {format.library}, but its architecture cannot be determined "
                     f"({error}); name its config: --config CONFIG"
                 ) from error
             if named:
                 name, architecture = named
                 settings = {f"model.{key}": value for key, value in format.settings(state).items()}
                 return Recognized(name, {**architecture, **settings}, format, state)
-    kind = OWN if weights.is_own else libraries[0] if libraries else "unnamed"
-    raise CheckpointError(f"{weights.source} ({kind}) does not name its config; name it: --config CONFIG")
+    kind = OWN if weights.is_own else libraries[0] if libraries else "unknown library"
+    raise CheckpointError(f"{weights.source} ({kind}): its config cannot be determined; name it: --config CONFIG")
 
 
 def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
@@ -106,7 +107,7 @@ def restored(model: Model, library: str) -> dict[str, Any]:
         contents = format.checkpoint(theirs, model)
         if _comes_back(contents, type(format), state, model):
             return contents
-        reasons.append(f"{type(format).__name__} would change its weights")
+        reasons.append(f"{type(format).__name__} would change the weights")
     raise CheckpointError(f"{type(model).__name__} cannot be written as {library}: {'; '.join(dict.fromkeys(reasons))}")
 
 
@@ -115,8 +116,8 @@ def settings_notes(contents: Mapping[str, Any], library: str, model: Model) -> l
 
     Args:
         contents: from `restored`.
-        library: the library.
-        model: the model whose weights `contents` has.
+        library: name of the library.
+        model: the model whose weights are in `contents`.
     """
     weights = find_weights(contents)
     format = next(
@@ -149,7 +150,7 @@ def own_contents(model: Model, config: str) -> dict[str, Any]:
 def write_checkpoint(path: Path, contents: Mapping[str, Any]) -> None:
     """Write the contents of a checkpoint with `torch.save`, or only its tensors if `path` ends with .safetensors.
 
-    A path that ends with .pkl is a pickle of numpy arrays, as in Detectron2's model zoo.
+    If `path` ends with .pkl, the file is a pickle of numpy arrays, as in Detectron2's model zoo.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -181,6 +182,6 @@ def _comes_back(contents: Mapping[str, Any], kind: type[Format], state: State, m
 
 
 def _same(ours: State, state: State) -> bool:
-    """Whether two state dicts have the same names and bits, except for BatchNorm's counters, which may be missing."""
+    """Whether `ours` has the names and values of `state`; BatchNorm's counters are not compared and may be missing."""
     names = {name for name in state if not name.endswith("num_batches_tracked")}
     return names <= ours.keys() <= state.keys() and all(torch.equal(ours[name], state[name]) for name in names)

@@ -28,7 +28,7 @@ from chordate.weights.pickle_files import read_pickle_file
 logger = logging.getLogger("chordate")
 
 POINTER = "last_checkpoint"
-NAME = re.compile(r"(epoch|iteration)_\d+\.pt", re.ASCII)  # a run reads and deletes only files with these names
+NAME = re.compile(r"(epoch|iteration)_\d+\.pt", re.ASCII)  # the names that `save` writes; it deletes no other files
 WRITTEN = (
     "epoch_*.pt",
     "iteration_*.pt",
@@ -68,7 +68,7 @@ class CheckpointFolder:
         keep: number of the newest checkpoints to keep; None keeps all. Only files of this run are deleted.
 
     Attributes:
-        files: names of this run's checkpoints, oldest first.
+        files: names of this run's checkpoints, oldest first, without the best checkpoint.
     """
 
     def __init__(self, folder: str | Path, keep: int | None = None):
@@ -80,7 +80,8 @@ class CheckpointFolder:
         """Write the checkpoint `name`, update `last_checkpoint`, and delete the oldest checkpoints beyond `keep`.
 
         Raises:
-            CheckpointError: the disk is full, or the folder is not writable. Older checkpoints are unchanged.
+            CheckpointError: the disk is full, the folder is not writable, or `state` has a value whose type cannot be
+                loaded safely. Older checkpoints are unchanged.
         """
         self.write(name, state)
         self._write(POINTER, lambda file: file.write(f"{name}\n".encode()))
@@ -104,10 +105,13 @@ class CheckpointFolder:
             raise CheckpointError(f"{reason}{last}") from error
 
     def begin(self) -> Path | None:
-        """Start a new run: move the checkpoints of an earlier run to a subfolder; no file is deleted or overwritten.
+        """Start a new run: move the checkpoints of an earlier run to a new subfolder, and empty `last_checkpoint`.
 
         Returns:
             The folder `earlier_<time>`; None if there were no checkpoints.
+
+        Raises:
+            CheckpointError: a file cannot be moved or written.
         """
         earlier = sorted(path for pattern in WRITTEN for path in self.folder.glob(pattern))
         if not earlier:
@@ -122,7 +126,9 @@ class CheckpointFolder:
             for path in earlier:
                 os.replace(path, target / path.name)
         except OSError as error:
-            raise CheckpointError(f"{target}: cannot move checkpoints there ({error.strerror or error})") from error
+            raise CheckpointError(
+                f"{target}: earlier checkpoints cannot be moved there ({error.strerror or error})"
+            ) from error
         return target
 
     def contains(self, path: str | Path) -> bool:
@@ -145,13 +151,13 @@ class CheckpointFolder:
             name = file.read(256).strip()
         if not name or NAME.fullmatch(name):
             return name
-        logger.warning(f"{pointer} names {printable(name)}, which is not a checkpoint of training; it is ignored")
+        logger.warning(f"{pointer} names {printable(name)} instead of epoch_<n>.pt or iteration_<n>.pt; it is ignored")
         return None
 
     def adopt(self, files: Sequence[str], best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Restore the list of checkpoints on resume: set `self.files` to the names in `files` that are in this folder.
 
-        `files` is read from a checkpoint, which may be untrusted, and `save` deletes old entries of `self.files`.
+        `files` is read from a checkpoint, which may be untrusted, and `save` deletes the oldest files in `self.files`.
         Names that `save` does not write are therefore ignored.
 
         Args:
@@ -194,7 +200,10 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.folder}: no checkpoint can be read ({names}); {remedy}")
         if readable and damaged:
             names = ", ".join(printable(str(self.folder / name), None) for name in sorted(damaged))
-            logger.warning(f"{names} is missing or damaged; an older checkpoint is used: {max(readable)[1].name}")
+            logger.warning(
+                f"{names} cannot be read (missing or damaged); the newest readable checkpoint is used: "
+                f"{max(readable)[1].name}"
+            )
         return max(readable)[1] if readable else None
 
 

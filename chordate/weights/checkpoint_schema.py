@@ -87,7 +87,7 @@ def _validate(contents: Mapping[str, Any], source: str) -> DatasetMeta | None:
         ]
         for name in shapes[0] | shapes[1]:
             if shapes[0].get(name) != shapes[1].get(name):
-                raise _incomplete(source, f"ema and model differ in {name!r}")
+                raise _incomplete(source, f"ema and model differ in the presence or shape of {name!r}")
     if contents.get("train") is not None:
         check_training_state(contents["train"], source)
     try:

@@ -18,7 +18,7 @@ from chordate.libraries import smp_encoders, timm_for
 from chordate.weights.checkpoint_schema import Contents
 from chordate.weights.pickle_files import read_pickle_file
 
-_HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files in a folder of huggingface_hub's ModelHubMixin
+_HUB_WEIGHTS, _HUB_CONFIG = "model.safetensors", "config.json"  # files that huggingface_hub's ModelHubMixin writes
 _MAX_HUB_CONFIG = 1_000_000  # bytes
 DETECTRON2_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"  # `detectron2://` in Detectron2's configs
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.")  # torch.hub's convention: resnet50-0676ba61.pth has a sha256 of 0676ba61…
@@ -28,19 +28,19 @@ def read_state(source: str | Path) -> Contents:
     """Read the contents of a checkpoint, with tensors on the CPU.
 
     Args:
-        source: a path of a file, or of a folder that a library's `save_pretrained` wrote (smp, for example); an
+        source: path of a file, or of a folder that a library's `save_pretrained` wrote (smp, for example); an
             `http(s)://` URL, downloaded once into torch.hub's folder; a `file://` URL;
             `torchvision://resnet50` (its default weights) or `torchvision://resnet50/IMAGENET1K_V1`;
             `timm://resnet50` (its default weights) or `timm://resnet50.a1_in1k`, which timm downloads and converts;
             `detectron2://COCO-Detection/…/model_final_280758.pkl`, a path in Detectron2's model zoo;
             `smp://resnet34` or `smp://resnet34/imagenet`, which segmentation_models.pytorch downloads.
-            A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. Files are
-            `.safetensors`, written by `torch.save`, or pickles of numpy arrays.
+            A hash in the file name of a URL, as in `resnet50-0676ba61.pth`, is checked. A file may be a safetensors
+            file, a file of `torch.save`, or a pickle of numpy arrays.
 
     Raises:
         DownloadError: a download failed.
-        CheckpointError: the file is missing, damaged or not a checkpoint, calls functions, or is a Chordate checkpoint
-            that does not fit the schema.
+        CheckpointError: the source is empty or unknown; or the file is missing, damaged or not a checkpoint, calls a
+            function that is not allowed, or is a Chordate checkpoint that does not fit the schema.
     """
     source = str(source)
     if not source:
@@ -57,7 +57,7 @@ def read_state(source: str | Path) -> Contents:
             {"state_dict": _read_safetensors(path / _HUB_WEIGHTS), "config": _read_hub_config(path)}, source
         )
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint; pass the path of a file in it")
+        raise CheckpointError(f"{path} is a folder without model.safetensors; pass the path of a checkpoint file")
     if not path.is_file():
         raise CheckpointError(f"{path} {NOT_REGULAR}")
     values = _read_safetensors(path) if _is_safetensors(path) else read_pickle_file(path)
@@ -78,7 +78,11 @@ def check_exists(source: str | Path, setting: str) -> None:
 
 
 def torchvision_url(spec: str) -> str:
-    """The URL of torchvision's weights for `resnet50` (the default weights) or `resnet50/IMAGENET1K_V1`."""
+    """The URL of torchvision's weights for `resnet50` (the default weights) or `resnet50/IMAGENET1K_V1`.
+
+    Raises:
+        CheckpointError: torchvision has no such model or weights.
+    """
     name, _, which = spec.partition("/")
     if name not in torchvision.models.list_models():
         raise CheckpointError(unknown("torchvision model", name, torchvision.models.list_models()))
@@ -91,7 +95,7 @@ def torchvision_url(spec: str) -> str:
 
 
 def _fetch(source: str) -> Path:
-    """Return the local file for a path or URL; a URL is downloaded unless torch.hub's folder has the file."""
+    """Return the local path of a source. A remote file is downloaded unless torch.hub's folder already has it."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return Path(source).expanduser()
@@ -114,7 +118,7 @@ def _fetch(source: str) -> Path:
                 )
         return path
     raise CheckpointError(
-        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, smp, detectron2, or a path"
+        f"{source}: unknown scheme {scheme}://; known: http, https, file, torchvision, timm, smp, detectron2"
     )
 
 
@@ -189,7 +193,7 @@ def _is_safetensors(path: Path) -> bool:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(safetensors.torch.load_file(path))
-    except Exception as error:  # the package's SafetensorError is derived from Exception only
+    except Exception as error:  # safetensors' SafetensorError is derived from Exception only
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {_first_line(error)}") from error
 
 

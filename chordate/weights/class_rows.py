@@ -42,14 +42,18 @@ class RowMatcher:
         self._ours = model.meta if isinstance(model, Model) else DatasetMeta()
 
     def is_reordered(self, name: str) -> bool:
-        """Whether the tensor `name` has outputs per class, and the class names differ between model and checkpoint."""
+        """Whether the tensor `name` has outputs per class, and model and checkpoint have different names for them."""
         if name not in self._layouts:
             return False
         theirs, ours = self._names(self._layouts[name][0])
         return bool(theirs and ours and theirs != ours)
 
     def adapt(self, name: str, theirs: Tensor, ours: Tensor) -> AdaptedRows | None:
-        """A copy of `ours` with the rows of `theirs` that have the same class name; None if there is no such row."""
+        """Copy `ours`, and replace the rows of the background and of classes with the same name by those of `theirs`.
+
+        Returns:
+            None if there are no such rows, or the shapes do not fit.
+        """
         if name not in self._layouts or theirs.dim() != ours.dim():
             return None
         layout, dim = self._layouts[name]
@@ -89,7 +93,7 @@ def has_names(meta: DatasetMeta) -> bool:
 
 
 def _find_layouts(model: nn.Module) -> dict[str, tuple[ClassRows, int]]:
-    """Mapping from the name of each tensor with outputs per class to their layout and dimension."""
+    """Mapping from the name of each tensor with outputs per class to the layout and the dimension of the outputs."""
     layouts = {}
     names = list(model.state_dict())
     modules = dict(model.named_modules())
@@ -116,7 +120,7 @@ def _by_class(tensor: Tensor, layout: ClassRows, dim: int) -> Tensor | None:
 
 
 def _match_rows(theirs: tuple[str, ...], ours: tuple[str, ...]) -> dict[int, int]:
-    """Map each row of the checkpoint to the model's row with the same name. Names that occur twice are ignored."""
+    """Map the checkpoint's rows to the model's rows with the same names, if these are unique in both."""
     unique = [{name for name, count in Counter(names).items() if count == 1} for names in (theirs, ours)]
     rows = {name: row for row, name in enumerate(ours)}
     return {row: rows[name] for row, name in enumerate(theirs) if name in unique[0] & unique[1]}

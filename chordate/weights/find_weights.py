@@ -14,9 +14,9 @@ from chordate.weights.checkpoint_schema import checkpoint_meta, source_of
 from chordate.weights.load_report import abbreviate
 from chordate.weights.plain_contents import is_dense
 
-# Keys under which training scripts save the weights. The first that has weights is used, so averaged weights are
-# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights that
-# were not averaged, since its EMAHook swaps the two before it saves them.
+# Keys under which training scripts save the weights. The first key with weights is used, so EMA weights are
+# preferred: timm's `state_dict_ema` and torchvision's `model_ema`. MMEngine's `ema_state_dict` has the weights without
+# averaging, since its EMAHook swaps the two state dicts before they are saved.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema", "state_dict", "model_state_dict", "model_state"),
     *("model", "module", "net", "network", "weights", "params", "ema_state_dict", "blobs", "teacher", "student"),
@@ -29,7 +29,7 @@ class Weights:
     """The weights of a checkpoint.
 
     Attributes:
-        state: tensors keyed by name; the averaged weights if the checkpoint has them.
+        state: tensors keyed by name; the EMA weights if the checkpoint has them.
         meta: metadata of the dataset, if the checkpoint is Chordate's own.
         source: the path or URL, for messages.
         contents: entries of another library's checkpoint besides the weights, see `Format`.
@@ -82,7 +82,8 @@ def _unwrap(contents: Mapping[Any, Any], wrappers: int = _MAX_WRAPPERS) -> tuple
     """Return the state dict from within the nested dicts in which training scripts save it, and the dicts' other
     entries; None if there are no weights.
 
-    A wrapper may also contain tensors that are not weights, such as `best_acc1` or an EMA's `updates`.
+    Nested dicts are searched first, since a wrapper may also contain tensors that are not weights, such as `best_acc1`
+    or an EMA's `updates`.
     """
     for key in _WRAPPERS if wrappers else ():
         inner = contents.get(key)

@@ -13,7 +13,7 @@ from chordate.structures import DatasetMeta
 from chordate.text import pluralize, printable
 
 _COLUMNS = ("loaded", "adapted", "missing", "skipped")
-_MAX_LAYERS = 12  # a part with more layers that differ from the rest is summarized in one row
+_MAX_LAYERS = 12  # if more layers of a part differ from the rest, the part has only one row
 
 
 def abbreviate(names: Sequence[str], count: int = 3) -> str:
@@ -28,12 +28,15 @@ class LoadReport:
 
     Attributes:
         source: the path or URL, or "the state dict".
-        format: the library whose names the checkpoint uses: "chordate", "state dict", "torchvision" …
+        format: whose tensor names the checkpoint uses: a library's, such as "torchvision", or the model's
+            ("chordate" for our own checkpoints, "state dict" for others).
         loaded: names of the model's tensors that were copied unchanged.
         adapted: names of the model's tensors that were copied after a change: outputs reordered by class or keypoint
-            name, or a 3-channel stem converted to another number of input channels.
-        skipped: names, after conversion, of the checkpoint's tensors that were not used.
-        missing: names of the model's tensors that were not loaded and keep their values.
+            name, a 3-channel stem converted to another number of input channels, or weights that were standardized.
+        skipped: names of the checkpoint's tensors that were not used (converted names, except for tensors that were
+            left out before the conversion).
+        missing: names of the model's tensors that were not loaded and keep their values. A tensor that does not
+            fit is in `missing` and in `skipped`.
         meta: metadata of the dataset that the checkpoint was trained on, if known.
         notes: mapping from tensor name to how the tensor was adapted, or why it does not fit.
         settings: settings that the weights were trained with, see `Format.settings`.

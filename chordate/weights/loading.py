@@ -35,7 +35,7 @@ from chordate.weights.state_dict_match import StateDictMatch, find_backbones, no
 def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *, strict: bool = True) -> LoadReport:
     """Load weights into `model`; the format is recognized by the tensor names.
 
-    Known formats are Chordate's own checkpoints (averaged weights are preferred), the state dict of the same model,
+    Known formats are Chordate's own checkpoints (EMA weights are preferred), the state dict of the same model,
     bare or in a wrapper, and the formats in FORMATS. A backbone loads its part of a whole model's checkpoint. The model
     is changed only if no error is raised.
 
@@ -43,14 +43,14 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
         model: a whole model or a backbone.
         source: a path or URL for `read_state`, the contents that it returned, or a state dict.
         strict: if True, every tensor of the model must be loaded, and the checkpoint must not contradict the model
-            (parts that the model does not have are skipped); our own checkpoints set `model.meta`, and those of other
-            libraries the names and order of its classes, if they are known. If False, for fine-tuning, the tensors that
-            fit are loaded; in layers with outputs per class (`class_rows` of the heads), these are the weights of the
-            background and of classes with the same name. The rest of the model is unchanged, and so is `meta` if it has
-            class names rather than numbers.
+            (parts that the model does not have are skipped). Our own checkpoints set `model.meta`; checkpoints of other
+            libraries set only the names and order of its classes, if they are known. If False, for fine-tuning, the
+            tensors that fit are loaded; in layers with outputs per class (`class_rows` of the heads), these are the
+            weights of the background and of classes with the same name. The rest of the model is unchanged, and so is
+            `meta` if it has class names rather than numbers.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or belongs to another model.
+        CheckpointError: the checkpoint cannot be read, or does not fit the model.
     """
     validate_value(str | Path | Mapping, source, "load_checkpoint: source")
     model = _unwrap_model(model)
@@ -64,7 +64,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     broken = not_finite(tensors)
     if broken:
         text = f"NaN or infinite values in {pluralize(len(broken), 'tensor')}: {abbreviate(broken)}"
-        warnings.warn(f"{weights.source}: {text}", stacklevel=2)
+        warnings.warn(f"{weights.source} has {text}", stacklevel=2)
     model.load_state_dict(tensors, strict=False)
     if isinstance(model, Model) and meta is not None:
         model.meta = meta
@@ -75,15 +75,16 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any], *,
     if lost:
         text = f"{weights.source}: Chordate has no counterpart of {', '.join(lost)}, so predictions are wrong"
         warnings.warn(text, stacklevel=2)
+    computed = {name: candidate.notes[name] for name in matched.loaded if name in candidate.notes}
     return LoadReport(
         source=weights.source,
         format=candidate.format,
-        loaded=list(matched.loaded),
-        adapted=list(matched.adapted),
+        loaded=[name for name in matched.loaded if name not in computed],
+        adapted=[*computed, *matched.adapted],
         skipped=[*matched.mismatched, *matched.unexpected, *matched.skipped, *candidate.left_out],
         missing=[*matched.missing, *matched.mismatched],
         meta=candidate.meta,
-        notes={**matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
+        notes={**computed, **matched.notes, **{name: _note(*shapes) for name, shapes in matched.mismatched.items()}},
         settings=candidate.settings,
     )
 
@@ -92,8 +93,8 @@ def load_pretrained(model: nn.Module) -> list[LoadReport]:
     """Load the `pretrained` weights of every backbone in `model`; True means the backbone's `default_weights`.
 
     Raises:
-        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights. If a
-            download fails, the message says how to load a local file, and how to build the model without weights.
+        CheckpointError: as in `load_checkpoint`; or `pretrained` is True for a backbone without default weights.
+        DownloadError: a download failed; the message says how to load a local file, and how to train from scratch.
     """
     reports = []
     for path, backbone in find_backbones(model):
@@ -155,10 +156,11 @@ def _meta_of_outputs(model: nn.Module, weights: Weights, candidate: Candidate, s
     """The metadata that the model takes from the checkpoint; None if it keeps its own.
 
     Class names that are inferred from the number of classes (see `Format.has_names`) do not replace other names; they
-    only reorder the model's names, if these are the same set.
+    only change the order of the model's names, if both sets of names are equal.
 
     Raises:
-        CheckpointError: the order of the classes differs, and the model is built for its own order.
+        CheckpointError: the classes differ in name or order, but the model has stuff classes and is built for its own
+            order.
     """
     if weights.meta is not None:
         return weights.meta if _takes_meta(model, weights.meta, strict) else None
@@ -180,7 +182,7 @@ def _takes_meta(model: nn.Module, meta: DatasetMeta | None, strict: bool) -> boo
     """Whether to replace the model's metadata with the checkpoint's.
 
     The number of classes, the number of keypoints (if the model has keypoints) and the model's `extra` entries must be
-    equal in both. Unless `strict`, the model's classes must also be unnamed.
+    equal in both. Unless `strict`, the model must also have classes, and these must be unnamed.
     """
     if meta is None or not isinstance(model, Model):
         return False

@@ -16,8 +16,11 @@ from chordate.ops.norms import FOLDABLE
 
 
 def warn_about_settings(model: nn.Module, source: str, settings: Mapping[str, Any], guesses: str = "") -> None:
-    """Warn if the model's settings differ from `settings` (see `Format.settings`); the message lists the
-    overrides that set them, and says which are guessed."""
+    """Warn if the model's settings differ from `settings` (see `Format.settings`).
+
+    The message lists the command-line options that set the model to `settings`, and quotes `guesses` (see
+    `Format.guesses`).
+    """
     options = overrides(model, settings)
     if options:
         warnings.warn(
@@ -36,7 +39,7 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
     """The entries of `settings` that differ from the model, keyed by config key: `{"model.preprocess.bgr": True}`.
 
     Settings that the model does not have are left out: a bare backbone has only the settings of the backbone, and mean
-    and std of three channels do not apply to a model of other images.
+    and std of three channels do not apply to a model for images with another number of channels.
     """
     is_backbone = isinstance(model, Backbone)
     differing = {}
@@ -54,15 +57,16 @@ def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[st
 def read_setting(model: nn.Module, name: str) -> Any:
     """The value of a setting of a model; None if the model does not have it.
 
-    RoIAlign's settings are read from a head's pooler, settings of ASPP's pooling from a head's ASPP, and the epsilon of
-    the norms from a norm of the backbone.
+    RoIAlign's settings are read from a head's pooler, settings of ASPP's pooling from a head's ASPP, the epsilon of the
+    norms from a norm of the backbone, and `stage` of a cascade from its first stage.
     """
+    name = name.replace(".stage.", ".stages.0.")
     part, _, last = name.rpartition(".")
     if last == "eps":
         backbone = model if isinstance(model, Backbone) else getattr(model, part.partition(".")[0], None)
         norms = backbone.modules() if isinstance(backbone, Backbone) else ()
         return next((norm.eps for norm in norms if isinstance(norm, FOLDABLE)), None)
-    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}"):
+    for path in (name, f"{part}.pooler.{last}", f"{part}.aspp.{last}", f"{part}.decoder.aspp.{last}"):
         try:
             return attrgetter(path)(model)
         except AttributeError:
@@ -82,7 +86,7 @@ def _written(value: Any) -> str:
 
 
 def warn_about_normalization(model: nn.Module, source: str) -> None:
-    """Warn if the image mean or std of timm's weights differs from the model's Normalize layer."""
+    """Warn if `source` is `timm://…` and its image mean or std differs from the model's Normalize layer."""
     if not source.startswith("timm://"):
         return
     name = source.removeprefix("timm://")

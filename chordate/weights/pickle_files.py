@@ -35,13 +35,13 @@ def read_pickle_file(path: Path) -> Any:
         classes become None.
 
     Raises:
-        CheckpointError: the file is truncated, damaged or of another kind, calls a function, or has objects but no
-            tensors.
+        CheckpointError: the file is truncated, damaged or of another kind, calls an unknown function, exceeds a limit,
+            or has objects but no tensors.
     """
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
-        raise CheckpointError(f"{path} is empty")
+        raise CheckpointError(f"{path} is empty; copy or download it again")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
     if not head.startswith((b"PK", b"\x80")):  # a zip file, or a pickle of protocol 2 or later
@@ -64,7 +64,7 @@ def _read_zip(path: Path) -> tuple[Any, str | None]:
     members = check_zip(path)
     folder = next((name for name in members if name.endswith("/data.pkl")), "/data.pkl").removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members:
-        raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint")
+        raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint; save its state_dict()")
     data = _mapped(path)
 
     def load_storage(saved: Any) -> Storage:
@@ -78,7 +78,7 @@ def _read_zip(path: Path) -> tuple[Any, str | None]:
     with zipfile.ZipFile(path) as archive:
         for name in ("version", ".storage_alignment"):
             if (name == "version" or folder + name in members) and not archive.read(folder + name).strip().isdigit():
-                raise ValueError(f"{name} is not a number")
+                raise ValueError(f"{name} in the zip file is not a number")
         if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its byte order is not little-endian")
         pickled = archive.read(f"{folder}data.pkl")
@@ -96,7 +96,7 @@ def _read_pickle(path: Path, head: bytes) -> tuple[Any, str | None]:
             return kind  # old files refer to a module's class and source code; `kind` is the class
         key, _, length, view = arguments
         if view is not None:
-            raise ValueError("a storage that is part of another one is not supported")
+            raise ValueError("it has a storage that is a view of another storage, which is not supported")
         storage = Storage(kind, key, length)
         return storages.setdefault(storage.key, storage)
 
@@ -121,7 +121,7 @@ def _read_storages(path: Path, file: BinaryIO, storages: list[Storage]) -> None:
     for storage in storages:
         header, start = file.read(8), file.tell()
         if storage.dtype is None:
-            raise ValueError("it has quantized tensors")
+            raise ValueError("it has tensors of an unsupported data type, for example quantized tensors")
         size = storage.length * storage.dtype.itemsize
         if len(header) < 8 or start + size > len(data):
             raise CheckpointError(f"{path} is truncated; copy or download it again")
@@ -148,7 +148,8 @@ def check_zip(path: Path) -> dict[str, tuple[int, int]]:
         Position in the file and size in bytes of each member, by name.
 
     Raises:
-        CheckpointError: the file is truncated or damaged, or its members are larger than the file.
+        CheckpointError: the file is truncated or damaged, or is not from torch.save: its tensors are compressed, names
+            of members are repeated, or the members are more than MAX_UNPACKED times as large as the file.
     """
     if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
         raise CheckpointError(f"{path} is truncated; copy or download it again")
@@ -160,8 +161,8 @@ def check_zip(path: Path) -> dict[str, tuple[int, int]]:
             size = sum(member.file_size for member in members)
             if packed or len(set(names)) < len(names) or size > MAX_UNPACKED * path.stat().st_size:
                 raise CheckpointError(
-                    f"{path} is not a file of torch.save: its tensors are compressed, or it has two members of one "
-                    f"name, or members larger than the file"
+                    f"{path} is not a file of torch.save: it has compressed tensors, two members with the same "
+                    f"name, or members much larger than the file"
                 )
             damaged = archive.testzip()
             if damaged is not None:
@@ -176,7 +177,7 @@ def check_zip(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _position(file: BinaryIO, header: int) -> int:
-    """Position of a member's bytes, which follow its header of 30 bytes, its name, and fields of any length."""
+    """Position of a member's bytes, which follow its header (30 bytes from `header`), its name and extra fields."""
     file.seek(header)
     name, extra = struct.unpack("<26x2H", file.read(30))
     return header + 30 + int(name) + int(extra)

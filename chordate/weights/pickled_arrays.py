@@ -29,15 +29,15 @@ class Array(Unread):
         """A CPU tensor that shares memory with the unpickled bytes.
 
         Raises:
-            ValueError: the state is invalid, or the elements are not numbers.
+            ValueError: the state is invalid, or the data type is not supported.
         """
         if not isinstance(self.state, tuple) or len(self.state) != 5:
-            raise ValueError("an array has no shape and elements")
+            raise ValueError("the state of an array is not (version, shape, data type, order, bytes)")
         _, shape, dtype, fortran, data = self.state
         sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape[:MAX_DIMENSIONS])
         data = as_bytes(data)
         if not sides or len(shape) > MAX_DIMENSIONS or math.prod(shape) * _dtype(dtype).itemsize != len(data):
-            raise ValueError("an array's size differs from its bytes")
+            raise ValueError("an array's shape is invalid, or does not match its number of bytes")
         flat = np.frombuffer(data, _dtype(dtype)) if data else np.zeros(0, _dtype(dtype))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the tensor is not writable
@@ -65,15 +65,15 @@ class Scalar(Unread):
     def value(self) -> Any:
         data = as_bytes(self.data)
         if _dtype(self.dtype).itemsize != len(data):
-            raise ValueError("a number's size differs from its bytes")
+            raise ValueError("a scalar's data type does not match its number of bytes")
         return np.frombuffer(data, _dtype(self.dtype))[0].item()
 
 
 def _dtype(dtype: Any) -> np.dtype[Any]:
     if not (isinstance(dtype, DType) and isinstance(dtype.code, str) and isinstance(dtype.order, str)):
-        raise ValueError("arrays without a data type are not tensors of numbers")
+        raise ValueError("an array or a scalar has no data type")
     if dtype.code not in _DTYPES or dtype.order not in ("<", "|", "="):
-        raise ValueError(f"arrays of {f'{dtype.order}{dtype.code}'!r:.40} are not tensors of numbers")
+        raise ValueError(f"the data type {f'{dtype.order}{dtype.code}'!r:.40} is not supported")
     return np.dtype(f"{dtype.order}{dtype.code}")
 
 

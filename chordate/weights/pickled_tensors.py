@@ -36,19 +36,19 @@ class Storage(Unread):
 
     def __init__(self, kind: Any, key: Any, length: Any):
         if not (isinstance(kind, Unread) and isinstance(key, str) and type(length) is int):
-            raise ValueError("a storage has no type, key or length")
+            raise ValueError("the type, key or length of a storage is missing or invalid")
         super().__init__(kind.name)
         self.dtype, self.key, self.length = _STORAGE_TYPES.get(kind.name), key, length
         self.data: Tensor | None = None
 
     def check(self, size: int) -> None:
-        """Check the number of bytes that the file has for this storage.
+        """Check that the file has the right number of bytes, `size`, for this storage.
 
         Raises:
-            ValueError: the pickle has another number of bytes for it.
+            ValueError: according to the pickle, the storage has another number of bytes.
         """
         if self.dtype is not None and self.length * self.dtype.itemsize != size:
-            raise ValueError("the sizes of its tensors and of their data differ")
+            raise ValueError("the length of a storage does not match its number of bytes")
 
 
 class StoredTensor(Unread):
@@ -64,16 +64,16 @@ class StoredTensor(Unread):
         """The tensor, a view of the storage's bytes; NOT_DENSE if its data type or bytes are unknown.
 
         Raises:
-            ValueError: the tensor is larger than its storage.
+            ValueError: the tensor's size is invalid, or it does not fit into its storage.
         """
         if self.dtype is None or self.storage.data is None:
             return NOT_DENSE
         if not isinstance(self.size, tuple) or len(self.size) > MAX_DIMENSIONS:
-            raise ValueError("a tensor has no size, or too many dimensions")
+            raise ValueError("a tensor's size is not a tuple, or has too many dimensions")
         try:
             return self.storage.data.view(self.dtype).as_strided(self.size, self.stride, self.offset)
         except (RuntimeError, TypeError) as error:
-            raise ValueError("a tensor is larger than its data") from error
+            raise ValueError("a tensor's size, strides and offset do not fit its storage") from error
 
 
 class _NotDense(Unread):

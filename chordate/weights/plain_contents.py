@@ -1,4 +1,4 @@
-"""Copies the contents of a pickle to plain dicts, lists and tensors, within limits on depth, number and memory."""
+"""Copies the contents of a pickle to plain dicts, lists and tensors, within limits on depth, repetition and memory."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DTYPES = frozenset(
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor is an array of numbers in memory: not sparse, nested, quantized or on the meta device, and not
-    of a packed data type."""
+    """Whether a tensor is an array of numbers in memory: not sparse, nested, quantized or on the meta device, and of
+    a data type in DTYPES."""
     is_array = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
     return is_array and tensor.dtype in DTYPES
 
@@ -63,8 +63,8 @@ class PlainCopy:
             self._seen.add(id(value))
             if len(path) > MAX_CHECKPOINT_DEPTH or self._repeated > MAX_REPEATED:
                 raise CheckpointError(
-                    f"{self.source} has no weights that can be read: its dicts and lists contain themselves, or are "
-                    f"nested more than {MAX_CHECKPOINT_DEPTH} levels deep"
+                    f"{self.source} has no weights that can be read: its dicts and lists contain themselves, are "
+                    f"referenced too often, or are nested more than {MAX_CHECKPOINT_DEPTH} levels deep"
                 )
         if isinstance(value, dict):
             return {key: self(item, (*path, key)) for key, item in value.items()}
@@ -81,8 +81,8 @@ class PlainCopy:
         self._bytes -= claimed
         if self._bytes < 0:
             raise CheckpointError(
-                f"{self.source}: {_name(path)} {list(tensor.shape)} claims {claimed:,} bytes, far more than the file "
-                f"has; save a contiguous copy of the tensor"
+                f"{self.source}: with {_name(path)} {list(tensor.shape)} ({claimed:,} bytes), its tensors have far "
+                f"more bytes than the file; save contiguous copies of the tensors"
             )
         return tensor.clone()
 

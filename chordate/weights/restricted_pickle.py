@@ -4,8 +4,8 @@ A pickle is a program: its opcodes put values on a stack and combine them. `Unpi
 text, bytes, dicts, lists and tuples. Classes and functions are only names here: a few of them are replaced by functions
 of this package, other calls are refused, and objects of other classes have no value.
 
-`torch.load(weights_only=True)` refuses whole files for one object of another class, such as the `args` of torchvision's
-training script, and has no limits on the time and memory that a pickle takes.
+`torch.load(weights_only=True)` refuses a whole file if one object in it has an unknown class, such as the `args` of
+torchvision's training script, and has no limits on the time and memory that a pickle takes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chordate.errors import CheckpointError
 from chordate.text import printable
 
 MAX_OPCODES = 5_000_000  # limit per pickle; a large model with the state of its optimizer has 100,000
-MAX_DIMENSIONS = 64  # limit on the dimensions of tensors and arrays, as in numpy and PyTorch
+MAX_DIMENSIONS = 64  # limit on the number of dimensions of tensors and arrays, as in numpy and PyTorch
 _PAIR = 8  # a copied dict item counts as this many bytes
 # Opcodes that put their argument on the stack. Integers of unlimited length are not among them.
 _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
@@ -26,7 +26,7 @@ _TEXTS = ("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BIN
 _BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _ARGUMENTS = frozenset({*_NUMBERS, *_TEXTS, *_BYTES})
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-# Calls of the standard library whose results are not read.
+# Harmless calls, most of them of the standard library, whose results are not read.
 _WITHOUT_VALUE = frozenset(
     {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "complex", "slice")}
     | {f"pathlib.{pure}{system}Path" for pure in ("", "Pure") for system in ("Posix", "Windows")}
@@ -36,7 +36,8 @@ _WITHOUT_VALUE = frozenset(
 
 
 class Unread:
-    """A class or function, which is not imported, or an object of such a class. It has no value.
+    """Placeholder for a class or function, which is not imported, or for an object of such a class. Its value is
+    None, except in subclasses.
 
     Args:
         name: module and name of the class or function.
@@ -63,12 +64,13 @@ class Unpickler:
     Args:
         file: file at the position where the pickle starts.
         source: path, for messages.
-        size: size of the file in bytes. Calls may receive and create at most twice as much.
-        calls: functions that are called in place of those with these names.
-        load_storage: returns the object for a persistent id.
+        size: size of `file` in bytes. All calls together may receive and create at most twice as many items and bytes.
+        calls: mapping from the name of a function in the pickle to the function that is called in its place.
+        load_storage: returns the object for a persistent id; None if the pickle must not have persistent ids.
 
     Attributes:
-        unread: name of the first class whose object has no value; None if all objects have values.
+        unread: name of the class of the first object that NEWOBJ or NEWOBJ_EX creates, which is not read; None if there
+            is no such object.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Unpickler:
         """Execute the opcodes up to the end of the pickle.
 
         Raises:
-            CheckpointError: the pickle is truncated, too long, or calls a function that is not known.
+            CheckpointError: the pickle is truncated or too long, calls an unknown function, or has an unknown opcode.
             Exception: the pickle is damaged; there are many types of errors.
         """
         for name, argument in self._opcodes():
@@ -124,7 +126,7 @@ class Unpickler:
                     raise CheckpointError(f"{self._source} is not a checkpoint: its pickle has too many values")
                 yield opcode.name, argument
         except ValueError as error:
-            raise CheckpointError(f"{self._source} is truncated; copy or download it again") from error
+            raise CheckpointError(f"{self._source} is truncated or damaged; copy or download it again") from error
 
     def _spend(self, amount: int) -> None:
         self._budget -= amount
@@ -152,7 +154,7 @@ class Unpickler:
         self._stack = []
 
     def _marked(self) -> list[Any]:
-        """Remove the items since the last mark from the stack."""
+        """Pop the items above the last mark, and return them."""
         items, self._stack = self._stack, self._marks.pop()
         return items
 
@@ -173,7 +175,7 @@ class Unpickler:
     def _short_tuple(self, length: int) -> None:
         items = tuple(self._stack[-length:])
         if len(items) < length:
-            raise IndexError("a tuple has too few items")
+            raise IndexError("the stack has too few items for a tuple")
         del self._stack[-length:]
         self._stack.append(items)
 
@@ -217,7 +219,7 @@ class Unpickler:
             raise forbidden(self._source, name)
 
     def _new_object(self, arguments: int) -> None:
-        """On the stack, replace a class and this number of arguments by an object of the class."""
+        """On the stack, replace a class and the `arguments` items above it by a placeholder for an object."""
         del self._stack[-arguments:]
         name = self._stack.pop().name
         self.unread = self.unread or name
@@ -274,11 +276,11 @@ def _attribute(owner: Any, name: Any) -> Unread:
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    """Set an item of a dict. Ignored if the target is an object without a value, or the key is one or a tuple."""
+    """Set an item of a dict. Does nothing if the target or the key is an `Unread`, or if the key is a tuple."""
     if isinstance(target, Unread) or isinstance(key, Unread | tuple):
         return
-    if isinstance(key, int) and key.bit_length() > 63:  # many such keys could have one hash: slow
-        raise ValueError("a key of a dict is too large")
+    if isinstance(key, int) and key.bit_length() > 63:  # many such keys could have the same hash, which is slow
+        raise ValueError("a key of a dict is an integer of more than 63 bits")
     dict.__setitem__(target, key, value)
 
 
@@ -286,7 +288,7 @@ def as_bytes(data: Any) -> bytes:
     """Bytes as they are; text of Python 2 as bytes.
 
     Raises:
-        ValueError: `data` is neither.
+        ValueError: `data` is neither bytes nor text.
     """
     if isinstance(data, str):
         return data.encode("latin1")
@@ -296,7 +298,7 @@ def as_bytes(data: Any) -> bytes:
 
 
 def forbidden(source: str, what: str) -> CheckpointError:
-    """The error for a pickle that calls a function, or that has objects but no tensors."""
+    """The error for a pickle that calls an unknown function, or that has objects but no tensors."""
     return CheckpointError(
         f"{source} contains more than tensors ({printable(what, 100)}) and could run code, so it was not opened; save "
         f"only its state_dict(), as .safetensors"

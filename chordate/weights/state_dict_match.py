@@ -1,4 +1,4 @@
-"""StateDictMatch: finds which tensors of a state dict fit a model, can be adapted to it, or do not belong to it."""
+"""`match`: finds which tensors of a state dict fit a model, can be adapted to it, or do not belong to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chordate.contracts import Backbone
 from chordate.weights.class_rows import RowMatcher
 from chordate.weights.load_report import abbreviate
 
-_COUNTER = "num_batches_tracked"  # BatchNorm's counter, which some checkpoints lack; unused unless momentum=None
+_COUNTER = "num_batches_tracked"  # BatchNorm's counter, used only with momentum=None; some checkpoints lack it
 
 
 @dataclass
@@ -23,10 +23,11 @@ class StateDictMatch:
     Attributes:
         loaded, adapted: tensors for the model, keyed by the model's names.
         mismatched: mapping from name to the shapes in the checkpoint and in the model, as text; with the data types if
-            the checkpoint's weights are integers. If the shapes are equal, no class name matches.
+            only the model's weights are floating-point numbers. Equal shapes without data types mean that no class name
+            matches.
         missing: tensors of the model that the checkpoint does not have.
-        unexpected: tensors of parts that the model has, but without these tensors, so the checkpoint contradicts the
-            model.
+        unexpected: tensors that the model lacks, although it has the parts to which they belong, so the checkpoint
+            contradicts the model.
         skipped: tensors of parts that the model does not have, such as a classifier's `fc` for a backbone.
         notes: mapping from the name of an adapted tensor to a description of the change.
     """
@@ -45,11 +46,11 @@ class StateDictMatch:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every tensor of the model is loaded, and no tensor contradicts the model."""
+        """Whether every tensor of the model is loaded or adapted, and no tensor of the checkpoint is unexpected."""
         return not (self.mismatched or self.missing or self.unexpected)
 
     def problems(self) -> str:
-        """Describe the tensors that do not fit the model, in one line."""
+        """Describe the mismatched, missing and unexpected tensors in one line; empty if `is_complete`."""
         problems = []
         if self.mismatched:
             tensors = [f"{name} {theirs} for the model's {ours}" for name, (theirs, ours) in self.mismatched.items()]
@@ -62,7 +63,8 @@ class StateDictMatch:
 
 
 def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None = None) -> StateDictMatch:
-    """Compare names and shapes without loading. Weights that are integers, booleans or complex numbers do not fit.
+    """Compare the names and shapes of a state dict with those of a model, without loading it. Integers, booleans and
+    complex numbers do not fit floating-point weights.
 
     Args:
         model: a whole model or a backbone.
@@ -96,9 +98,9 @@ def match(model: nn.Module, state: Mapping[str, Tensor], rows: RowMatcher | None
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """Adapt a stem's weight `[O, 3, kH, kW]` to images of `channels` channels, as timm does.
 
-    For one channel, the weights are summed, so that the output for a gray image equals the output for its RGB copy.
-    Otherwise, the weights of the 3 channels are repeated cyclically, and scaled by 3 / channels to keep the scale of
-    the activations.
+    For one channel, the weights are summed, so that the output for a gray image equals the output for three equal
+    channels. Otherwise, the weights of the 3 channels are repeated cyclically, and scaled by 3 / channels to keep the
+    scale of the activations. Returns `[O, channels, kH, kW]`.
     """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -108,14 +110,14 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors with NaN or infinite values. Synchronizes with the device once."""
-    tensors = ((name, t) for name, t in state.items() if isinstance(t, Tensor))  # not the values of get_extra_state
+    tensors = ((name, t) for name, t in state.items() if isinstance(t, Tensor))  # get_extra_state may return any type
     named = [(name, t) for name, t in tensors if t.is_floating_point() and t.numel()]
     finite = torch.stack([torch.isfinite(t).all() for _, t in named]).tolist() if named else []
     return [name for (name, _), is_finite in zip(named, finite) if not is_finite]
 
 
 def find_backbones(model: nn.Module) -> Iterator[tuple[str, Backbone]]:
-    """Yield every backbone in the model with its module path; the path of the model itself is ""."""
+    """Yield the module path and the module of every backbone in the model; the path is "" for the model itself."""
     for path, module in model.named_modules():
         if isinstance(module, Backbone):
             yield path, module
@@ -143,8 +145,9 @@ def _typed(tensor: Tensor) -> str:
 def _is_of_absent_part(model: nn.Module, name: str) -> bool:
     """Whether `name` belongs to a part that the model, or its backbone, does not have at all.
 
-    This holds for `fc.weight` of a ResNet backbone, but not for the 23rd block of a stage with six blocks: that tensor
-    shows that the checkpoint is from a deeper network, even if every tensor of the model could be loaded.
+    This holds for `fc.weight` of a ResNet backbone, but not for a weight of the 23rd block if the model's stage has six
+    blocks: such a weight shows that the checkpoint is from a deeper network, even if every tensor of the model could be
+    loaded.
     """
     module = model
     for part in name.split(".")[:-1]:

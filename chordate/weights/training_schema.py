@@ -1,4 +1,6 @@
-"""The schema of a checkpoint's training state, which only a resumed run reads. The file may be untrusted or damaged."""
+"""The schema of a checkpoint's training state, which only a resumed run uses. Checkpoints may be untrusted or damaged,
+so the state is validated whenever a checkpoint is opened.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from torch.optim import Optimizer
 from chordate.errors import CheckpointError
 from chordate.weights.plain_contents import is_dense
 
-MT19937_WORDS = 624  # state of the Mersenne Twister, the generator of Python and numpy
-Count = Annotated[int, Ge(0), Le(2**53)]  # larger integers are not exact as floats
+MT19937_WORDS = 624  # 32-bit words in the state of the Mersenne Twister, the generator of `random` and `numpy.random`
+Count = Annotated[int, Ge(0), Le(2**53)]  # float64 represents all integers up to here
 PositiveCount = Annotated[int, Ge(1), Le(2**53)]
 
 
@@ -25,12 +27,13 @@ class _Part(BaseModel):
 
 
 def _numbers(value: Any) -> Any:
-    """Return the value; raise ValueError unless it consists of tensors, numbers and None in lists and dicts."""
+    """Return the value; raise ValueError unless it consists of finite numbers, dense tensors of finite numbers and None
+    in lists and dicts."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             _numbers(item)
     elif not (value is None or isinstance(value, Tensor | float | int)):
-        raise ValueError(f"must be tensors and numbers, got {type(value).__name__}")
+        raise ValueError(f"must consist of tensors and numbers, got {type(value).__name__}")
     elif isinstance(value, Tensor) and not is_dense(value):
         raise ValueError(f"must be a dense tensor of numbers, got {value.layout}, {value.dtype}")
     elif value is not None and not torch.as_tensor(value).isfinite().all():
@@ -40,15 +43,15 @@ def _numbers(value: Any) -> Any:
 
 def _words(value: Tensor) -> Tensor:
     if not (is_dense(value) and value.dtype == torch.int64 and value.shape == (MT19937_WORDS,)):
-        raise ValueError(f"must be {MT19937_WORDS} words as an int64 tensor")
+        raise ValueError(f"must be an int64 tensor of {MT19937_WORDS} words")
     if not ((value >= 0) & (value < 2**32)).all():
-        raise ValueError("must be words of 32 bits")
+        raise ValueError("must be 32-bit words, from 0 to 2**32 - 1")
     return value
 
 
 def _words_and_position(value: Tensor) -> Tensor:
     if value.shape != (MT19937_WORDS + 1,) or not is_dense(value):
-        raise ValueError(f"must be {MT19937_WORDS} words and a position")
+        raise ValueError(f"must be an int64 tensor of {MT19937_WORDS} words and a position")
     _words(value[:-1])
     _position([int(value[-1]), 0, 0])
     return value
@@ -56,14 +59,18 @@ def _words_and_position(value: Tensor) -> Tensor:
 
 def _bytes(value: Tensor) -> Tensor:
     if not (is_dense(value) and value.dtype == torch.uint8 and value.dim() == 1):
-        raise ValueError("must be a list of bytes as a uint8 tensor")
+        raise ValueError("must be a uint8 tensor with one dimension")
     return value
 
 
 def _position(value: list[float]) -> list[float]:
-    """Check the generator's position. numpy does not check it, and would read past the end of the state."""
+    """Check `[position, has_gauss, gauss]` of a generator. numpy does not check the position, and would read past the
+    end of the state."""
     if len(value) != 3 or type(value[0]) is not int or not 0 <= value[0] <= MT19937_WORDS:
-        raise ValueError(f"must be a position 0 … {MT19937_WORDS}, and two numbers")
+        raise ValueError(
+            f"the generator's position must be an integer 0 … {MT19937_WORDS}; "
+            "numpy's `rest` must be [position, has_gauss, gauss]"
+        )
     return value
 
 
@@ -101,8 +108,9 @@ class LossSums(_Part):
 
 
 class OptimizerState(_Part):
-    """`state` is keyed by parameter name, and empty for parameters that never had a gradient; `groups` are the values
-    that the optimizer added to its parameter groups."""
+    """`trained` lists the names of the optimizer's parameters. `state` maps a parameter's name to its state, which is
+    empty if the parameter never had a gradient. `groups` has the values that the optimizer added to each parameter
+    group."""
 
     type: str
     trained: list[str]
@@ -164,22 +172,24 @@ def check_training_state(state: Any, source: str) -> None:
         first = error.errors()[0]
         field = ".".join(map(str, ("train", *first["loc"])))
         reason = f"{field}: {first['msg']}"
-        raise CheckpointError(f"{source}: its training state does not fit the schema ({reason})") from error
+        raise CheckpointError(
+            f"{source}: its training state does not fit the schema ({reason}); the file is damaged"
+        ) from error
 
 
 def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model: nn.Module, source: str) -> None:
-    """Check that an optimizer's state has the entries that the optimizer keeps, with their shapes. PyTorch's fused
-    optimizers do not check shapes, and would write past the end of a smaller tensor.
+    """Check that a saved optimizer state has the entries that the optimizer keeps per parameter, with the same shapes.
+    PyTorch's fused optimizers do not check shapes, and would write past the end of a smaller tensor.
 
     Args:
-        saved: an OptimizerState.
+        saved: the saved state, a dict with the keys of OptimizerState.
         optimizer: the optimizer that continues with the state.
         model: the model that the optimizer trains.
         source: path of the checkpoint, for messages.
 
     Raises:
         CheckpointError: an entry is missing or has another shape, or a parameter group has a setting that only
-            the config may set; the message names the entry.
+            the config may set; the message names the entry or the setting.
     """
     configured = {*optimizer.defaults, "params", "name", "initial_lr"}
     for name in (name for group in saved["groups"] for name in group if name in configured):
@@ -201,12 +211,15 @@ def check_optimizer_state(saved: Mapping[str, Any], optimizer: Optimizer, model:
             if shape != wanted:
                 actual = "nothing" if shape is None else list(shape)
                 field = f"train.optimizer.state.{name}.{key}"
-                raise CheckpointError(f"{source}: {field} must be {list(wanted)}, got {actual}; the file is damaged")
+                raise CheckpointError(
+                    f"{source}: {field} must have shape {list(wanted)}, got {actual}; the file is damaged"
+                )
 
 
 def _shapes_after_a_step(optimizer: Optimizer, parameter: Tensor) -> dict[str, torch.Size]:
-    """The shapes of the tensors that an optimizer with this type and these defaults keeps for a parameter after one
-    step; empty if the optimizer cannot be built from its defaults, as is the case in some other libraries."""
+    """The shapes of the optimizer state of `parameter` after one step of a new optimizer with the type and the defaults
+    of `optimizer`. Empty if the new optimizer fails, as some optimizers of other libraries do with their defaults
+    alone."""
     probe = nn.Parameter(torch.zeros_like(parameter))
     probe.grad = torch.zeros_like(probe)
     try:

@@ -1,6 +1,6 @@
 """Cascade R-CNN, ResNet-50, FPN, 1× on COCO (Cai & Vasconcelos 2018).
 
-The data settings are MMDetection's (a single scale, 800 px), because the cited result is from MMDetection: Detectron2
+The data settings are MMDetection's (a single scale, 800 px), because the published result is MMDetection's; Detectron2
 has no result without masks.
 """
 

@@ -1,4 +1,4 @@
-"""A ConvNeXt trained on ImageNet-1k, fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
+"""ConvNeXts with ImageNet-1k weights, fine-tuned at 384 px (Liu et al. 2022, appendix A.2, table 6).
 
 Layer-wise learning-rate decay: each group of three blocks has 0.7 times the learning rate of the group after it. The
 head is reinitialized.

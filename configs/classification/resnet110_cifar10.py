@@ -3,6 +3,6 @@
 _base_ = ["./resnet20_cifar10.py"]
 
 model = dict(backbone=dict(type="resnet110_cifar"))
-# "0.1 is slightly too large to start converging", so the paper trains with 0.01 until the training error is below 80 %
-# (about 400 iterations).
+# A learning rate of "0.1 is slightly too large to start converging", so the paper trains with 0.01 until the training
+# error is below 80 % (about 400 iterations).
 schedule = dict(warmup_iters=400, warmup_factor=0.1, warmup="constant")

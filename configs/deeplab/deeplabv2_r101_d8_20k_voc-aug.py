@@ -1,9 +1,8 @@
 """DeepLab v2, ResNet-101, output stride 8, 20,000 iterations on Pascal VOC 2012 and SBD (Chen et al. 2018, DeepLab,
 section 4.1): crops of 321 px, scales 0.5 … 1.5, batch size 10.
 
-The learning rates, 2.5e-4 and 2.5e-3 for the head, are those of the authors' solver for ResNet-101. The authors start
-from COCO-pretrained weights and fuse three scales; this config starts from ImageNet-pretrained weights and uses one
-scale.
+The learning rate is 2.5e-4, and 2.5e-3 for the head, as in the authors' solver for ResNet-101. The authors start from
+COCO-pretrained weights and fuse three scales; this config starts from ImageNet-pretrained weights and uses one scale.
 """
 
 _base_ = [

@@ -3,8 +3,8 @@
 _base_ = ["../_base_/models/faster-rcnn_fpn.py", "../_base_/schedules/1x.py"]
 
 model = dict(
-    # Shapes have sides of 15 to 90 px, so c5 (stride 32) is left out. A narrow network trains for more iterations in
-    # the same time.
+    # Shapes are at most 72 px wide, so c5 (stride 32) is left out. A narrow network trains for more iterations in the
+    # same time.
     backbone=dict(
         type="resnet18",
         base_channels=24,

@@ -13,7 +13,8 @@ model = dict(
     backbone=dict(type="resnet18", out=["c2", "c3", "c4"], norm="BN", frozen_stages=-1, pretrained=None),
     neck=dict(channels=64, inputs=["c2", "c3", "c4"]),
     rpn=dict(
-        anchors=dict(sizes=[16, 32, 64, 128]),  # platelets have sides of 20 px, red cells 50, white up to 120
+        # At half size, platelets have sides of 20 px, red cells 50 px, white cells up to 120 px.
+        anchors=dict(sizes=[16, 32, 64, 128]),
         batch_size_per_image=128,
         pre_nms_topk=(500, 500),
         post_nms_topk=(300, 200),

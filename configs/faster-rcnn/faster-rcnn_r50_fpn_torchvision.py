@@ -1,7 +1,9 @@
-"""Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
+"""Torchvision's `fasterrcnn_resnet50_fpn`, reproduced exactly: with its COCO weights, the outputs are the same.
 
-Differences from our defaults: anchors have rounded corners and torchvision's strides; RoIAlign has aligned=False and
-sampling_ratio=2; the box loss is smooth L1; BatchNorm's eps is 0 (1e-5 in torchvision if built with `weights=None`).
+Differences from our defaults: images are resized as in torchvision; anchors are rounded to whole pixels and have
+torchvision's strides; the RPN proposes up to 2000 boxes per image in training; RoIAlign has aligned=False and
+sampling_ratio=2; the box losses are smooth L1 with beta 1/9 instead of L1; BatchNorm's eps is 0 (1e-5 in torchvision if
+built with `weights=None`).
 """
 
 _base_ = [

@@ -1,4 +1,4 @@
-"""torchvision's `fcn_resnet50`, with the settings of its weights: Pascal VOC's 21 classes, background first."""
+"""Torchvision's `fcn_resnet50`, with the classes of its weights: Pascal VOC's 21, background first."""
 
 _base_ = ["../_base_/models/deeplabv3.py", "../_base_/datasets/voc_semantic.py", "../_base_/schedules/poly.py"]
 

@@ -3,8 +3,9 @@
 "Res50-FPN (1024) w/ Copy-Paste" in the authors' repository: 48.3 box and 42.4 mask AP.
 
 The authors' settings (tensorflow/tpu, `copy_paste/configs/maskrcnn_resnet50_1024.yaml`): synchronized BatchNorm in
-every component, two convolutions in the RPN, four in the box head; 270,000 steps, batch size 256. Here the box head has
-one fully connected layer, as in Detectron2's and torchvision's versions of this recipe, and the RPN has no BatchNorm.
+every component; two convolutions in the RPN; four convolutions and two fully connected layers in the box head; 270,000
+steps with batch size 256. Here, the box head has one fully connected layer, as in Detectron2's and torchvision's
+versions of this recipe, and the RPN has no BatchNorm.
 """
 
 _base_ = ["../_base_/models/mask-rcnn_fpn.py", "../_base_/datasets/coco_instance_lsj_copypaste.py"]

@@ -1,4 +1,4 @@
-"""Torchvision's `maskrcnn_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
+"""Torchvision's `maskrcnn_resnet50_fpn`, reproduced exactly: with its COCO weights, the outputs are the same.
 
 The differences from our defaults are those of `faster-rcnn_r50_fpn_torchvision`.
 """

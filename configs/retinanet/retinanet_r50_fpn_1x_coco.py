@@ -5,4 +5,4 @@ _base_ = [
     "../_base_/datasets/coco_detection_multiscale.py",
     "../_base_/schedules/1x.py",
 ]
-optimizer = dict(lr=0.01)  # SOLVER.BASE_LR
+optimizer = dict(lr=0.01)  # SOLVER.BASE_LR in Detectron2's Base-RetinaNet.yaml

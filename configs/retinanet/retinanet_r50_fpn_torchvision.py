@@ -1,8 +1,9 @@
-"""Torchvision's `retinanet_resnet50_fpn`, reproduced exactly: loads its COCO weights and has the same outputs.
+"""Torchvision's `retinanet_resnet50_fpn`, reproduced exactly: with its COCO weights, the outputs are the same.
 
-Differences from our defaults: p6 is computed from p5; anchors have integer sizes, rounded corners and torchvision's
-strides; the box loss is L1; at most 300 detections per image; BatchNorm's eps is 0; the 91 classes are indexed
-by COCO's category id (0 … 90, some of which have no category).
+Differences from our defaults: images are resized as in torchvision and padded to multiples of 32 px; p6 is computed
+from p5; anchors have integer sizes, corners at whole pixels, and torchvision's strides; at most 300 detections per
+image; BatchNorm's eps is 0. Torchvision's 91 outputs are indexed by COCO's category id (0 … 90, some of which are
+unused); a model with COCO's 80 classes loads only the outputs of these classes.
 """
 
 _base_ = ["./retinanet_r50_fpn_1x_coco.py"]

@@ -1,6 +1,7 @@
 """U-Net (Ronneberger et al. 2015) with ResNet-18 as the encoder, on CamVid.
 
-Skip connections come from all feature maps of the backbone: c1 … c5 of a ResNet, c2 … c5 of a ConvNeXt.
+The decoder upsamples the last feature map of the backbone (c5), with skip connections from all others: c1 … c4 of a
+ResNet, c2 … c4 of a ConvNeXt.
 """
 
 _base_ = ["../_base_/datasets/camvid.py", "../_base_/schedules/camvid_30e.py"]

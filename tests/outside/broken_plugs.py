@@ -113,7 +113,7 @@ class WideImage(Gray):
 
 @DATASETS.register_module()
 class ScaledImage(Gray):
-    """Images with values of 0 … 1; the first is black."""
+    """Images with values of 0 … 1; the first is black, so that only later images show the wrong range."""
 
     def read(self, index: int) -> Sample:
         sample = super().read(index)
@@ -262,7 +262,7 @@ class NoCompute(Metric):
 
 @METRICS.register_module()
 class NoMetric:
-    """A metric with the methods that an evaluation calls, but without `table` and the rest of the contract."""
+    """Not a subclass of Metric: it has the methods that an evaluation calls, but not the rest of the contract."""
 
     def __init__(self, dataset: Dataset):
         pass

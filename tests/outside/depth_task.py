@@ -1,4 +1,4 @@
-"""Monocular depth of generated images: a complete task in one file, outside the package."""
+"""Monocular depth estimation on generated images: a complete task in one file, outside the package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ class DepthEstimator(Model):
 
 @METRICS.register_module()
 class DepthError(Metric):
-    """Mean absolute error in meters over the pixels of the original images, which the pipeline must not resize."""
+    """Mean absolute error per image in meters, averaged over the images; the pipeline must not resize them."""
 
     lower_is_better = ("mean_error",)
 
@@ -135,7 +135,7 @@ class DepthError(Metric):
 
 
 def paint(depth: Tensor, image: np.ndarray) -> np.ndarray:
-    """Draw the depth, 0 … 10 m, into the red channel of the image."""
+    """Draw the depth, 0 … 10 m, into the red channel of a copy of the image."""
     picture = image.copy()
     height, width = depth.shape
     picture[:height, :width, 0] = (depth.clamp(0, FAR) / FAR * 255).round().to(torch.uint8).numpy()

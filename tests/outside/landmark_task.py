@@ -83,7 +83,7 @@ class ThreeDots(Dataset):
 
 @HEADS.register_module()
 class HeatmapHead(nn.Module):
-    """Predicts one heatmap per landmark; number of landmarks and width of peaks come from the dataset's metadata."""
+    """Predicts one heatmap per landmark; the dataset's metadata define the number of landmarks and the peaks' sigma."""
 
     def __init__(self, in_features: dict[str, FeatureSpec], num_landmarks: int, heatmap_sigma: float):
         super().__init__()

@@ -1,7 +1,8 @@
 """Compares random models of Detectron2 with the models that `chordate convert` makes of their checkpoints.
 
-Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [FAMILY …]`. Prints a table in
-Markdown. Everything is computed in float64: in float32, even one library's outputs differ between memory formats.
+Run in an environment with both libraries: `python tests/peers/compare_detectron2.py [IMAGE_FOLDER] [FAMILY …]`.
+Prints a table in Markdown. Everything is computed in float64: in float32, even one library's outputs differ between
+memory formats.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from differences import Difference, Level, compare_detections, compare_levels, merge, our_levels
+from differences import Difference, Level, compare_detections, compare_levels, deviation, largest, merge, our_levels
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, read_image
@@ -23,8 +24,10 @@ from torchvision.transforms.v2.functional import resize
 
 import chordate
 from chordate.cli.main import main as run_command
+from chordate.data.cityscapes import CITYSCAPES_CLASSES
 from chordate.data.coco_classes import COCO_CLASSES
 from chordate.data.transforms import ResizeShortestEdge
+from chordate.models.panoptic_deeplab import PanopticDeepLab
 from chordate.models.semantic_segmenter import SemanticSegmenter
 from chordate.models.two_stage import TwoStageDetector
 from chordate.structures import Batch, ImageInfo, PanopticMap
@@ -38,8 +41,10 @@ TORCHVISION = [
     *("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375]),
 ]
 FEWER = ["MODEL.RPN.POST_NMS_TOPK_TEST", 60]  # proposals of the C4 models, whose heads are slow in float64
-CROP = (512, 1024)  # height and width of DeepLab's images in pixels: its training crop, the window of ASPP's pooling
 DEEPLAB = ["MODEL.RESNETS.DEPTH", 50]
+# Centers are at least 40 pixels apart, so there are fewer than 200: of 200, Detectron2 drops the last one.
+KERNEL = 81
+PANOPTIC = ["MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", False, "MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", KERNEL]
 # Detectron2's config and options, keyed by the name in the table.
 FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Faster R-CNN FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", []),
@@ -56,40 +61,55 @@ FAMILIES: dict[str, tuple[str, list[Any]]] = {
     "Panoptic FPN": ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", []),
     "DeepLab v3": ("deeplab_v3_R_103_os16_mg124_poly_90k_bs16", DEEPLAB),
     "DeepLab v3+": ("deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16", DEEPLAB),
+    "Panoptic-DeepLab": (
+        "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024",
+        [*PANOPTIC, "INPUT.CROP.SIZE", (256, 512)],  # a quarter of the crop, to save time
+    ),
+    "Panoptic-DeepLab, DSConv": (
+        "panoptic_deeplab_R_52_os16_mg124_poly_200k_bs64_crop_640_640_coco_dsconv",
+        PANOPTIC,
+    ),
     "Faster R-CNN FPN, torchvision's ResNet": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", TORCHVISION),
 }
 
 
 def compare(name: str, images: list[Path]) -> Difference:
     """Make a random model of a family, convert its checkpoint with `chordate convert`, and compare predictions."""
-    from detectron2_models import config, float64, predict, random_model
+    from detectron2_models import config, float64, in_float64, predict, random_model
 
+    zoo, options = FAMILIES[name]
+    cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
+    is_deeplab = "DeepLab" in name
     pixels, sizes = [], []
-    for path in images[:1] if name.startswith("DeepLab") else images:
+    for path in images[:1] if is_deeplab else images:
         image = read_image(str(path), ImageReadMode.RGB)
-        if name.startswith("DeepLab"):
-            pixels.append(resize(image, CROP))
+        if is_deeplab:
+            pixels.append(resize(image, cfg.INPUT.CROP.SIZE))  # the window of ASPP's pooling is the training crop
         else:
             pixels.append(ResizeShortestEdge(SIZE)({"image": tv_tensors.Image(image)})["image"])
         if name.startswith(("DeepLab", "Panoptic")):
-            image = pixels[-1]  # at the original size, Detectron2 would resize the logits twice
+            image = pixels[-1]  # the network's input size; for the original size, Detectron2 would resize logits twice
         sizes.append(tuple(image.shape[-2:]))
-    zoo, options = FAMILIES[name]
-    cfg = config(zoo, ["MODEL.RPN.POST_NMS_TOPK_TEST", PROPOSALS, *options])
     theirs = random_model(cfg, pixels)
     with tempfile.TemporaryDirectory() as folder:
         ours = converted(theirs, Path(folder)).double()
     if isinstance(ours, TwoStageDetector):
         ours.rpn.post_nms_topk = (cfg.MODEL.RPN.POST_NMS_TOPK_TEST, cfg.MODEL.RPN.POST_NMS_TOPK_TEST)
-    semantic = isinstance(ours, SemanticSegmenter)
+    if isinstance(ours, PanopticDeepLab):
+        ours.nms_kernel = KERNEL
+    has_levels = not isinstance(ours, SemanticSegmenter | PanopticDeepLab)
     with float64():
-        expected = predict(theirs.double(), cfg, pixels, sizes)
-        levels = [None if semantic else their_levels(theirs, cfg, image) for image in pixels]
+        expected = predict(in_float64(theirs, cfg), cfg, pixels, sizes)
+        levels = [their_levels(theirs, cfg, image) if has_levels else None for image in pixels]
     parts = []
     for image, size, prediction, own in zip(pixels, sizes, expected, levels):
         batch = as_batch(image, size, ours.size_divisor)
-        part = compare_image(ours.predict(batch)[0], prediction)
-        parts.append(part if own is None else part._replace(levels=compare_levels(our_levels(ours, batch), own)))
+        part = compare_image(ours, ours.predict(batch)[0], prediction)
+        if own is not None:
+            part = part._replace(levels=compare_levels(our_levels(ours, batch), own))
+        elif isinstance(ours, PanopticDeepLab):
+            part = part._replace(levels=compare_outputs(ours, batch, theirs, image))
+        parts.append(part)
     return merge(parts)
 
 
@@ -115,6 +135,22 @@ def their_levels(model: Any, cfg: Any, image: Tensor) -> list[Level]:
     return levels
 
 
+@torch.no_grad()
+def compare_outputs(ours: PanopticDeepLab, batch: Batch, theirs: Any, image: Tensor) -> float:
+    """The largest difference between the logits, the heatmaps and the offsets of two Panoptic-DeepLabs, in standard
+    deviations; the image has the size of the crops."""
+    maps = theirs.backbone(((image.double() - theirs.pixel_mean) / theirs.pixel_std)[None])
+    expected = [theirs.sem_seg_head.layers(maps), *theirs.ins_embed_head.layers(maps)]
+    our_maps = ours.features(batch)
+    logits = ours.semantic(our_maps)[:, [ours.classes.index(name) for name in their_classes(ours)]]
+    return largest([deviation(*pair) for pair in zip((logits, *ours.center(our_maps)), expected, strict=True)])
+
+
+def their_classes(ours: PanopticDeepLab) -> tuple[str, ...]:
+    """Our names of the classes of a Panoptic-DeepLab in Detectron2's order: of Cityscapes by train id, or of COCO."""
+    return CITYSCAPES_CLASSES if len(ours.classes) == len(CITYSCAPES_CLASSES) else ours.classes
+
+
 def converted(theirs: Any, folder: Path) -> Any:
     """Our model, from the files of `chordate convert`; also checks the conversion back to Detectron2."""
     source, out, back = folder / "theirs.pth", folder / "ours.pt", folder / "back.pth"
@@ -138,9 +174,9 @@ def as_batch(image: Tensor, size: tuple[int, int], divisor: int) -> Batch:
     return Batch(images, torch.tensor([[height, width]]), [ImageInfo(0, "image", *size)])
 
 
-def compare_image(ours: Any, theirs: Any) -> Difference:
+def compare_image(model: Any, ours: Any, theirs: Any) -> Difference:
     if "panoptic_seg" in theirs:
-        return compare_segments(ours, *theirs["panoptic_seg"])
+        return compare_segments(ours, theirs["panoptic_seg"][0], segment_labels(model, *theirs["panoptic_seg"]))
     if "sem_seg" in theirs:
         same = int((ours.labels == theirs["sem_seg"].argmax(0)).sum())
         return Difference(ours.labels.numel(), same)
@@ -149,12 +185,26 @@ def compare_image(ours: Any, theirs: Any) -> Difference:
     return compare_detections(ours, found.pred_boxes.tensor, found.scores, found.pred_classes, *optional)
 
 
-def compare_segments(ours: PanopticMap, ids: Tensor, segments: list[dict[str, Any]]) -> Difference:
-    """Count Detectron2's segments that match one of ours: same class, and IoU above 0.99."""
+def segment_labels(model: Any, ids: Tensor, segments: list[dict[str, Any]] | None) -> dict[int, int]:
+    """Our label of each of Detectron2's segments, by the id in the map `ids`.
+
+    Panoptic FPN lists its segments; in Panoptic-DeepLab, an id is 1000 times the class plus a number, or -1.
+    """
+    if segments is None:
+        numbers = [number for number in ids.unique().tolist() if number >= 0]
+        return {number: model.classes.index(their_classes(model)[number // 1000]) for number in numbers}
+    return {one["id"]: one["category_id"] + (0 if one["isthing"] else len(COCO_CLASSES) - 1) for one in segments}
+
+
+def compare_segments(ours: PanopticMap, ids: Tensor, segments: dict[int, int]) -> Difference:
+    """Count Detectron2's segments that match one of ours: same class, and IoU above 0.99.
+
+    Args:
+        segments: our label of each segment, by the id in the map `ids`.
+    """
     matched = 0
-    for segment in segments:
-        label = segment["category_id"] + (0 if segment["isthing"] else len(COCO_CLASSES) - 1)
-        theirs = ids == segment["id"]
+    for number, label in segments.items():
+        theirs = ids == number
         masks = [ours.ids == number + 1 for number in torch.nonzero(ours.labels == label).flatten().tolist()]
         matched += any(float((theirs & mask).sum() / (theirs | mask).sum()) > 0.99 for mask in masks)
     same = len(segments) == len(ours)

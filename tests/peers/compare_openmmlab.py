@@ -2,7 +2,7 @@
 
 Run in an environment with these libraries (see `mmcv_ops_stub.py`):
 `python tests/peers/compare_openmmlab.py [CONFIG …]`. Prints a table in Markdown. `--names FILE` writes the names and
-shapes of their tensors, as in `tests/data/openmmlab_names.json`.
+shapes of the tensors of the libraries' models; `tests/data/openmmlab_names.json` lists equal backbones once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ CONFIGS = {
         "faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco",
         "mask_rcnn/mask-rcnn_r50_fpn_1x_coco",
         "gn/mask-rcnn_r50_fpn_gn-all_2x_coco",
+        "gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco",
         "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco",
+        "cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco",
         "retinanet/retinanet_r50_fpn_1x_coco",
     ],
     "mmseg": [
@@ -90,7 +92,7 @@ def _drop_pretrained(part: Any) -> None:
         part.pop("init_cfg", None)
         part.pop("pretrained", None)
         if part.get("type") == "SyncBN":
-            part["type"] = "BN"  # SyncBN needs several processes; its tensors are BN's
+            part["type"] = "BN"  # `calibrate` needs BatchNorm2d; SyncBN's tensors are the same
     for value in part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ():
         _drop_pretrained(value)
 
@@ -121,7 +123,7 @@ def _set_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
 
 def _scale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
     factor = layer.spread / output.std()
-    if hasattr(layer, "scaled"):  # shared by several levels: later calls only scale down
+    if hasattr(layer, "scaled"):  # a layer shared by several levels is called for each; later calls only scale down
         factor = factor.clamp(max=1)
     layer.scaled = True
     layer.weight.mul_(factor)
@@ -160,7 +162,8 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
     kept = [key for key in state if not key.endswith("num_batches_tracked")]
-    changed = [key for key in kept if key not in back or not torch.equal(back[key], state[key])]
+    written = state | standardized_weights(model, state)  # as weights of plain convolutions
+    changed = [key for key in kept if key not in back or not torch.equal(back[key], written[key])]
     batch = Batch(image, torch.tensor([SIZE]), [ImageInfo(0, "image", *SIZE)])
     ours = ours.double()
     with torch.no_grad():
@@ -170,6 +173,20 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         names = ("bboxes", "scores", "labels", "masks")
         difference = compare_detections(ours.predict(batch)[0], *(expected.get(key) for key in names))
         return difference._replace(levels=compare_levels(our_levels(ours, batch), their_levels(model, x))), changed
+
+
+def standardized_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with which the ConvWS layers of a model convolve, by the formula of `mmcv.cnn.ConvWS2d`."""
+    from mmcv.cnn import ConvWS2d
+
+    weights = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, ConvWS2d):
+            own = state[f"{name}.weight"]
+            flat = own.view(len(own), -1)
+            mean, std = (x.view(-1, 1, 1, 1) for x in (flat.mean(dim=1), flat.std(dim=1)))
+            weights[f"{name}.weight"] = (own - mean) / (std + layer.eps)
+    return weights
 
 
 def their_levels(model: Any, x: Tensor) -> list[Level]:

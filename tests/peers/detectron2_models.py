@@ -1,7 +1,7 @@
 """Random models of Detectron2, and their predictions on images, for comparison with the converted models.
 
-Random weights are useless as they are: activations grow without limit, and no score exceeds a threshold. So the
-statistics of the frozen norms are set from the images, and the predictors are scaled until there are many detections.
+Random weights are useless as they are: activations grow without limit, and no score exceeds the threshold. So the
+statistics of all BatchNorms are set from the images, and the predictors are scaled so that there are many detections.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-# The standard deviation of each predictor's outputs on the images.
+# The standard deviation that each predictor's outputs are scaled to.
 SPREAD = {
     "objectness_logits": 2.0,
     "anchor_deltas": 0.3,
@@ -29,30 +29,35 @@ SPREAD = {
     "mask_head.predictor": 2.0,
     "score_lowres": 2.0,
     "sem_seg_head.predictor": 3.0,
+    "center_predictor": 0.3,
+    "offset_predictor": 3.0,
 }
 
 
 def config(name: str, options: list[Any] = []) -> CfgNode:  # noqa: B006
-    """A config of Detectron2's model zoo, or of its DeepLab project, on the CPU, without weights."""
-    if name.startswith("deeplab"):
+    """A config of Detectron2's model zoo, or of its DeepLab projects, on the CPU, without weights."""
+    if "deeplab" in name:
         import detectron2
         from detectron2.projects.deeplab import add_deeplab_config
+        from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
         cfg = get_cfg()
-        add_deeplab_config(cfg)
-        root = Path(detectron2.__file__).parents[1] / "projects/DeepLab/configs/Cityscapes-SemanticSegmentation"
-        cfg.merge_from_file(str(root / f"{name}.yaml"))
+        is_panoptic = name.startswith("panoptic_deeplab")
+        (add_panoptic_deeplab_config if is_panoptic else add_deeplab_config)(cfg)
+        project = "Panoptic-DeepLab" if is_panoptic else "DeepLab"
+        (file,) = (Path(detectron2.__file__).parents[1] / f"projects/{project}/configs").glob(f"*/{name}.yaml")
+        cfg.merge_from_file(str(file))
     else:
         cfg = model_zoo.get_config(f"{name}.yaml")
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", *options])
-    _replace(cfg, "SyncBN", "BN")  # SyncBN needs several processes; its tensors are BN's
+    _replace(cfg, "SyncBN", "BN")  # `random_model` calibrates BatchNorm2d; SyncBN's tensors are the same
     return cfg
 
 
 def random_model(cfg: CfgNode, images: list[Tensor], seed: int = 0) -> nn.Module:
     """Build a model with random weights that are calibrated on the images, uint8 `[3, H, W]` RGB.
 
-    If PIXEL_STD is 1, norms are like those of MSRA's weights: the statistics are folded into weight and bias.
+    If PIXEL_STD is 1, frozen norms are like those of MSRA's weights: the statistics are folded into weight and bias.
     """
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
@@ -87,9 +92,17 @@ def float64() -> Iterator[None]:
         Boxes.__init__ = own
 
 
+def in_float64(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """Convert a model to float64, with the config's mean and std: the model has rounded them to float32."""
+    model.double()
+    for name, values in (("pixel_mean", cfg.MODEL.PIXEL_MEAN), ("pixel_std", cfg.MODEL.PIXEL_STD)):
+        getattr(model, name).copy_(torch.tensor(values, dtype=torch.float64)[:, None, None])
+    return model
+
+
 @torch.no_grad()
 def predict(model: nn.Module, cfg: CfgNode, images: list[Tensor], sizes: list[tuple[int, int]] | None = None) -> Any:
-    """Predict on images; boxes are in pixels of images of `sizes` (height, width), by default their own sizes."""
+    """Predict on images; outputs are scaled to `sizes`, height and width per image, by default the images' own."""
     dtype = next(model.parameters()).dtype
     inputs = []
     for index, image in enumerate(images):
@@ -110,7 +123,7 @@ def _calibrate(module: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _scale(spread: float) -> Any:
-    """A hook that scales a predictor, and its first outputs, to a standard deviation."""
+    """A forward hook that scales a predictor's weights so that its first outputs have this standard deviation."""
 
     @torch.no_grad()
     def scale(module: Any, inputs: Any, output: Tensor) -> Tensor | None:

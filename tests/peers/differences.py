@@ -1,4 +1,4 @@
-"""Differences between a detector of another library and the model that has its weights."""
+"""Differences between a model of another library and our model with the same weights."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ DEVIATIONS = 1e-3  # limit on differences of feature maps and of the outputs for
 
 
 class Difference(NamedTuple):
-    """Differences between the predictions of two libraries on several images.
+    """Differences between the predictions of two libraries on one or more images.
 
     Attributes:
-        count: number of the library's detections, segments, or pixels of semantic maps.
+        count: number of the library's detections, segments, pixels of semantic maps, or logits.
         matched: number of these that our predictions match: detections within `BOX` and `SCORE`, segments with an IoU
-            above 0.99, pixels of the same class; -1 if an image has another number of detections or segments.
+            above 0.99, pixels of the same class; all logits if `levels` is at most `DEVIATIONS`, else 0. -1 if in an
+            image, our number of detections or segments differs, or two detections match the same one of ours.
         box, score: largest differences between matched detections, in pixels and in score.
         masks: number of mask pixels of matched detections that differ, and number of mask pixels.
         keypoints: number of keypoints of matched detections that differ by more than `BOX`, and number of keypoints.
-        levels: largest difference between feature maps or the outputs for anchors, see `compare_levels`.
+        levels: largest difference between feature maps, outputs for anchors, or logits, in standard deviations.
     """
 
     count: int
@@ -71,7 +72,7 @@ def compare_detections(
     masks: Tensor | None = None,
     keypoints: Tensor | None = None,
 ) -> Difference:
-    """Match each detection of the library to ours with the same class and the nearest box.
+    """Match each detection of the library to our detection of the same class whose box is nearest.
 
     Args:
         ours: our detections.
@@ -99,7 +100,7 @@ class Level(NamedTuple):
 
     Attributes:
         features: feature map `[1, C, H, W]`.
-        anchors: `[A, 4]`, the anchors of the first cell, then of the next one to the right …
+        anchors: `[A, 4]`, the anchors of the first cell, then those of the next cell to the right …
         logits, boxes: `[A, K]` and `[A, 4]`, the outputs for the anchors.
     """
 
@@ -124,8 +125,8 @@ def our_levels(model: Any, batch: Batch) -> list[Level]:
 def compare_levels(ours: Sequence[Level], theirs: Sequence[Level]) -> float:
     """The largest difference in all levels, relative to the standard deviation of the library's values.
 
-    It also covers the coarse levels, whose boxes are seldom among the 100 best. Libraries order the anchors of a cell
-    differently, so anchors are paired by their positions.
+    Unlike a comparison of detections, it covers the coarse levels, whose boxes are seldom among the 100 best. Libraries
+    order the anchors of a cell differently, so anchors are paired by their positions.
     """
     found = []
     for our, their in zip(ours, theirs, strict=True):

@@ -1,7 +1,8 @@
 """A stand-in for `mmcv.ops`, whose compiled extension no longer builds; import it before MMDetection.
 
-`pip install --no-deps mmcv-lite==2.1.0 mmdet==3.3.0 mmsegmentation==1.2.2 mmpretrain==1.2.0` then suffices, with their
-pure-Python dependencies. RoIAlign and NMS are torchvision's; other operators cannot be called.
+With it, these packages and their pure-Python dependencies suffice:
+`pip install --no-deps mmcv-lite==2.1.0 mmdet==3.3.0 mmsegmentation==1.2.2 mmpretrain==1.2.0`.
+RoIAlign and NMS are torchvision's; other operators cannot be called.
 """
 
 import importlib.machinery

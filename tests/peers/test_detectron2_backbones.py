@@ -1,4 +1,4 @@
-"""Chordate's backbones in Detectron2's models: outputs equal those with Detectron2's backbones, and models train.
+"""Chordate's backbones in Detectron2's models (equal feature maps, training), and Detectron2's backbones in Chordate.
 
 Skipped without Detectron2, which is built from its source: `FORCE_CUDA=0 pip install --no-build-isolation
 git+https://github.com/facebookresearch/detectron2`.
@@ -211,11 +211,11 @@ def unfrozen():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("resnet18", {"MODEL__RESNETS__OUT_FEATURES": ["p4"]}, 'are res2 … res5 in Detectron2, got "p4"'),
+        ("resnet18", {"MODEL__RESNETS__OUT_FEATURES": ["p4"]}, 'OUT_FEATURES .* must name .* res2 … res5, got "p4"'),
         ("resnet18", {"MODEL__RESNETS__OUT_FEATURES": ["res9"]}, 'unknown ResNet-18 feature map "c9"'),
         ("resnet18", {"MODEL__RESNETS__NORM": "LN"}, "LN"),
         ("Unfrozen", {"MODEL__RESNETS__OUT_FEATURES": ["res2"]}, "cannot be frozen; set MODEL.BACKBONE.FREEZE_AT"),
-        ("Unfrozen", {"MODEL__BACKBONE__FREEZE_AT": 0}, r'Detectron2\(in=\["c4"\]\): Unfrozen offers c2'),
+        ("Unfrozen", {"MODEL__BACKBONE__FREEZE_AT": 0}, r'Detectron2 needs feature maps "c4", but Unfrozen offers c2'),
     ],
 )  # fmt: skip
 def test_a_setting_that_the_backbone_does_not_have_is_a_one_line_error(unfrozen, name, settings, message):
@@ -279,7 +279,7 @@ def test_a_backbone_of_detectron2_loads_its_weights_and_can_be_frozen(tmp_path):
     ("settings", "message"),
     [
         ({"model": "build_resnet_bakcbone"}, 'unknown Detectron2 backbone "build_resnet_bakcbone"; did you mean'),
-        ({"options": {"MODEL.RESNETS.DETPH": 50}}, "detectron2's build_resnet_backbone: .*DETPH"),
+        ({"options": {"MODEL.RESNETS.DETPH": 50}}, "detectron2's build_resnet_backbone cannot be built: .*DETPH"),
         ({"output_stride": 8}, "cannot be dilated to output_stride 8 .its coarsest stride stays 16"),
     ],
 )

@@ -1,7 +1,7 @@
 """Writes tests/data/detectron2_names.json: the names and shapes of the tensors of Detectron2's models, from its code.
 
-The file has the tensors of each different ResNet, and for each model: the name of its ResNet, the prefix of the
-ResNet's tensors, and the other tensors.
+The file has the tensors of each different ResNet, and for each model: its config, the name of its ResNet, the
+prefix of the ResNet's tensors, and the other tensors.
 """
 
 from __future__ import annotations

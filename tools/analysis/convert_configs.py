@@ -3,7 +3,8 @@
     python tools/analysis/convert_configs.py --root detectron2/configs COCO-Detection Misc [--reasons]
 
 For each folder, it counts four sets, each a subset of the one before: all configs; configs that can be converted and
-built; configs that predict the same as the original with the same weights; and configs that also train the same.
+built; configs that predict the same as the original with the same weights; and configs that also train the same. The
+last two are judged by the settings that are not carried over; no model is run.
 `--reasons` lists the settings that are not carried over, and why configs are refused. Base files (Base-….yaml, and .py
 files without a model) are not counted.
 """
@@ -68,7 +69,7 @@ def build(text: str, config: dict[str, Any]) -> None:
             wanted.get(section, {}).pop(key, None)
         for section in {*written, *wanted}:
             if not equal(written.get(section) or {}, wanted.get(section) or {}):
-                raise AssertionError(f"{section}: {written.get(section)} was written for {wanted.get(section)}")
+                raise AssertionError(f"{section}: the file has {written.get(section)}, not {wanted.get(section)}")
         with torch.device("meta"):
             chordate.build_model(loaded, pretrained=False)
 

@@ -4,7 +4,7 @@ Trains four networks on CIFAR-10 with the same recipe and plots their training a
 
     python tools/analysis/degradation.py --data-root cifar10.zip [--iterations 64000] [--depths 20 56]
 
-The same command resumes an interrupted run; several processes may share the work (`--only plain44 resnet20`), and
+The same command resumes an interrupted run; several processes may share the work (`--only plain56 resnet20`), and
 `--plot` only plots the results so far.
 """
 

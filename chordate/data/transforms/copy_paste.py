@@ -31,8 +31,8 @@ class CopyPaste:
     The number of pasted instances is uniform from none to all, as in the authors' code; edges are not blended. Pixels
     that a pasted instance covers are removed from the masks of the instances below, and their boxes shrink to the
     visible part. Covered keypoints become hidden (visibility 1). Instances with less than a tenth of their area visible
-    are dropped. Crowds and instances without a mask are neither pasted nor changed. The smaller image is padded to the
-    size of the larger one.
+    are dropped. Crowds and instances without a mask are neither pasted nor changed. Both images are padded to the
+    larger height and the larger width.
 
     The earlier transforms of the pipeline (in the paper, a flip and large-scale jitter) are applied to both images.
 
@@ -74,7 +74,10 @@ def paste(source: Sample, onto: Sample) -> Sample:
 
 
 def occlude(sample: Sample, cover: NDArray[np.bool_]) -> Sample:
-    """Remove the pixels of `cover` `[H, W]` from the sample's masks; changed polygons follow pixel borders."""
+    """Remove the pixels of `cover` `[H, W]` from the sample's masks; changed polygons follow pixel borders.
+
+    Boxes and keypoints change, and instances are dropped, as described in `CopyPaste`.
+    """
     polygons: Polygons = sample["polygons"]
     rings, touched, kept = polygons.rings(), torch.zeros(polygons.count).bool(), torch.ones(polygons.count).bool()
     for number, own in enumerate(rings):

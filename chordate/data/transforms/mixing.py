@@ -20,22 +20,22 @@ FILL = [round(mean) for mean in IMAGENET_MEAN]  # color of padding: about 0 afte
 def check_instances(sample: Sample, name: str) -> None:
     """Raise ConfigError unless a sample has the fields of a detection sample; `name` is the name of the transform.
 
-    Transforms call it also where they leave the sample unchanged, so that the first sample of a run shows the mistake.
+    Transforms call this even if they leave the sample unchanged, so that the first sample of a run raises the error.
     """
     if missing := [field for field in ("boxes", "labels", "crowd") if field not in sample]:
         raise ConfigError(
-            f"{name} combines the instances of several images, but these samples have no {missing[0]}; remove it, or "
-            f"use it with a dataset for detection"
+            f"{name} combines the instances of several images, but the dataset's samples have no {missing[0]}; remove "
+            f"this transform, or use a detection dataset"
         )
 
 
 def draw_partners(sample: Sample, count: int, name: str) -> list[Sample]:
     """Draw `count` random samples of the same dataset, transformed by the earlier transforms of the pipeline.
 
-    Returns an empty list if `sample` is itself a partner, so mixing does not recurse.
+    Returns an empty list if `sample` was itself drawn for mixing, so mixing does not recurse.
 
     Args:
-        sample: a sample whose "partner" is a function that draws another sample, or None if it is itself a partner.
+        sample: a sample whose "partner" is a function that draws another sample, or None if `sample` was itself drawn.
         count: number of samples to draw.
         name: name of the transform, for messages.
 

@@ -12,14 +12,17 @@ from chordate.registry import TRANSFORMS
 class DetectionMixUp:
     """Blend an image with another one (Bag of Freebies for Training Object Detection, section 3.1).
 
-    Neither image is scaled, so that objects keep their shapes; the smaller image is padded. All instances have the same
-    loss weight, 1, as in YOLOX; in the paper, the loss weight is the image's weight in the blend. (v2's MixUp blends
-    batches, for classifiers.)
+    Neither image is scaled, so that objects keep their shapes; both are padded to the larger height and the larger
+    width. All instances have the same loss weight, 1, as in YOLOX; in the paper, the loss weight is the image's weight
+    in the blend. (v2's MixUp blends batches, for classifiers.)
 
     Args:
         alpha: the weight of this image is drawn from Beta(alpha, alpha); 1.5 in the paper. A very large alpha
             gives YOLOX's constant weight of 0.5.
         p: probability per sample.
+
+    Raises:
+        ConfigError: the samples have no instances.
     """
 
     def __init__(self, alpha: PositiveFloat = 1.5, p: Fraction = 1.0):

@@ -22,6 +22,9 @@ class Mosaic:
     Args:
         size: height and width of the square that each image is scaled to fit, in pixels.
         p: probability per sample.
+
+    Raises:
+        ConfigError: the samples have no instances.
     """
 
     def __init__(self, size: PositiveInt = 640, p: Fraction = 1.0):

@@ -20,8 +20,9 @@ Sample = dict[str, Any]
 class Pipeline:
     """Applies transforms to a sample, one after another.
 
-    After each transform, the boxes' `canvas_size` is set to the image's size. v2 does not update `canvas_size` if there
-    are no boxes, and rounds it differently in a rotation with `expand=True`; the next v2 transform would then fail.
+    After each transform, the boxes' `canvas_size` is set to the image's size. In a rotation with `expand=True`, v2
+    does not update `canvas_size` if there are no boxes, and otherwise may round it differently from the image's size;
+    the next v2 transform would then fail.
 
     Raises:
         DataError: a transform fails; the message names the transform and the image.
@@ -35,8 +36,9 @@ class Pipeline:
 
         Args:
             sample: a sample of a dataset.
-            draw: function that reads another, random sample, for transforms that mix several samples. Such a transform
-                calls `sample["partner"]()`, which calls `draw` and applies the earlier transforms of the pipeline.
+            draw: function that reads a random sample, for transforms that mix several samples. Such a transform calls
+                `sample["partner"]()`, which calls `draw` and applies the earlier transforms of the pipeline. If `draw`
+                is None, such a transform raises ConfigError.
         """
         for number, transform in enumerate(self.transforms):
             if draw is not None:
@@ -58,7 +60,7 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
         if not isinstance(result, Mapping):
             raise TypeError(f"it must return a dict, got {type(result).__name__}")
         if isinstance(result.get("image"), torch.Tensor) and not result["image"].numel():
-            raise ValueError(f"its image has the shape {tuple(result['image'].shape)}, so no pixels")
+            raise ValueError(f"its image has no pixels (shape {tuple(result['image'].shape)})")
         for value in result.values():
             if isinstance(value, BoundingBoxes):
                 value.canvas_size = tuple(result["image"].shape[-2:])
@@ -75,7 +77,7 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
     """Build the pipeline of a config.
 
     Args:
-        transforms: each a dict with a `type`, a registered name, or a transform object.
+        transforms: registered names, dicts with `type`, and transform objects.
 
     Raises:
         ConfigError: a transform or argument is unknown; or a transform blends whole batches, or scales or normalizes
@@ -91,8 +93,8 @@ def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
             )
         if isinstance(transform, v2.MixUp | v2.CutMix):
             raise ConfigError(
-                f"{type(transform).__name__} blends batches, not single images; put it into the `mix` of a "
-                f"classifier's model. For a detector, use DetectionMixUp, Mosaic or CopyPaste in the pipeline"
+                f"{type(transform).__name__} blends the images of a batch; move it from the pipeline to the "
+                f"`mix` of an ImageClassifier. For a detector, use DetectionMixUp, Mosaic or CopyPaste in the pipeline"
             )
     return Pipeline(built)
 
@@ -111,7 +113,7 @@ def _interpolation(name: str) -> v2.InterpolationMode:
     return v2.InterpolationMode(name)
 
 
-# Functions that convert arguments that a config gives as names or dicts to the objects that v2 expects.
+# For each argument, a function that converts the names or dicts in a config to the objects that v2 expects.
 _FROM_NAMES: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _dtype(value) if isinstance(value, str) else value,
     "interpolation": lambda value: _interpolation(value) if isinstance(value, str) else value,

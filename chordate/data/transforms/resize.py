@@ -23,13 +23,14 @@ def _image_size(flat_inputs: list[Any]) -> tuple[int, int]:
 class ResizeShortestEdge(v2.Transform):
     """Resize so that the shorter edge is `size`, or less if the longer edge would exceed `max_size`.
 
-    Faster R-CNN with FPN uses 800 and 1333 (Lin et al. 2017, section 5). If `size` is a list, a length is drawn from it
-    uniformly for each image (multi-scale training: 640, 672, … 800).
+    Faster R-CNN with FPN uses 800 (Lin et al. 2017, section 5) and 1333 (the authors' code, Detectron). If `size` is a
+    list, a length is drawn from it uniformly for each image (multi-scale training: 640, 672, … 800).
 
     Args:
         size: length of the shorter edge in pixels, or a list of lengths.
-        max_size: limit of the longer edge, in pixels.
-        rounding: "detectron2" rounds the new size and filters like Pillow (antialiased, uint8 stays uint8).
+        max_size: maximum length of the longer edge in pixels.
+        rounding: "detectron2" rounds the new size to the nearest integer, and interpolates like Pillow (with
+            antialiasing; uint8 stays uint8).
             "torchvision" is bit-identical to torchvision's detectors: it rounds the size down and interpolates floats
             bilinearly without antialiasing; the image becomes float32, 0 … 255.
     """

@@ -74,8 +74,8 @@ def crop_matrix(
     """The affine matrix from image coordinates to crop coordinates, in continuous pixel coordinates.
 
     Args:
-        box: x1, y1, x2, y2 in pixels. The center of the box maps to the center of the crop, and the box enlarged by
-            `padding` just fits into the crop.
+        box: x1, y1, x2, y2 in pixels. The center of the box maps to the center of the crop. If `angle` is 0, the box
+            enlarged by `padding` just fits into the crop.
         size: height and width of the crop in pixels.
         padding: factor that enlarges the box.
         angle: clockwise rotation of the image in degrees, as displayed (y points down).

@@ -1,9 +1,10 @@
-"""Checkpoint formats of other libraries, one file per library. Importing the package registers them in FORMATS."""
+"""Checkpoint formats of other libraries. Importing the package registers them in FORMATS."""
 
 from chordate.weights.formats import (
     cifar_classifiers,
     detectron2_detectors,
     detectron2_imagenet,
+    detectron2_panoptic,
     detectron2_segmentation,
     openmmlab_classifiers,
     openmmlab_detectors,
@@ -20,6 +21,7 @@ __all__ = [
     "cifar_classifiers",
     "detectron2_detectors",
     "detectron2_imagenet",
+    "detectron2_panoptic",
     "detectron2_segmentation",
     "openmmlab_classifiers",
     "openmmlab_detectors",

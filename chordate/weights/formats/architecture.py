@@ -1,6 +1,7 @@
-"""Recognizes the architecture of a network by its tensors: the name of our config, and overrides where they differ.
+"""Recognizes the architecture of a network by its tensors: finds our nearest config, and the overrides that it needs.
 
-The tensors must have our names: the formats of other libraries convert a state dict before they call these functions.
+The tensors must have our names, so the formats of other libraries convert a state dict first. `count` works with any
+names; the names that `pools_in_shortcuts` reads are the same in OpenMMLab's libraries.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((3, 4, 23), True): 101,
     ((3, 8, 36), True): 152,
 }
-_NAMED = {(101, 32, 8): "x101-32x8d", (50, 32, 4): "x50-32x4d", (101, 64, 4): "x101-64x4d"}  # depth, groups, width
+_NAMED = {(101, 32, 8): "x101-32x8d", (50, 32, 4): "x50-32x4d", (101, 64, 4): "x101-64x4d"}  # (depth, groups, width)
 _DEEP_STEM = "backbone.conv1.6.weight"
 
 
@@ -35,7 +36,7 @@ def resnet(state: State) -> tuple[str, Overrides]:
     blocks = tuple(count(state, f"backbone.layer{number}.{{}}.conv1.weight") for number in (1, 2, 3))
     is_bottleneck = "backbone.layer1.0.conv3.weight" in state
     if (blocks, is_bottleneck) not in _DEPTHS:
-        raise ValueError(f"no ResNet has {blocks} blocks in c2 … c4")
+        raise ValueError(f"with {blocks} blocks in c2 … c4, it is not a ResNet-18, 34, 50, 101 or 152")
     depth = _DEPTHS[blocks, is_bottleneck]
     overrides: Overrides = {"model.backbone.pretrained": None}
     norm = norm_of(state, "backbone.bn1.")
@@ -74,6 +75,9 @@ def detector(state: State, meta: DatasetMeta | None) -> tuple[str, Overrides] | 
 
     Returns:
         None if the model predicts keypoints or stuff and `meta` is None, since their names are not in the weights.
+
+    Raises:
+        ValueError: as in `resnet`.
     """
     family = _family(state)
     if meta is None and family in ("keypoint-rcnn", "panoptic-fpn"):
@@ -111,7 +115,7 @@ def _family(state: State) -> str:
         return "panoptic-fpn"
     if "keypoint.heatmaps.weight" in state:
         return "keypoint-rcnn"
-    has_masks = "mask.masks.weight" in state
+    has_masks = f"{_mask_stage(state)}masks.weight" in state
     if _is_cascade(state):
         return "cascade-mask-rcnn" if has_masks else "cascade-rcnn"
     return "mask-rcnn" if has_masks else "faster-rcnn"
@@ -121,12 +125,17 @@ def _is_cascade(state: State) -> bool:
     return "box.stages.0.cls_score.weight" in state
 
 
+def _mask_stage(state: State) -> str:
+    """Prefix of the names of the mask head, or of its first stage."""
+    return "mask.stages.0." if "mask.stages.0.masks.weight" in state else "mask."
+
+
 def _is_c4(state: State) -> bool:
     return "box.trunk.stage.layer4.0.conv1.weight" in state
 
 
 def neck(state: State) -> Overrides:
-    """Overrides of an FPN."""
+    """Overrides of an FPN's channels and norm; empty if `state` has no FPN."""
     overrides: Overrides = {}
     levels = sorted(name for name in state if name.startswith("neck.output.") and name.endswith(".0.weight"))
     if levels:
@@ -149,7 +158,7 @@ def _region_heads(state: State) -> Overrides:
     overrides: Overrides = {}
     _set(overrides, "model.rpn.convs", count(state, "rpn.convs.{}.weight"), 1)
     overrides |= _box_head(state)
-    if "mask.masks.weight" in state:
+    if f"{_mask_stage(state)}masks.weight" in state:
         overrides |= _mask_head(state)
     if "keypoint.heatmaps.weight" in state:
         _set(overrides, "model.keypoint.convs", count(state, "keypoint.convs.{}.0.weight"), 8)
@@ -176,17 +185,27 @@ def _box_head(state: State) -> Overrides:
 
 def _mask_head(state: State) -> Overrides:
     overrides: Overrides = {}
-    masks = state["mask.masks.weight"]
-    _set(overrides, "model.mask.convs", count(state, "mask.convs.{}.0.weight"), 0 if _is_c4(state) else 4)
-    _set(overrides, "model.mask.channels", masks.shape[1], 256)
-    _set(overrides, "model.mask.norm", norm_of(state, "mask.convs.0.1."), None)
+    name, stage = "model.mask", _mask_stage(state)
+    if stage != "mask.":
+        stages = count(state, "mask.stages.{}.masks.weight")
+        overrides |= {"model.mask.type": "CascadeMaskHead", "model.mask.stages": stages}
+        name = "model.mask.stage"
+    masks = state[f"{stage}masks.weight"]
+    _set(overrides, f"{name}.convs", count(state, f"{stage}convs.{{}}.0.weight"), 0 if _is_c4(state) else 4)
+    _set(overrides, f"{name}.channels", masks.shape[1], 256)
+    _set(overrides, f"{name}.norm", norm_of(state, f"{stage}convs.0.1."), None)
     if num_classes(state) > 1:
-        _set(overrides, "model.mask.class_agnostic", len(masks) == 1, False)
+        _set(overrides, f"{name}.class_agnostic", len(masks) == 1, False)
     return overrides
 
 
 def norm_of(state: State, layer: str) -> str | None:
-    """The norm type that a layer's tensors imply: "BN" (trained), "FrozenBN" or "GN"; None without such a layer."""
+    """Infer the type of a norm from its tensors: "BN" (trained), "FrozenBN" or "GN"; None if there is no such norm.
+
+    Args:
+        state: tensors by name.
+        layer: prefix of the norm's tensors, such as `backbone.bn1.`.
+    """
     if f"{layer}weight" not in state:
         return None
     if f"{layer}running_mean" not in state:

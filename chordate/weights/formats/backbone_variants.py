@@ -10,9 +10,9 @@ from chordate.registry import BACKBONES
 
 
 def variant_of(state: Mapping[str, Tensor], architecture: str) -> str | None:
-    """The registered variant of an architecture that has exactly these tensors; None if there is none.
+    """Name of the registered variant of an architecture whose tensors have exactly these names and shapes, or None.
 
-    If several variants have the same tensors, as "resnet50" and "resnet50_caffe", the shortest name is returned.
+    If several variants have the same tensors, such as "resnet50" and "resnet50_caffe", the shortest name is returned.
 
     Args:
         state: tensors, keyed by the names of our backbone; counters of BatchNorm are ignored.

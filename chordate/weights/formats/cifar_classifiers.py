@@ -23,10 +23,10 @@ _STEM = (16, 3, 3, 3)  # shape of the first convolution's weight
 
 
 class CifarFormat(Format):
-    """Base class of the formats: a ResNet of three stages, whose names differ between the repositories.
+    """Base class of the formats: a ResNet of three stages, whose tensor names differ between the repositories.
 
     Attributes:
-        names: patterns that replace the repository's names by ours.
+        names: patterns of the repository's names, and the replacements that give our names; see `rename`.
         theirs: the inverse of `names`.
         stem, final: the repository's names of the first convolution and of the last linear layer.
         config_suffix: end of the name of the packaged config that has the repository's settings.
@@ -109,7 +109,7 @@ class ChenyaofoCifarResNet(ProjectionCifarResNet):
 
 @FORMATS.register_module()
 class DistillerCifarResNet(ProjectionCifarResNet):
-    """Intel's distiller, whose checkpoints have the name of the network, `{"arch": "resnet20_cifar"}`."""
+    """Intel's distiller, whose checkpoints contain the name of the network: `{"arch": "resnet20_cifar"}`."""
 
     library = "distiller"
     config_suffix = "-distiller"
@@ -126,7 +126,7 @@ class DistillerCifarResNet(ProjectionCifarResNet):
 
 @FORMATS.register_module()
 class ResNeXtDenseNetCifarResNet(CifarFormat):
-    """github.com/D-X-Y/ResNeXt-DenseNet. Like ours, its option-A shortcuts put all zero channels after the input's
+    """github.com/D-X-Y/ResNeXt-DenseNet. Its option-A shortcuts, like ours, put all zero channels after the input's
     channels."""
 
     library = "ResNeXt-DenseNet"

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision, timm and others: their backbone, their final layers, and their config."""
+"""Converts classifiers of torchvision, timm and others to a backbone and a head and back, and finds their config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,8 @@ def split_network(state: Mapping[str, Tensor], trunk: str, final: Mapping[str, s
 
 
 def join_network(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[str, str]) -> State:
-    """The inverse of `split_network`: the state dict of a classifier or a backbone, with a library's names.
+    """The inverse of `split_network`: the state dict of a classifier or a backbone, with a library's names of the final
+    layers. The other names only lose the prefix `backbone.`.
 
     Args:
         state: tensors, keyed by the names of `model`.
@@ -74,6 +75,8 @@ def network_meta(state: Mapping[str, Tensor]) -> DatasetMeta | None:
 
 def style_settings(state: Mapping[str, Tensor], resnet: str = "") -> dict[str, Any]:
     """The setting for ResNet v1.5, as in torchvision and timm: the stride of a bottleneck is in its 3×3 convolution.
+
+    Empty for a ResNet without bottlenecks.
 
     Args:
         state: tensors by name.

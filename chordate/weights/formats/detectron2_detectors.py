@@ -1,4 +1,4 @@
-"""Formats of Detectron2's detectors: R-CNNs on FPN, C4 and a dilated C5, Panoptic FPN, and RetinaNet."""
+"""Formats of Detectron2's detectors: R-CNNs (on FPN, C4 or a dilated C5), Panoptic FPN and RetinaNet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chordate.weights.formats.detectron2_settings import (
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable
 
-FPN_DIVISOR = 32  # stride of res5; with an FPN, images are padded to multiples of it; without, they are not padded
+FPN_DIVISOR = 32  # stride of res5; models with an FPN pad images to multiples of it, models without an FPN do not pad
 
 
 class Detectron2Format(Format):
@@ -102,7 +102,7 @@ class Detectron2RCNN(Detectron2Format):
     def settings(self, state: State) -> dict[str, Any]:
         has_fpn = "backbone.fpn_output2.weight" in state
         shares_trunk = "roi_heads.res5.0.conv1.weight" in state
-        heads = [] if _is_cascade(state) else ["box"]
+        heads = ["box.stage" if "roi_heads.box_predictor.0.cls_score.weight" in state else "box"]
         if "roi_heads.mask_head.predictor.weight" in state and not shares_trunk:
             heads.append("mask")
         if "roi_heads.keypoint_head.score_lowres.weight" in state:
@@ -143,7 +143,3 @@ class Detectron2RetinaNet(Detectron2Format):
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         return coco_meta(self.convert(state, None))
-
-
-def _is_cascade(state: State) -> bool:
-    return "roi_heads.box_predictor.0.cls_score.weight" in state

@@ -14,7 +14,7 @@ from chordate.weights.formats.detectron2_settings import EPS
 from chordate.weights.formats.format import Names, State, rename_all
 from chordate.weights.formats.name_table import NameTable
 
-_LINEAR: Names = ((r"(?:stem\.fc|fc1000)\.", "linear."),)  # in files converted from torchvision or Caffe2
+_LINEAR: Names = ((r"(?:stem\.fc|fc1000)\.", "linear."),)  # last layer of files converted from torchvision or Caffe2
 
 
 @FORMATS.register_module()
@@ -49,7 +49,7 @@ class Detectron2ResNet(Detectron2Format):
             return None
         ours = self._table(theirs, False, "backbone.", "head.fc.").convert(theirs)
         backbone, overrides = resnet(ours)
-        if norm_of(ours, "backbone.bn1.") == "FrozenBN":  # in fact BatchNorm, saved without counters
+        if norm_of(ours, "backbone.bn1.") == "FrozenBN":  # in fact a BatchNorm that was saved without its counter
             overrides["model.backbone.norm"] = {"_delete_": True, "type": "BN"}
         return f"{backbone}_imagenet", overrides
 

@@ -24,10 +24,7 @@ KEYPOINT: Pairs = (
 
 
 def resnet(theirs: str, ours: str) -> Pairs:
-    """Pairs of name prefixes of a ResNet; they start with `theirs` and `ours`.
-
-    The stem is one convolution, or three in DeepLab's ResNets. Shortcuts are projections where the shape changes.
-    """
+    """Pairs of name prefixes of a ResNet whose stem is one convolution; they start with `theirs` and `ours`."""
     stem = (
         (f"{theirs}stem.conv1.norm.", f"{ours}bn1."),
         (f"{theirs}stem.conv1.", f"{ours}conv1."),
@@ -141,3 +138,39 @@ DEEPLAB_V3_PLUS: Pairs = (
     ("sem_seg_head.decoder.res2.fuse_conv.#.", "head.decoder.#.0."),
     ("sem_seg_head.predictor.", "head.logits."),
 )
+
+
+def conv5x5(theirs: str, ours: str, separable: bool) -> Pairs:
+    """Pairs of name prefixes of a depthwise 5×5 and a 1×1 convolution, or of two plain 3×3 convolutions."""
+    return tuple(
+        (f"{theirs}{layer}{norm}", f"{ours}{n}.{place}.")
+        for n, layer in enumerate(("depthwise", "pointwise") if separable else ("0", "1"))
+        for norm, place in ((".norm.", 1), (".", 0))
+    )
+
+
+def fusion_decoder(theirs: str, ours: str, separable: bool) -> Pairs:
+    """Pairs of name prefixes of a decoder of Panoptic-DeepLab."""
+    fusions = (
+        (
+            (f"{theirs}{level}.project_conv.norm.", f"{ours}reduce.{n}.1."),
+            (f"{theirs}{level}.project_conv.", f"{ours}reduce.{n}.0."),
+            *conv5x5(f"{theirs}{level}.fuse_conv.", f"{ours}fuse.{n}.", separable),
+        )
+        for n, level in enumerate(("res3", "res2"))
+    )
+    return (*aspp(f"{theirs}res5.project_conv.", f"{ours}aspp."), *(pair for pairs in fusions for pair in pairs))
+
+
+def panoptic_deeplab(separable: bool) -> Pairs:
+    """Pairs of name prefixes of the heads of Panoptic-DeepLab; the center branch is never separable."""
+    return (
+        *fusion_decoder("sem_seg_head.decoder.", "semantic.decoder.", separable),
+        *conv5x5("sem_seg_head.head.", "semantic.conv.", separable),
+        ("sem_seg_head.predictor.", "semantic.logits."),
+        *fusion_decoder("ins_embed_head.decoder.", "center.decoder.", separable),
+        *conv5x5("ins_embed_head.center_head.", "center.center.0.", False),
+        ("ins_embed_head.center_predictor.", "center.center.1."),
+        *conv5x5("ins_embed_head.offset_head.", "center.offset.0.", separable),
+        ("ins_embed_head.offset_predictor.", "center.offset.1."),
+    )

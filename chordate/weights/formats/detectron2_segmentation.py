@@ -1,4 +1,4 @@
-"""Formats of Detectron2's semantic segmentation models: DeepLab v3 and v3+, and Semantic FPN."""
+"""Format of Detectron2's semantic segmentation models: DeepLab v3 and v3+, and Semantic FPN."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from chordate.weights.formats import detectron2_names as names
 from chordate.weights.formats.architecture import Overrides, neck, norm_of, resnet
 from chordate.weights.formats.detectron2_detectors import FPN_DIVISOR, Detectron2Format
 from chordate.weights.formats.format import State
-from chordate.weights.formats.name_table import NameTable
+from chordate.weights.formats.name_table import NameTable, Pairs
 
-# Settings of Detectron2's DeepLab configs that the tensors do not show: R-103 with output stride 16 and multi-grid,
-# trained on crops of 512×1024 px, whose feature maps have 32×64 cells.
+# Settings from Detectron2's DeepLab configs; they are not read from the tensors. R-103 has output stride 16 and
+# multi-grid, and is trained on crops of 512×1024 px, whose feature maps have 32×64 cells.
 _DEEPLAB: Overrides = {
     "model.backbone.output_stride": 16,
     "model.backbone.multi_grid": [1, 2, 4],
@@ -47,9 +47,9 @@ class Detectron2Segmentation(Detectron2Format):
         if head == "fpn":
             pairs = (*names.FPN, *names.resnet("backbone.bottom_up.", "backbone."), *names.semantic_fpn("head."))
             return NameTable(*pairs)
-        deep = ("backbone.conv1.6.weight" if ours else "backbone.stem.conv3.weight") in state
-        resnet = (names.deep_resnet if deep else names.resnet)("backbone.", "backbone.")
-        return NameTable(*resnet, *(names.DEEPLAB_V3_PLUS if head == "v3plus" else names.DEEPLAB_V3))
+        return NameTable(
+            *dilated_resnet(state, ours), *(names.DEEPLAB_V3_PLUS if head == "v3plus" else names.DEEPLAB_V3)
+        )
 
     def convert(self, state: State, model: Any) -> State:
         ours = super().convert(state, model)
@@ -92,6 +92,12 @@ class Detectron2Segmentation(Detectron2Format):
         separable = "sem_seg_head.decoder.res5.project_conv.convs.1.depthwise.weight" in state
         overrides |= {"model.backbone.out": ["c2", "c5"], "model.head.separable": separable}
         return f"deeplabv3plus_{backbone}_d8_80k_cityscapes", overrides
+
+
+def dilated_resnet(state: State, ours: bool) -> Pairs:
+    """Pairs of name prefixes of a ResNet without FPN; `state` has our names if `ours`, else Detectron2's."""
+    is_deep = ("backbone.conv1.6.weight" if ours else "backbone.stem.conv3.weight") in state
+    return (names.deep_resnet if is_deep else names.resnet)("backbone.", "backbone.")
 
 
 def _head(state: State) -> str | None:

@@ -13,23 +13,23 @@ Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of the imag
 
 RGB: Pixels = (IMAGENET_MEAN, IMAGENET_STD)
 BGR: Pixels = (IMAGENET_MEAN[::-1], (57.375, 57.12, 58.395))  # PIXEL_STD of X-101-32x8d and of training from scratch
-CAFFE: Pixels = (IMAGENET_MEAN[::-1], (1.0, 1.0, 1.0))  # in BGR order; Caffe2's weights include the std
-EPS = 1e-5  # epsilon of BatchNorm in OpenMMLab's libraries and Detectron2, also of its FrozenBatchNorm2d
+CAFFE: Pixels = (IMAGENET_MEAN[::-1], (1.0, 1.0, 1.0))  # in BGR order; the std is absorbed into Caffe2's weights
+EPS = 1e-5  # epsilon of BatchNorm in OpenMMLab's libraries and Detectron2, and of Detectron2's FrozenBatchNorm2d
 PIXELS = ("pixel_mean", "pixel_std")  # tensors in files from before 2021; later files lack them
 
 
 def image_settings(state: State, resnet: str) -> dict[str, Any]:
-    """The settings for the images' color order, mean and std, and for the convolution with a bottleneck's stride.
+    """The images' color order, mean and std, the convolution that has a bottleneck's stride, and BatchNorm's epsilon.
 
-    Old files contain mean and std. Otherwise, the stem shows which ImageNet weights the model started from,
-    and these imply the settings:
+    Old files contain mean and std. Otherwise, the tensors of the ResNet show which ImageNet weights the model started
+    from, and these imply the settings:
 
     - Three convolutions in the stem: DeepLab's R-52 and R-103, with RGB images and ImageNet's mean and std.
     - X-101-32x8d, or a stem whose BatchNorm was trained: BGR images and ImageNet's std.
-    - GroupNorm, or frozen BatchNorms with zero statistics (Caffe folded them into scale and shift), except in
+    - GroupNorm, or frozen BatchNorms with running means of 0 (Caffe folded them into the shift), except in
       X-101-32x8d: MSRA's and FAIR's networks from Caffe2, with BGR images and std 1. MSRA's have one group, frozen
       BatchNorms, and the stride in the first 1×1 convolution.
-    - Other statistics: torchvision's weights, with RGB images and ImageNet's mean and std.
+    - Other running means: torchvision's weights, with RGB images and ImageNet's mean and std.
 
     Args:
         state: tensors, keyed by Detectron2's names.
@@ -47,10 +47,10 @@ def image_settings(state: State, resnet: str) -> dict[str, Any]:
 
 
 def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of Detectron2's config that correspond to settings of our models."""
+    """Convert settings of our models to keys and values of Detectron2's config."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
-        head, _, last = name.rpartition(".")
+        head, _, last = name.replace(".stage.", ".").rpartition(".")
         if name == "preprocess.bgr":
             options["INPUT.FORMAT"] = "BGR" if value else "RGB"
         elif head == "preprocess":
@@ -65,7 +65,7 @@ def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_guesses(state: State) -> str:
-    """What `image_settings` guesses, and the options of Detectron2's config to compare it with."""
+    """Text about the settings that `image_settings` guesses, and the options of Detectron2's config to check."""
     if all(name in state for name in PIXELS):
         return "style is guessed from pixel_std; compare it with MODEL.RESNETS.STRIDE_IN_1X1"
     return (
@@ -95,8 +95,8 @@ def _groups(state: State, resnet: str) -> tuple[int, int]:
 
 
 def region_settings(heads: list[str]) -> dict[str, Any]:
-    """Settings of an R-CNN: anchors that are not rounded; in `heads`, RoIAlign with `aligned=True` and one sample per
-    pixel of a bin."""
+    """Settings of an R-CNN: anchors that are not rounded and have nominal strides; in `heads`, RoIAlign with
+    `aligned=True` and an adaptive number of samples per bin."""
     settings: dict[str, Any] = {"rpn.anchors.rounded": False, "rpn.anchors.stride_from_grid": False}
     for head in heads:
         settings |= {f"{head}.aligned": True, f"{head}.sampling_ratio": 0}

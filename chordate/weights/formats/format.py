@@ -20,7 +20,7 @@ class Format:
     r"""The state dicts of one architecture of another library, and their conversion to our names.
 
     `load_checkpoint` tries every registered format, and loads the conversion with the most tensors that fit the model.
-    A format in your own module, imported by `custom_imports` or an entry point:
+    Example of a format in your own module, which `custom_imports` or an entry point imports:
 
         from chordate.registry import FORMATS
         from chordate.weights.formats.format import Format, rename_all
@@ -37,7 +37,7 @@ class Format:
 
     Args:
         contents: entries of the checkpoint besides the tensors: plain dicts, lists, strings and numbers, such as
-            `{"meta": {…}, "epoch": 12}`. They are read from the file, so they may be of any type or missing.
+            `{"meta": {…}, "epoch": 12}`. Since the file is untrusted, an entry may be missing or of another type.
 
     Attributes:
         library: name of the library in reports and messages.
@@ -57,7 +57,7 @@ class Format:
     def convert(self, state: State, model: Any) -> State:
         """Convert a state dict to the names and layout of `model`, which is a whole model or a backbone.
 
-        Tensors without a counterpart in the model keep their names; the report lists them as skipped or unexpected.
+        Tensors without a counterpart in the model keep their names; StateDictMatch lists them as skipped or unexpected.
         """
         raise NotImplementedError
 
@@ -65,8 +65,8 @@ class Format:
         """The inverse of `convert`: convert the state dict of `model` to the library's names and layout.
 
         `convert(restore(state, model), model)` returns `state`, bit for bit. A library with several architectures has
-        several formats; `chordate convert --to` uses the format that recognizes its own result, and converts this
-        result back to `state`.
+        several formats; `chordate convert --to` uses the first format that recognizes its own result and converts
+        it back to `state`.
 
         Args:
             state: tensors, keyed by the names of `model`.
@@ -83,7 +83,7 @@ class Format:
         return {self.wrapper: state} if self.wrapper else dict(state)
 
     def checked(self, theirs: State, model: Any) -> State:
-        """The result of `restore`; raises CheckpointError if the format does not recognize it."""
+        """Return `theirs`, the result of `restore`; raises CheckpointError if the format does not recognize it."""
         return theirs if self.recognizes(theirs) else Format.restore(self, theirs, model)
 
     def settings(self, state: State) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Format:
         return {}
 
     def options(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The library's own options with the values of `settings` (see there): `{"INPUT.FORMAT": "BGR"}`.
+        """The library's own options for `settings`, which has the keys of `Format.settings`: `{"INPUT.FORMAT": "BGR"}`.
 
         `chordate convert --to` prints them. Settings for which the library has no option are left out.
         """
@@ -104,8 +104,15 @@ class Format:
         """Text for the warning: which of the `settings` are guessed, and the library's options to compare them with."""
         return ""
 
+    def notes(self, state: State) -> dict[str, str]:
+        """How `convert` computes tensors that are not copies of the library's, keyed by our names.
+
+        The report of loading lists these tensors as adapted.
+        """
+        return {}
+
     def unsupported(self, state: State) -> list[str]:
-        """The library's settings that no model of Chordate has, `["decode_head.align_corners=True"]`; loading warns."""
+        """The library's settings that no model of Chordate has: `["decode_head.align_corners=True"]`. Loading warns."""
         return []
 
     def config(self, state: State) -> tuple[str, dict[str, Any]] | None:

@@ -16,19 +16,23 @@ from chordate.weights.formats.detectron2_settings import CAFFE, EPS, RGB, Pixels
 from chordate.weights.formats.format import Format, State
 from chordate.weights.formats.name_table import NameTable, Pairs
 from chordate.weights.formats.openmmlab_config import at, config_of, not_supported, numbers, pixels
+from chordate.weights.formats.weight_standardization import NOTE, standardize, standardized_weights
 
 GUESSED = (
     "the file has no config, so colors, mean, std and style are guessed from the first BatchNorm, and all settings "
     "that the tensors do not show are those of the library's usual configs"
 )
+# Part of our model with a RoIAlign -> the extractor in MMDetection's `roi_head`.
+EXTRACTORS = {f"{head}{stage}": f"{theirs}_roi_extractor"
+              for head, theirs in (("box", "bbox"), ("mask", "mask")) for stage in ("", ".stage")}  # fmt: skip
 MAX_CLASSES = 100_000  # limit, since the file may be untrusted
 
 
 def backbone(state: State) -> Pairs:
     """Pairs of name prefixes (theirs, ours) of a ResNet; `state` has the library's names or ours.
 
-    The library's names equal ours, except for GroupNorms and the deep stem of "v1c" and "v1d". The library's deep stem
-    is one nn.Sequential of nine layers; ours is an nn.Sequential that ends before the last norm.
+    The library's names equal ours, except for GroupNorms, the shortcuts of "v1d" (see `shortcuts`), and the deep stem
+    of "v1c" and "v1d". The library's deep stem is one nn.Sequential of nine layers; ours ends before the last norm.
     """
     stem: Pairs = (
         ("backbone.stem.7.", "backbone.bn1."),
@@ -43,7 +47,8 @@ def backbone(state: State) -> Pairs:
 def shortcuts(state: State) -> Pairs:
     """Pairs of name prefixes (theirs, ours) of the shortcuts of "v1d" with stride 1.
 
-    The library's shortcuts have no pool there, ours have a pool without effect, so their layers have other numbers.
+    The library has no pool there. Our shortcuts start with an nn.Identity or, in dilated stages, a pool, so the numbers
+    of their other layers are higher by one.
     """
     if not pools_in_shortcuts(state):
         return ()
@@ -72,7 +77,7 @@ def conv_module(theirs: str, ours: str) -> Pairs:
 
 
 def restore_norms(theirs: State) -> State:
-    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` uses the first pair of `conv_module`, which has `bn`."""
+    """Rename GroupNorms from `bn` to `gn`: `NameTable.restore` uses the first pair that matches, which has `bn`."""
     grouped = {
         name.rpartition(".bn.")[0]
         for name in theirs
@@ -105,9 +110,15 @@ class MMFormat(Format):
         raise NotImplementedError
 
     def convert(self, state: State, model: Any) -> State:
-        # mmcv's EMAHook also saves the weights that were not averaged, as `ema_backbone_conv1_weight`.
+        # MMCV's EMAHook also saves the weights without averaging, as `ema_backbone_conv1_weight`.
         tensors = {name: x for name, x in state.items() if not name.startswith(("ema_", "data_preprocessor."))}
+        for name, eps in standardized_weights(tensors, self.cfg).items():
+            tensors[name] = standardize(tensors[name], eps)
         return self.names(state).convert(tensors)
+
+    def notes(self, state: State) -> dict[str, str]:
+        weights = {name: state[name] for name in standardized_weights(state, self.cfg)}
+        return dict.fromkeys(self.names(state).convert(weights), NOTE)
 
     def restore(self, state: State, model: Any) -> State:
         if any(name.endswith("downsample.0.0") for name, _ in model.named_modules()):
@@ -154,13 +165,12 @@ class MMFormat(Format):
         return bool(names) and len(names) == self.outputs(state)
 
     def outputs(self, state: State) -> int:
-        """The number of classes, without background, of the network with the library's names."""
+        """The number of classes, without background; `state` has the library's names."""
         raise NotImplementedError
 
 
 def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of OpenMMLab's configs that correspond to settings of our models."""
-    extractors = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
+    """Convert settings of our models to keys and values of OpenMMLab's configs."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
         head, _, last = name.rpartition(".")
@@ -174,8 +184,8 @@ def config_options(settings: Mapping[str, Any]) -> dict[str, Any]:
             options["model.backbone.style"] = value
         elif name == "neck.extra_relu":
             options["model.neck.relu_before_extra_convs"] = value
-        elif head in extractors and last in ("aligned", "sampling_ratio"):
-            options[f"model.roi_head.{extractors[head]}.roi_layer.{last}"] = value
+        elif head in EXTRACTORS and last in ("aligned", "sampling_ratio"):
+            options[f"model.roi_head.{EXTRACTORS[head]}.roi_layer.{last}"] = value
     return options
 
 
@@ -201,9 +211,9 @@ def _are_strings(value: Any) -> TypeGuard[list[str]]:
 def _pixels_by_statistics(state: State) -> tuple[*Pixels, bool]:
     """Mean, std and whether images are BGR, from the statistics of the first norm.
 
-    The statistics of Caffe's ResNets are zero, since Caffe folded them into scale and shift; the "caffe" configs keep
-    them constant in training. ResNets with GroupNorm are also from Caffe2 and use BGR images, but have the stride in
-    the 3×3 convolution.
+    The running means of Caffe's ResNets are 0, since they were folded into the biases of the norms; the "caffe" configs
+    keep them constant in training. ResNets with GroupNorm come from Caffe2 and use BGR images, too, but have the
+    stride in the 3×3 convolution.
     """
     statistics = state.get("backbone.bn1.running_mean")
     if _has_group_norm(state) or (statistics is not None and not statistics.any()):

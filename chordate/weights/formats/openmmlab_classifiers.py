@@ -16,7 +16,7 @@ from chordate.weights.formats.name_table import NameTable, Pairs
 from chordate.weights.formats.openmmlab import MMFormat, shortcuts
 
 _DEEP = "backbone.stem.0.conv.weight"
-# The deep stem of "v1c" and "v1d": three ConvModules. In MMDetection and MMSegmentation, it is an nn.Sequential.
+# The deep stem of "v1c" and "v1d": three ConvModules. MMDetection and MMSegmentation have no ConvModules in it.
 _STEM: Pairs = (
     ("backbone.stem.2.bn.", "backbone.bn1."),
     *((f"backbone.stem.{number}.conv.", f"backbone.conv1.{3 * number}.") for number in range(3)),
@@ -28,8 +28,8 @@ _STEM: Pairs = (
 class MMPretrainResNet(MMFormat):
     """A ResNet or ResNeXt with the last layer `head.fc`.
 
-    Only the names of the deep stem differ from ours. Without a deep stem, weights may therefore be of another library,
-    and their settings and class names are known only if the file has `meta`.
+    Only the names of the deep stem and of ResNet-D's shortcuts differ from ours. Without a deep stem, weights may
+    therefore be from another library, and their settings and class names are known only if the file has `meta`.
     """
 
     library = "mmpretrain"

@@ -10,19 +10,20 @@ from typing import Any
 
 from chordate.text import printable
 
-MAX_TEXT = 1_000_000  # limit, since the file may be untrusted
+MAX_TEXT = 1_000_000  # limit in characters, since the file may be untrusted
 # Strides of the stages of a ResNet -> output stride.
 OUTPUT_STRIDES: dict[tuple[int, ...], int] = {(1, 2, 2, 2): 32, (1, 2, 2, 1): 16, (1, 2, 1, 1): 8}
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "decode_head", "auxiliary_head", "head")
 _PLAIN = (None, "Conv", "Conv2d")  # types of `conv_cfg` that are ordinary convolutions
+_FOLDED = {(part, "ConvWS") for part in ("backbone", "neck", "roi_head")}  # see `weight_standardization`
 
 
 def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
-    """The variables of the config in a checkpoint that have literal values; {} if there is no config.
+    """The variables with literal values in a checkpoint's config; {} if the config is missing, too long or invalid.
 
     Args:
         contents: entries of the checkpoint besides the weights: `{"meta": {"cfg": text}}` in MMEngine's files,
-            `{"meta": {"config": text}}` in MMCV's. The text has all base files merged.
+            `{"meta": {"config": text}}` in MMCV's. All base files are merged into the text.
     """
     meta = contents.get("meta")
     texts = (meta.get("cfg"), meta.get("config")) if isinstance(meta, Mapping) else ()
@@ -31,7 +32,7 @@ def config_of(contents: Mapping[Any, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def read_text(text: str) -> dict[str, Any]:
-    """The variables that a config's text assigns literals to."""
+    """Parse a config's text: returns its variables with literal values; {} if the text is not valid Python."""
     values: dict[str, Any] = {}
     try:
         for node in ast.parse(text).body:
@@ -43,7 +44,7 @@ def read_text(text: str) -> dict[str, Any]:
 
 
 def _entries(pairs: list[tuple[Any, ast.expr]]) -> dict[str, Any]:
-    """The entries of a dict whose values are literals."""
+    """The entries with literal values, from pairs of a key and the expression of its value."""
     entries = {}
     for key, node in pairs:
         try:
@@ -64,7 +65,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield a dict and all dicts inside of it, outer ones first."""
+    """Yield `value`, if it is a dict, and all dicts nested in it, breadth first."""
     queue = deque([value])
     while queue:
         item = queue.popleft()
@@ -96,14 +97,14 @@ def pixels(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """A list of numbers as a tuple; () for other values."""
+    """A list of at most 16 numbers, as a tuple of floats; () for other values."""
     is_list = isinstance(value, list) and 0 < len(value) <= 16
     are_numbers = is_list and all(type(number) in (int, float) and abs(number) < 1e9 for number in value)
     return tuple(map(float, value)) if are_numbers else ()
 
 
 def size_divisor(config: dict[str, Any], default: int) -> int:
-    """Images are padded to multiples of this number, by the data preprocessor or (older versions) by the pipeline."""
+    """The divisor of padded sizes, from the data preprocessor or (older versions) the pipeline; else `default`."""
     for values in dicts(config):
         value = values.get("pad_size_divisor", values.get("size_divisor") if values.get("type") == "Pad" else None)
         if isinstance(value, int) and 0 < value <= 1024:
@@ -112,12 +113,12 @@ def size_divisor(config: dict[str, Any], default: int) -> int:
 
 
 def not_supported(config: dict[str, Any]) -> list[str]:
-    """The settings of a network that no network of Chordate has, such as `decode_head.align_corners=True`."""
+    """The network's settings that Chordate does not support, such as `decode_head.align_corners=True`."""
     found = []
     for name in PARTS:
         for values in dicts(at(config, f"model.{name}")):
             convolution = at(values, "conv_cfg.type")
-            if convolution not in _PLAIN:
+            if convolution not in _PLAIN and (name, convolution) not in _FOLDED:
                 found.append(f"{name}.conv_cfg={printable(str(convolution), 40)}")
             if values.get("align_corners") is True:
                 found.append(f"{name}.align_corners=True")

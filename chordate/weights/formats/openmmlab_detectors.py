@@ -12,14 +12,13 @@ from chordate.weights.formats.architecture import Overrides, coco_meta, count, d
 from chordate.weights.formats.detectron2_settings import region_settings
 from chordate.weights.formats.format import State
 from chordate.weights.formats.name_table import NameTable, Pairs
-from chordate.weights.formats.openmmlab import MMFormat, backbone, conv_module, fpn
+from chordate.weights.formats.openmmlab import EXTRACTORS, MMFormat, backbone, conv_module, fpn
 from chordate.weights.formats.openmmlab_config import at, numbers, size_divisor
 from chordate.weights.formats.torchvision_detectors import by_ratio, by_size
 
-SIZE_DIVISOR = 32  # pad_size_divisor of the data preprocessor
+SIZE_DIVISOR = 32  # pad_size_divisor in MMDetection's configs, for checkpoints without a config
 # target_stds of the box coders of MMDetection's Cascade R-CNN; our box_weights are their inverses.
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
-_EXTRACTORS = {"box": "bbox_roi_extractor", "mask": "mask_roi_extractor"}
 
 
 def box_head(theirs: str, ours: str) -> Pairs:
@@ -32,6 +31,15 @@ def box_head(theirs: str, ours: str) -> Pairs:
     )
 
 
+def mask_head(theirs: str, ours: str) -> Pairs:
+    """Pairs of name prefixes of a mask head."""
+    return (
+        *conv_module(f"{theirs}convs.#.", f"{ours}convs.#."),
+        (f"{theirs}upsample.", f"{ours}upsample."),
+        (f"{theirs}conv_logits.", f"{ours}masks."),
+    )
+
+
 RCNN: Pairs = (
     ("rpn_head.rpn_conv.#.conv.", "rpn.convs.#."),
     ("rpn_head.rpn_conv.", "rpn.convs.0."),
@@ -39,9 +47,8 @@ RCNN: Pairs = (
     ("rpn_head.rpn_reg.", "rpn.anchor_deltas."),
     *box_head("roi_head.bbox_head.#.", "box.stages.#."),
     *box_head("roi_head.bbox_head.", "box."),
-    *conv_module("roi_head.mask_head.convs.#.", "mask.convs.#."),
-    ("roi_head.mask_head.upsample.", "mask.upsample."),
-    ("roi_head.mask_head.conv_logits.", "mask.masks."),
+    *mask_head("roi_head.mask_head.#.", "mask.stages.#."),
+    *mask_head("roi_head.mask_head.", "mask."),
 )
 RETINA: Pairs = (
     *conv_module("bbox_head.cls_convs.#.", "head.class_tower.#."),
@@ -70,7 +77,8 @@ class MMDetection(MMFormat):
         return super().meta(state, model) or coco_meta(self.convert(state, None))
 
     def config(self, state: State) -> tuple[str, Overrides] | None:
-        """See `Format.config`. MMDetection trains the weights of BatchNorms, but not their statistics (`norm_eval`)."""
+        """See `Format.config`. By default, MMDetection trains the weights of BatchNorms, but freezes their statistics
+        (`norm_eval`)."""
         ours = self.convert(state, None)
         named = detector(ours, self.meta(state, nn.Identity()))
         is_eval = at(self.cfg, "model.backbone.norm_eval", True) is True
@@ -83,8 +91,7 @@ class MMDetection(MMFormat):
 
 @FORMATS.register_module()
 class MMDetectionRCNN(MMDetection):
-    """Faster, Mask and Cascade R-CNN. The mask heads of a Cascade Mask R-CNN are not converted: MMDetection has one for
-    each stage, and averages their masks."""
+    """Faster, Mask and Cascade R-CNN; a Cascade Mask R-CNN has a mask head per stage, see `CascadeMaskHead`."""
 
     heads = RCNN
 
@@ -100,14 +107,18 @@ class MMDetectionRCNN(MMDetection):
 
     def settings(self, state: State) -> dict[str, Any]:
         settings = super().settings(state)
-        heads = ["mask"] if "roi_head.mask_head.conv_logits.weight" in state else []
-        if "roi_head.bbox_head.0.fc_cls.weight" in state:
+        layers = {
+            "box": "bbox_head.fc_cls",
+            "box.stage": "bbox_head.0.fc_cls",
+            "mask": "mask_head.conv_logits",
+            "mask.stage": "mask_head.0.conv_logits",
+        }
+        heads = [head for head, layer in layers.items() if f"roi_head.{layer}.weight" in state]
+        if "box.stage" in heads:
             settings |= {"box.box_weights": self._cascade_weights(), "box.averaged": "logits"}
-        else:
-            heads.append("box")
         settings |= region_settings(heads)
         for head in heads:
-            layer = at(self.cfg, f"model.roi_head.{_EXTRACTORS[head]}.roi_layer", {})
+            layer = at(self.cfg, f"model.roi_head.{EXTRACTORS[head]}.roi_layer", {})
             settings[f"{head}.aligned"] = at(layer, "aligned", True) is True
             ratio = at(layer, "sampling_ratio")
             settings[f"{head}.sampling_ratio"] = ratio if isinstance(ratio, int) else 0

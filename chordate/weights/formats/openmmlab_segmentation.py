@@ -43,7 +43,7 @@ _ASPP: Pairs = (
     *conv_module("decode_head.c1_bottleneck.", "head.low."),
     *separable("decode_head.sep_bottleneck.#.", "head.decoder.#."),
 )
-# The library's layer numbers are even, since an upsampling follows each convolution, except in the finest level.
+# The library's layer numbers are even, since an Upsample layer follows each convolution, except at the finest level.
 _SCALES: Pairs = (
     *conv_module("decode_head.scale_heads.0.0.", "head.branches.p2.0.0."),
     *(
@@ -55,7 +55,8 @@ _SCALES: Pairs = (
         )
     ),
 )
-# A layer that only one type of decode head has -> the family of our configs with this head.
+# A layer of a decode head -> the family of our configs with this head. The first match is used, since DeepLab v3+ also
+# has `image_pool`.
 _FAMILIES = {
     "c1_bottleneck.conv": "deeplabv3plus",
     "image_pool.1.conv": "deeplabv3",
@@ -69,7 +70,8 @@ _PROJECT = "head.aspp.project.0.weight"
 
 @FORMATS.register_module()
 class MMSegmentation(MMFormat):
-    """An encoder-decoder with one decode head. Its ASPP puts the pooled features first, Chordate's puts them last."""
+    """An encoder-decoder with one decode head. In the concatenation of its ASPP, the pooled features are first; in
+    Chordate's, they are last."""
 
     library = "mmsegmentation"
 
@@ -111,7 +113,7 @@ class MMSegmentation(MMFormat):
         if family == "semantic-fpn" and classes == 150:
             data = "160k_ade20k"
         if family == "fcn":
-            data = "torchvision"  # the packaged FCN, on Pascal VOC
+            data = "torchvision"  # the packaged FCN is torchvision's, for Pascal VOC
             overrides["model.head.convs"] = count(ours, "head.convs.{}.0.weight")
             overrides["model.head.concatenate"] = "head.concatenated.0.weight" in ours
         if classes not in _DATA or (family == "fcn" and classes != _VOC_CLASSES):
@@ -132,6 +134,6 @@ def _decode_head(state: State) -> Pairs:
 
 
 def _roll(weight: Tensor, direction: int) -> Tensor:
-    """Move the input channels of the pooled features from first to last (`direction` -1), or back (1). Their number
-    equals the number of output channels."""
+    """Move the C input channels of the pooled features in a weight `[C, I, K, K]` from first to last (`direction` -1),
+    or back (1)."""
     return weight.roll(direction * weight.shape[0], dims=1)

@@ -28,7 +28,7 @@ _OTHER_ARGUMENTS = frozenset(
 class SmpSegmentation(Format):
     """U-Net, FPN, PSPNet, DeepLab v3 and v3+ and other networks of smp; the encoder has torchvision's names.
 
-    A folder of `save_pretrained` has the arguments of the network in `config.json`.
+    In a folder written by smp's `save_pretrained`, `config.json` has the network's arguments.
     """
 
     library = "smp"
@@ -71,11 +71,13 @@ class SmpSegmentation(Format):
 
 
 def _options(arguments: Mapping[Any, Any], architecture: str, encoder: str, state: State) -> dict[str, Any]:
-    """The arguments in `config.json` that the decoder needs.
+    """The arguments in `config.json` that SmpDecoder needs.
+
+    To check them, smp's network is built on the meta device, so that an untrusted file cannot make us allocate a large
+    network.
 
     Raises:
-        ValueError: smp cannot build the network, or the network's tensors differ from `state`. The network is built on
-            the meta device, so that a small file cannot allocate a large network.
+        ValueError: smp cannot build the network, or the network's tensors differ from `state`.
     """
     try:
         network = import_smp("the checkpoint", architecture, encoder).MODEL_ARCHITECTURES_MAPPING[architecture]
@@ -85,7 +87,9 @@ def _options(arguments: Mapping[Any, Any], architecture: str, encoder: str, stat
         with torch.device("meta"):
             theirs = network(encoder, in_channels=state["encoder.conv1.weight"].shape[1], **fixed, **options)
     except Exception as error:  # smp does not validate its arguments
-        raise ValueError(f"config.json: {one_line(error, 200) or type(error).__name__}") from error
+        raise ValueError(
+            f"config.json: smp cannot build the network: {one_line(error, 200) or type(error).__name__}"
+        ) from error
     if any(name not in state or state[name].shape != x.shape for name, x in theirs.state_dict().items()):
-        raise ValueError("config.json describes another network")
+        raise ValueError("config.json describes another network than the tensors")
     return options

@@ -79,7 +79,7 @@ _CONVNEXT_RESTORED: Names = (
 
 @FORMATS.register_module()
 class TimmConvNeXt(ClassifierFormat):
-    """A ConvNeXt classifier for ImageNet, whose last layers are named `head`."""
+    """A ConvNeXt classifier for ImageNet, whose last layers are named `head.norm` and `head.fc`."""
 
     library = "timm"
     architecture = "ConvNeXt"

@@ -78,7 +78,7 @@ _CONVNEXT_RESTORED: Names = (
 
 @FORMATS.register_module()
 class TorchvisionConvNeXt(ClassifierFormat):
-    """A ConvNeXt classifier for ImageNet, whose last layers are named `classifier`."""
+    """A ConvNeXt classifier for ImageNet, whose last layers are named `classifier.0` (norm) and `classifier.2`."""
 
     library = "torchvision"
     architecture = "ConvNeXt"

@@ -12,8 +12,8 @@ from chordate.registry import FORMATS
 from chordate.structures import DatasetMeta, Skeleton
 from chordate.weights.formats.backbone_variants import variant_of
 from chordate.weights.formats.classifiers import style_settings
-from chordate.weights.formats.format import Format, Names, State, rename_all
-from chordate.weights.formats.torchvision_restore import restore_rcnn, restore_retinanet
+from chordate.weights.formats.format import Format, State
+from chordate.weights.formats.torchvision_names import rcnn, retinanet
 
 # Torchvision's COCO detectors have 91 outputs, indexed by category id; 0 is the background, "N/A" marks unused ids.
 _COCO_IDS: tuple[str, ...] = tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
@@ -22,39 +22,13 @@ _KEYPOINTS: tuple[str, ...] = tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.me
 
 
 def _class_rows(outputs: int, model: Any) -> list[int]:
-    """The rows of torchvision's predictor for the classes of `model`, in its order: all rows except the background's
-    row 0. For a model with COCO's 80 classes, the rows of unused ids are also left out.
+    """The rows of the classes in torchvision's predictor: all `outputs` rows except row 0, the background. If COCO's 91
+    outputs are converted for a model with 80 classes, the rows of unused ids are also left out.
     """
     rows = list(range(1, outputs))
     if outputs == len(_COCO_IDS) and isinstance(model, Model) and len(model.classes) == 80:
         rows = [row for row in rows if _COCO_IDS[row] != _GAP]
     return rows
-
-
-# Files of torchvision before 0.13 lack one `.0` in the names of the FPN and the RPN.
-_RCNN_NAMES: Names = (
-    (r"backbone\.body\.", "backbone."),
-    (r"backbone\.fpn\.inner_blocks\.(\d)\.(?=\d)", lambda m: f"neck.lateral.c{int(m[1]) + 2}."),
-    (r"backbone\.fpn\.inner_blocks\.(\d)\.", lambda m: f"neck.lateral.c{int(m[1]) + 2}.0."),
-    (r"backbone\.fpn\.layer_blocks\.(\d)\.(?=\d)", lambda m: f"neck.output.p{int(m[1]) + 2}."),
-    (r"backbone\.fpn\.layer_blocks\.(\d)\.", lambda m: f"neck.output.p{int(m[1]) + 2}.0."),
-    (r"rpn\.head\.conv\.(\d)\.0\.", r"rpn.convs.\1."),
-    (r"rpn\.head\.conv\.", "rpn.convs.0."),
-    (r"rpn\.head\.cls_logits\.", "rpn.objectness_logits."),
-    (r"rpn\.head\.bbox_pred\.", "rpn.anchor_deltas."),
-    (r"roi_heads\.box_head\.fc([67])\.", lambda m: f"box.trunk.fcs.{int(m[1]) - 6}."),
-    (r"roi_heads\.box_head\.(\d)\.(?=\d)", r"box.trunk.convs.\1."),
-    # In `_v2` models, a single fully connected layer follows the convolutions.
-    (r"roi_heads\.box_head\.\d\.", "box.trunk.fcs.0."),
-    (r"roi_heads\.box_predictor\.cls_score\.", "box.cls_score."),
-    (r"roi_heads\.box_predictor\.bbox_pred\.", "box.bbox_pred."),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)\.", lambda m: f"mask.convs.{int(m[1]) - 1}.0."),
-    (r"roi_heads\.mask_head\.(\d)\.", r"mask.convs.\1."),
-    (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask.upsample."),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask.masks."),
-    (r"roi_heads\.keypoint_head\.(\d+)\.", lambda m: f"keypoint.convs.{int(m[1]) // 2}.0."),
-    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.", "keypoint.heatmaps."),
-)
 
 
 _BODY = "backbone.body."
@@ -89,7 +63,9 @@ class TorchvisionDetector(Format):
         return f"{_BODY}bn1.num_batches_tracked" not in state
 
     def packaged(self, family: str, state: State, classes: int | None) -> tuple[str, dict[str, Any]] | None:
-        """The packaged config of a detector with this ResNet, see `Format.config`.
+        """The packaged config of a detector with the ResNet in `state`, see `Format.config`.
+
+        Returns None if the ResNet is unknown.
 
         Args:
             family: beginning of the config's name, for example "mask-rcnn".
@@ -110,13 +86,16 @@ class TorchvisionDetector(Format):
 
 @FORMATS.register_module()
 class TorchvisionRCNN(TorchvisionDetector):
-    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Torchvision's background is class 0; ours is the last."""
+    """Faster, Mask or Keypoint R-CNN on a ResNet with FPN. Torchvision's background is class 0; ours is the last.
+
+    Torchvision's predictors also have a box and a mask for the background, which it never reads; they are written as 0.
+    """
 
     def recognizes(self, state: State) -> bool:
         return {"backbone.body.layer1.0.conv1.weight", "roi_heads.box_predictor.cls_score.weight"} <= state.keys()
 
     def convert(self, state: State, model: Any) -> State:
-        ours = rename_all(state, _RCNN_NAMES)
+        ours = rcnn(state).convert(state)
         rows = _class_rows(len(state["roi_heads.box_predictor.cls_score.weight"]), model)
         for suffix in ("weight", "bias"):
             logits = ours[f"box.cls_score.{suffix}"]
@@ -128,7 +107,15 @@ class TorchvisionRCNN(TorchvisionDetector):
         return ours
 
     def restore(self, state: State, model: Any) -> State:
-        return self.checked(restore_rcnn(state), model)
+        theirs = dict(state)
+        for name, tensor in state.items():
+            if name.startswith("box.cls_score."):
+                theirs[name] = torch.cat((tensor[-1:], tensor[:-1]))
+            elif name.startswith("box.bbox_pred."):
+                theirs[name] = _after_background(tensor, 4)
+            elif name.startswith("mask.masks."):
+                theirs[name] = _after_background(tensor, 1)
+        return self.checked(rcnn(state).restore(theirs), model)
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         outputs = len(state["roi_heads.box_predictor.cls_score.weight"])
@@ -157,25 +144,13 @@ class TorchvisionRCNN(TorchvisionDetector):
         return self.packaged("keypoint-rcnn" if keypoints else family, state, classes)
 
 
-_RETINANET_NAMES: Names = (
-    (r"backbone\.body\.", "backbone."),
-    (r"backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?", lambda m: f"neck.lateral.c{int(m[1]) + 3}.0."),
-    (r"backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?", lambda m: f"neck.output.p{int(m[1]) + 3}.0."),
-    (r"backbone\.fpn\.extra_blocks\.", "neck.extra."),
-    (r"head\.classification_head\.conv\.(\d)\.(?=\d)", r"head.class_tower.\1."),
-    (r"head\.classification_head\.conv\.(\d)\.", lambda m: f"head.class_tower.{int(m[1]) // 2}.0."),
-    (r"head\.classification_head\.cls_logits\.", "head.cls_score."),
-    (r"head\.regression_head\.conv\.(\d)\.(?=\d)", r"head.box_tower.\1."),
-    (r"head\.regression_head\.conv\.(\d)\.", lambda m: f"head.box_tower.{int(m[1]) // 2}.0."),
-    (r"head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
-)
 _RATIOS = 3  # number of aspect ratios of the anchors
 
 
 @FORMATS.register_module()
 class TorchvisionRetinaNet(TorchvisionDetector):
-    """RetinaNet. The 91 outputs of COCO's weights are indexed by category id; index 0 and the unused ids have no class.
-    A model with 91 classes gets all outputs, a model with COCO's 80 classes only those of its classes.
+    """RetinaNet. The 91 outputs of the COCO weights are indexed by category id; index 0 and the unused ids have no
+    class. A model with 91 classes gets all outputs, a model with COCO's 80 classes only those of its classes.
 
     Torchvision orders the anchors of a cell by ratio, then by size; ours are ordered by size, then by ratio, as in
     Detectron2.
@@ -187,7 +162,7 @@ class TorchvisionRetinaNet(TorchvisionDetector):
         return wanted <= state.keys() and not is_fcos
 
     def convert(self, state: State, model: Any) -> State:
-        ours = rename_all(state, _RETINANET_NAMES)
+        ours = retinanet().convert(state)
         per_cell = len(ours["head.bbox_pred.bias"]) // 4
         rows = self._rows(state, model)
         for suffix in ("weight", "bias"):
@@ -200,7 +175,7 @@ class TorchvisionRetinaNet(TorchvisionDetector):
         predictors = ("head.cls_score.", "head.bbox_pred.")
         per_cell = len(state.get("head.bbox_pred.bias", ())) // 4
         ordered = {name: by_ratio(x, per_cell) for name, x in state.items() if name.startswith(predictors)}
-        return self.checked(restore_retinanet(state | ordered), model)
+        return self.checked(retinanet().restore(state | ordered), model)
 
     def meta(self, state: State, model: nn.Module) -> DatasetMeta | None:
         if self._outputs(state) != len(_COCO_IDS):
@@ -230,9 +205,13 @@ class TorchvisionRetinaNet(TorchvisionDetector):
         return list(range(outputs)) if whole else _class_rows(outputs, model)
 
 
+def _after_background(rows: Tensor, count: int) -> Tensor:
+    return torch.cat((torch.zeros_like(rows[:count]), rows))
+
+
 def by_size(rows: Tensor, per_cell: int) -> Tensor:
-    """Reorder a predictor's outputs `[per_cell * K, ...]`: anchors ordered by ratio, then by size, become anchors
-    ordered by size, then by ratio."""
+    """Reorder a predictor's outputs `[per_cell * K, ...]`, K per anchor: anchors ordered by ratio, then by size,
+    become anchors ordered by size, then by ratio."""
     return _transposed(rows, per_cell, _RATIOS)
 
 

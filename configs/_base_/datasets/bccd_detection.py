@@ -1,6 +1,7 @@
 """BCCD: 364 microscope images of blood, 640×480, with boxes of red and white blood cells and platelets.
 
-Source: github.com/Shenggan/BCCD_Dataset (MIT). The data root contains annotations/, train/ and val/.
+Source: github.com/Shenggan/BCCD_Dataset (MIT). The data root contains annotations/, train/ and val/, with COCO
+annotations instead of the source's Pascal VOC annotations.
 Cells have no preferred orientation, so horizontal and vertical flips are both valid.
 """
 

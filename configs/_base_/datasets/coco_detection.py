@@ -1,4 +1,5 @@
-"""COCO 2017 boxes: shortest edge 800 px, longest at most 1333 px, flips (Lin et al. 2017, FPN, section 5.2).
+"""COCO 2017 boxes: shortest edge 800 px (Lin et al. 2017, FPN, section 5.2), longest edge at most 1333 px (the settings
+of Detectron's configs), flips.
 
 The data root contains annotations/, train2017/ and val2017/.
 """

@@ -1,5 +1,5 @@
-"""COCO 2017 boxes with the shortest edge sampled from 640, 672 … 800: INPUT.MIN_SIZE_TRAIN in
-Detectron2's baselines, 1x and 3x (its configs/Base-*.yaml).
+"""COCO 2017 boxes with the shortest edge sampled from 640, 672 … 800 px, as in Detectron2's 1x and 3x baselines
+(INPUT.MIN_SIZE_TRAIN in its configs/Base-*.yaml).
 """
 
 _base_ = ["coco_detection.py"]

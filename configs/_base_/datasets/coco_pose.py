@@ -1,8 +1,9 @@
 """COCO 2017 people in crops of 256×192 px (Xiao et al. 2018, section 4.1): boxes are extended to 4:3 and enlarged by
 25 %; augmentation is rotation by up to ±40°, scale by up to ±30 %, and flips.
 
-The authors' code samples the angle for 60 % of the crops from a normal distribution with a standard deviation of 40°
-that is clipped to ±80°. There is no half-body augmentation, which HRNet's code added later.
+Angle and scale are drawn uniformly for each crop. The authors' code rotates only 60 % of the crops, by normally
+distributed angles (standard deviation 40°, clipped to ±80°). Half-body augmentation, which HRNet's code added later, is
+not used.
 
 The data root contains annotations/person_keypoints_{train,val}2017.json, train2017/ and val2017/. Evaluation uses the
 boxes of the annotations; to compare with published numbers, set val_data.dataset.boxes to a detector's results file.

@@ -1,4 +1,4 @@
-"""Crops of 384×288 px instead of 256×192, with wider Gaussians; in `_base_`, list this file after a config for COCO."""
+"""Crops of 384×288 px instead of 256×192, with wider Gaussians. In `_base_`, list this file after a pose config."""
 
 train_data = dict(
     pipeline=[
@@ -7,4 +7,4 @@ train_data = dict(
     ],
 )
 val_data = dict(pipeline=[dict(type="TopDownCrop", size=(384, 288))])
-model = dict(head=dict(sigma=3.0))  # in cells, as in the authors' code for this size
+model = dict(head=dict(sigma=3.0))  # standard deviation in heatmap cells, from the authors' code for this size

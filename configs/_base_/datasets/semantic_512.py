@@ -1,5 +1,5 @@
-"""Semantic segmentation in crops of 512 px, with MMSegmentation's settings: shorter side of 512 × (0.5 … 2.0) px, batch
-size 16. Configs of datasets inherit from this file.
+"""Semantic segmentation in crops of 512 px, with MMSegmentation's settings: images are resized to a shorter side of
+512 × (0.5 … 2.0) px; batch size 16. Dataset configs inherit from this file.
 """
 
 train_data = dict(

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007, trained on trainval and evaluated on test; COCO's metric, with difficult objects ignored.
+"""Pascal VOC 2007: training on trainval, evaluation on test with COCO's metric; difficult objects are ignored.
 
 The data root is the folder VOCdevkit. The shortest edge of 600 px and the longest of at most 1000 px are from the
 Faster R-CNN paper (Ren et al. 2015).

@@ -1,7 +1,7 @@
-"""The settings of the weights of github.com/akamaster/pytorch_resnet_cifar10.
+"""Settings for the weights of github.com/akamaster/pytorch_resnet_cifar10.
 
-The option A shortcuts (He et al. 2016) pad zero channels half before and half after the input's channels. Mean and
-standard deviation are ImageNet's. In `_base_`, list this file after a config of a ResNet on CIFAR.
+The option-A shortcuts (He et al. 2016) put half of the zero channels before the input's channels and half after them.
+Mean and standard deviation are ImageNet's. In `_base_`, list this file after a config of a ResNet on CIFAR.
 """
 
 model = dict(

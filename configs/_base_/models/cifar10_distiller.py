@@ -1,4 +1,4 @@
-"""The settings of the weights of Intel's distiller: projection shortcuts, mean and standard deviation of 0.5.
+"""Settings for the weights of Intel's distiller: projection shortcuts; mean and standard deviation 0.5 × 255.
 
 In `_base_`, list this file after a config of a ResNet on CIFAR.
 """

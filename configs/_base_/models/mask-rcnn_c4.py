@@ -2,4 +2,4 @@
 
 _base_ = ["faster-rcnn_c4.py"]
 
-model = dict(mask=dict(type="MaskHead", convs=0))  # 14×14 masks are predicted directly from the output of c5
+model = dict(mask=dict(type="MaskHead", convs=0))  # the 7×7 output of c5 is only upsampled to 14×14 before prediction

@@ -1,6 +1,7 @@
 """Panoptic-DeepLab (Cheng et al. 2020) at output stride 16, with the settings of Detectron2's project (DSConv).
 
-Detectron2's R-52 is `resnet50s` here. `heads/dual_decoder.py` names the three differences of the heads.
+The backbone is ResNet-50; Detectron2's R-52 is our `resnet50s`. `heads/dual_decoder.py` lists the three
+differences between Detectron2's heads and ours.
 """
 
 model = dict(

@@ -1,5 +1,5 @@
-"""Fine-tuning of a detector that was trained on other data (`--load-from`): 4 epochs at the learning rate 0.002, a
-tenth of the R-CNNs' in the 1x schedule. The stem and the first two stages of the backbone are frozen. In `_base_`, list
+"""Fine-tuning of a detector that was trained on other data (`--load-from`): 4 epochs at learning rate 0.002, a
+tenth of the 1x schedule's for R-CNNs. The stem and the first two stages of the backbone are frozen. In `_base_`, list
 this file after a config with a 1x schedule.
 """
 

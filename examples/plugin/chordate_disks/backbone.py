@@ -1,4 +1,4 @@
-"""PatchNet: a patch embedding, and stages that halve the feature map."""
+"""PatchNet: a patch embedding, and stages that halve the resolution."""
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ class PatchNet(Backbone):
     """Computes c2, c3 and c4 (strides 4, 8 and 16) from images `[N, 3, H, W]`.
 
     Args:
-        width: number of channels of c2; it doubles with each stage.
+        width: number of channels of c2, a multiple of 8; each further stage doubles the number.
     """
 
     def __init__(self, width: PositiveInt = 32):

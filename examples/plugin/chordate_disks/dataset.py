@@ -1,4 +1,4 @@
-"""Disks: generated images of one bright disk, with the label map of disk and background."""
+"""Disks: generated images, each of one bright disk, with label maps of background and disk."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from chordate.structures import ImageInfo, Sample
 
 @DATASETS.register_module()
 class Disks(Dataset):
-    """Images of 64×64 pixels; the disk's center and radius depend only on the sample's index.
+    """Images of 64×64 pixels; the random seed of an image is its index plus `first`.
 
     Args:
         count: number of images.
-        first: index of the first image, so that training and validation images differ.
+        first: random seed of the first image; training and validation need different seeds.
         settings: arguments of `Dataset`.
     """
 
     meta = DatasetMeta(classes=("background", "disk"))
     target_type = SemanticTargets
     default_metric = "SemanticMetric"
-    label_ids = (0, 1)  # the pixel value of each class in the label images that `chordate predict` writes
+    label_ids = (0, 1)  # the pixel value of each class in the label images of `chordate test --predictions`
 
     def __init__(self, count: PositiveInt = 64, first: int = 0, **settings: Any):
         super().__init__(**settings)
