@@ -30,7 +30,7 @@ from chordate.config_names import find_config, list_configs, packaged_configs
 from chordate.custom_imports import import_custom_modules
 from chordate.errors import ChordateError, ConfigError
 from chordate.registry import not_inherited, settings_of
-from chordate.section_names import SECTIONS, no_section
+from chordate.section_names import SECTIONS, is_openmmlab, no_section
 
 __all__ = ["find_config", "list_configs", "list_section", "load_config", "packaged_configs", "part_section", "section"]
 
@@ -88,6 +88,10 @@ def load_config(
     for layer in layers:
         merge(tree, layer.values, layer.origin(rank), origins)
         rank += 1
+    if layers and is_openmmlab(tree):
+        raise ConfigError(
+            f"{layers[-1].source}: a config of MMDetection or MMSegmentation; chordate convert-config converts it"
+        )
     merge(tree, overrides, Origin(rank, source), origins, into_lists=True)
     _replace_length(tree, origins)
     tree = {key: value for key, value in tree.items() if not (_is_own(key) and any(objects(value)))}

@@ -77,6 +77,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         if TEMPLATE.search(text):
             raise ConfigError(
                 f"{source}: templates ({{{{…}}}}) are not supported; write os.environ[…], __file__ or _base_.… instead"
+                f"; chordate convert-config converts {_source(inside[0])} if it is MMDetection's or MMSegmentation's"
             )
         code = ast.parse(text, str(path))
         assigned = [node for node in code.body if isinstance(node, ast.Assign)]

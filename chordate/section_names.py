@@ -77,6 +77,19 @@ NAMES_HERE = {
 }
 
 
+# Variables of MMDetection's and MMSegmentation's configs.
+OPENMMLAB = {
+    "data_root", "dataset_type", "default_hooks", "default_scope", "env_cfg", "log_processor", "optim_wrapper",
+    "param_scheduler", "test_cfg", "test_dataloader", "train_cfg", "train_dataloader", "val_dataloader",
+    "val_evaluator", "vis_backends", "visualizer",
+}  # fmt: skip
+
+
+def is_openmmlab(names: Iterable[str]) -> bool:
+    """Whether a config with these variables is MMDetection's or MMSegmentation's: it has at least four of theirs."""
+    return len(OPENMMLAB.intersection(names)) >= 4
+
+
 def renamed(paths: Iterable[str]) -> str | None:
     """The error message if NAMES_HERE has one of the dotted names `paths`, or a section that contains it; else None."""
     for theirs, ours in NAMES_HERE.items():

@@ -110,6 +110,7 @@ def tensors(state: dict[str, Any]) -> Iterator[tuple[str, Write]]:
     yield "an unknown weight", save(changed(state, ("model", "more"), torch.ones(3)))
     yield "a number as a weight's name", save(changed(state, ("model", 3), torch.ones(3)))
     yield "a negative position", save(changed(state, ("train", "rng", 0, "numpy", "rest"), [-1, 0, 0.0]))
+    yield "a huge flag of numpy's generator", save(changed(state, ("train", "rng", 0, "numpy", "rest", 1), 2**70))
     yield "a position past the end", save(changed(state, ("train", "rng", 0, "numpy", "rest"), [10**6, 0, 0.0]))
     words = torch.full((624,), -1)
     yield "negative words", save(changed(state, ("train", "rng", 0, "numpy", "key"), words))

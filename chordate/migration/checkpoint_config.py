@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from chordate.config import load_config
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Conversion, Keys
-from chordate.migration.config_defaults import section_defaults, without_defaults
+from chordate.migration.config_defaults import fill_numbers, without_defaults
 from chordate.migration.mm_detector import detector
 from chordate.migration.mm_segmenter import segmenter
+from chordate.migration.mm_types import TYPES
 from chordate.migration.nearest_config import differences
 from chordate.text import one_line
 from chordate.weights.checkpoint_conversion import recognize
@@ -20,7 +21,6 @@ from chordate.weights.find_weights import Weights
 from chordate.weights.formats.openmmlab_config import config_of, pixels, size_divisor
 
 _CONVERTERS = {"mmdetection": detector, "mmsegmentation": segmenter}
-_NUMBERS = int | float | list | tuple
 _ERRORS = (ConfigError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
@@ -91,7 +91,7 @@ def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
     for key in ("train_cfg", "test_cfg"):
         if isinstance(values.get(key), dict) and "type" not in values[key]:
             model.setdefault(key, values[key])
-    return Keys({"model": model}, conversion)
+    return Keys({"model": model}, conversion, TYPES)
 
 
 def _short_types(value: Any) -> Any:
@@ -105,22 +105,7 @@ def _short_types(value: Any) -> Any:
 def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of a section `model` that differ from those of the config `name`."""
     base = without_defaults(load_config(name).to_dict()["model"], "model")
-    target = _with_numbers(without_defaults(model, "model"), base)
+    target = fill_numbers(without_defaults(model, "model"), base)
     if target["type"] != base["type"]:
         raise ConfigError(f"its model is a {target['type']}, but the tensors are those of a {base['type']}")
     return differences(target, base, ("model",))
-
-
-def _with_numbers(target: Mapping[str, Any], base: Mapping[str, Any], key: str = "model") -> dict[str, Any]:
-    """Copy settings. A None in place of a number becomes the number in `base`, or else the default."""
-    defaults = section_defaults(target, key)
-    filled: dict[str, Any] = {}
-    for name, value in target.items():
-        reference = base.get(name, defaults.get(name))
-        if isinstance(value, Mapping):
-            filled[name] = _with_numbers(value, reference if isinstance(reference, Mapping) else {}, name)
-        elif isinstance(value, list) and isinstance(reference, list | tuple) and len(value) == len(reference):
-            filled[name] = [other if item is None else item for item, other in zip(value, reference)]
-        else:
-            filled[name] = reference if value is None and isinstance(reference, _NUMBERS) else value
-    return filled

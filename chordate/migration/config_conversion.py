@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from chordate.allowed_values import format_value
+from chordate.allowed_values import allowed, format_value
+from chordate.arguments import validate_value
 from chordate.errors import ConfigError
+from chordate.signatures import checkable
 from chordate.text import printable
 
 # What differs from the other framework if a setting is not carried over: the predictions of the same weights, the
@@ -74,27 +76,36 @@ class Conversion:
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
+_REQUIRED: Any = object()  # the default of a setting that has none
+
+
 class Keys:
-    """Reads nested settings of another framework, and remembers which ones were read.
+    """Reads nested settings of another framework, checks their types, and remembers which ones were read.
 
     `report_unread` reports the settings that no converter has read, so that no setting is lost silently.
 
     Args:
         values: the settings.
         conversion: receives the settings that are not carried over.
+        types: annotations of the settings that the converters read. A key is the setting's name, or the last two parts
+            of its dotted name, which take precedence.
         path: dotted name of `values` in messages.
         defaults: the framework's default settings, which are used for missing settings.
+        empty: dotted name of the outermost dict around `values` that is missing or empty; "" if there is none.
     """
 
     def __init__(
         self,
-        values: Any,
+        values: Mapping[str, Any],
         conversion: Conversion,
+        types: Mapping[str, Any],
         path: str = "",
         defaults: Mapping[str, Any] | None = None,
+        empty: str = "",
     ):
-        self.values: dict[str, Any] = values if isinstance(values, dict) else {}
-        self.conversion, self.path, self.defaults = conversion, path, defaults or {}
+        self.values, self.conversion, self.types = values, conversion, types
+        self.path, self.defaults = path, defaults or {}
+        self._empty = empty or ("" if values else path)
         self._read: set[str] = set()
         self._ignored: set[str] = set()
         self._parts: dict[str, Keys] = {}
@@ -102,10 +113,31 @@ class Keys:
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a setting; if it is missing, the framework's default, or `default` if there is none."""
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of a setting; if it is missing, the framework's default, or `default` if there is none. If
+        `default` is None, the value may be None as well.
+
+        Raises:
+            ConfigError: the value has the wrong type, or the setting is missing and has no default.
+        """
         self._read.add(key)
-        return self.values.get(key, self.defaults.get(key, default))
+        value = self._value(key, default)
+        if value is _REQUIRED:
+            raise ConfigError(f"{self._name(key)} is missing; it must be {allowed(checkable(self._type(key)))}")
+        if key in self.values and not (value is None and default is None):
+            validate_value(self._type(key), value, self._name(key))
+        return value
+
+    def get_or_ours(self, key: str, effect: Effect = "training") -> Any:
+        """The value of a setting; None if it is missing, for Chordate's default (see `fill_numbers`), which is
+        reported."""
+        if key in self:
+            return self.get(key)
+        self._read.add(key)
+        lost = NotCarried(self._empty or self._name(key), "missing", "Chordate's defaults instead", effect)
+        if lost not in self.conversion.not_carried:
+            self.conversion.not_carried.append(lost)
+        return None
 
     def part(self, key: str) -> Keys:
         """The settings in the dict `key`; no settings if it is missing.
@@ -114,35 +146,36 @@ class Keys:
             ConfigError: the setting is not a dict.
         """
         self._read.add(key)
-        if not isinstance(self.values.get(key), dict | None):
-            raise ConfigError(f"{self._name(key)} must be a dict, got {format_value(self.values[key])}")
-        if key not in self._parts:
-            defaults = self.defaults.get(key)
-            defaults = defaults if isinstance(defaults, Mapping) else None
-            self._parts[key] = Keys(self.values.get(key), self.conversion, self._name(key), defaults)
-        return self._parts[key]
+        defaults = self.defaults.get(key)
+        return self._part(key, self.values.get(key), defaults if isinstance(defaults, Mapping) else None)
 
-    def parts(self, key: str) -> list[Keys]:
-        """The settings in the dict `key`, or in each dict of the list `key`."""
+    def parts(self, key: str, *, least: int = 0) -> list[Keys]:
+        """The settings in the dict `key`, or in each dict of the list `key`. If it is missing, there are no parts; with
+        `least=1`, one part without settings.
+
+        Raises:
+            ConfigError: the setting is neither a dict nor a list of at least `least` dicts.
+        """
         values = self.values.get(key)
-        if not isinstance(values, list | tuple):
-            return [self.part(key)]
         self._read.add(key)
-        return [
-            self._parts.setdefault(name, Keys(value, self.conversion, self._name(name)))
-            for name, value in ((f"{key}[{number}]", value) for number, value in enumerate(values))
-        ]
+        if not isinstance(values, list | tuple):
+            return [] if values is None and not least else [self.part(key)]
+        if len(values) < least:
+            raise ConfigError(f"{self._name(key)} must be a dict or a list of dicts, got []")
+        return [self._part(f"{key}[{number}]", value) for number, value in enumerate(values)]
 
     def expect(self, key: str, *accepted: Any, reason: str, effect: Effect = "predictions") -> None:
         """Report a setting unless its value is one of `accepted`, the values for which Chordate and the framework
         agree; the first of these values is the framework's default."""
-        value = self.get(key, accepted[0])
+        self._read.add(key)
+        value = self._value(key, accepted[0])
         if not any(_same(value, other) for other in accepted):
             self.lose(key, reason, effect)
 
     def lose(self, key: str, reason: str, effect: Effect = "predictions") -> None:
         """Report that a setting is not carried over."""
-        value = self.get(key)
+        self._read.add(key)
+        value = self._value(key, None)
         self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
@@ -161,6 +194,21 @@ class Keys:
         for key, part in self._parts.items():
             if key.partition("[")[0] not in self._ignored:
                 part.report_unread()
+
+    def _value(self, key: str, default: Any) -> Any:
+        return self.values.get(key, self.defaults.get(key, default))
+
+    def _part(self, key: str, values: Any, defaults: Mapping[str, Any] | None = None) -> Keys:
+        if not isinstance(values, dict | None):
+            raise ConfigError(f"{self._name(key)} must be a dict, got {format_value(values)}")
+        if key not in self._parts:
+            name = self._name(key)
+            self._parts[key] = Keys(values or {}, self.conversion, self.types, name, defaults, self._empty)
+        return self._parts[key]
+
+    def _type(self, key: str) -> Any:
+        section = self.path.rpartition(".")[2].partition("[")[0]
+        return self.types[f"{section}.{key}" if f"{section}.{key}" in self.types else key]
 
     def _name(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from chordate.errors import ChordateError, ConfigError
 from chordate.migration.config_conversion import Conversion
+from chordate.migration.config_defaults import check_arguments
 from chordate.migration.config_writer import write_config
 from chordate.migration.detectron2_config import convert_detectron2
 from chordate.migration.mm_config import convert_mm
@@ -45,6 +46,7 @@ def convert_file(path: str | Path, *, execute: bool = False) -> Converted:
             conversion = convert_mm(path, execute=execute)
         else:
             raise ConfigError(f"{path}: must be a .yaml file (Detectron2) or a .py file (MMDetection, MMSegmentation)")
+        check_arguments(conversion.config)
         docstring = [f"Converted from {path.name} by chordate convert-config.", *_about(conversion)]
         text = write_config(docstring, *find_nearest(conversion.config))
     except ChordateError as error:

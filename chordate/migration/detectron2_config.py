@@ -12,6 +12,7 @@ from chordate.migration.detectron2_defaults import DEFAULTS
 from chordate.migration.detectron2_model import detectron2_model, whole_model_weights
 from chordate.migration.detectron2_norms import is_synchronized
 from chordate.migration.detectron2_training import detectron2_training
+from chordate.migration.detectron2_types import TYPES
 from chordate.migration.detectron2_yaml import read_detectron2
 
 SECTIONS = {"DATASETS", "INPUT", "MODEL", "SOLVER"}
@@ -27,7 +28,7 @@ def convert_detectron2(path: Path) -> Conversion:
     values = read_detectron2(path)
     if not SECTIONS & values.keys():
         raise ConfigError(f"{path}: not a Detectron2 config: it has none of the sections {', '.join(sorted(SECTIONS))}")
-    cfg = Keys(values, conversion, defaults=DEFAULTS)
+    cfg = Keys(values, conversion, TYPES, defaults=DEFAULTS)
     model = detectron2_model(cfg)
     conversion.config = {
         "model": model,

@@ -9,6 +9,7 @@ from chordate.data.cityscapes import CITYSCAPES_THINGS
 from chordate.data.coco_classes import COCO_STUFF
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
 from chordate.migration.config_conversion import Keys
+from chordate.text import pluralize, printable
 
 Dataset = dict[str, Any]
 VOC_CLASSES = VOC_SEMANTIC_CLASSES[1:]  # without the background
@@ -27,12 +28,15 @@ def convert_dataset(cfg: Keys, task: str) -> tuple[Dataset, Dataset, dict[str, A
         value = datasets.get(key)
         names = [value] if isinstance(value, str) else list(value)
         if len(names) > 1:
-            datasets.lose(key, f"only {names[0]} is used", "training" if key == "TRAIN" else "data")
+            reason = printable(f"only {names[0]} is read, not {', '.join(names[1:])}", 120)
+            datasets.lose(key, reason, "training" if key == "TRAIN" else "data")
         dataset = _named(str(names[0]), task) if names else None
         if dataset is None:
             datasets.lose(key, "unknown to Chordate: annotations and images must be set", "data")
             name = names[0] if names else key.lower()
             dataset = {"type": "CocoDataset", "annotations": f"annotations/{name}.json", "images": f"{name}"}
+        elif key == "TRAIN":
+            _compare_classes(cfg.part("MODEL"), task, dataset, names[0])
         found.append(dataset)
     datasets.ignore("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")
     for dataset in found:
@@ -70,6 +74,22 @@ def _named(name: str, task: str) -> Dataset | None:
         kind = "CityscapesSemantic" if cityscapes[1] == "sem_seg" else "CityscapesPanoptic"
         return {"type": kind, "split": cityscapes[2]}
     return None
+
+
+def _compare_classes(model: Keys, task: str, dataset: Dataset, name: str) -> None:
+    """Report the heads whose number of classes differs from that of the training dataset with this name."""
+    region_head = "RETINANET" if model.get("META_ARCHITECTURE") == "RetinaNet" else "ROI_HEADS"
+    counts = {
+        "CocoDataset": {region_head: 1 if task == "keypoint" else 80},
+        "CocoPanoptic": {region_head: 80, "SEM_SEG_HEAD": 1 + len(COCO_STUFF)},  # all things are one class
+        "VocDataset": {region_head: len(VOC_CLASSES)},
+        "CityscapesSemantic": {"SEM_SEG_HEAD": 19},
+        "SemanticFolder": {"SEM_SEG_HEAD": len(dataset.get("classes", ()))},
+    }
+    for head, count in counts.get(dataset["type"], {}).items():
+        if model.part(head).get("NUM_CLASSES") != count:
+            reason = f"{printable(name)} has {pluralize(count, 'class')}, and so has the model trained on it"
+            model.part(head).lose("NUM_CLASSES", reason)
 
 
 def _meta(cfg: Keys, task: str, dataset: Dataset) -> dict[str, Any]:

@@ -210,13 +210,19 @@ def _anchors(settings: Keys, levels: list[str], default: Sequence[float]) -> dic
     anchors.expect("NAME", "DefaultAnchorGenerator", reason="AnchorGenerator instead")
     anchors.expect("OFFSET", 0.0, reason="anchors are centered at the top left corner of a cell")
     anchors.ignore("ANGLES")
-    sizes = [list(level) for level in anchors.get("SIZES")]
-    ratios = [list(level) for level in anchors.get("ASPECT_RATIOS")]
+    sizes, ratios = (_per_level(anchors.get(key)) for key in ("SIZES", "ASPECT_RATIOS"))
     if any(level != ratios[0] for level in ratios):
         anchors.lose("ASPECT_RATIOS", "all levels have the ratios of the first one")
     sizes = sizes * len(levels) if len(sizes) == 1 else sizes
+    if len(sizes) != len(levels):
+        raise ConfigError(f"MODEL.ANCHOR_GENERATOR.SIZES must have a list for each of {', '.join(levels)}, got {sizes}")
     strides = [2 ** int(level[-1]) for level in levels]
     return anchor_arguments(sizes, strides, ratios[0], default)
+
+
+def _per_level(values: Sequence[Any]) -> list[list[float]]:
+    """A list of numbers for each level; a single list, of numbers, is that of all levels."""
+    return [list(level) for level in values] if isinstance(values[0], list | tuple) else [list(values)]
 
 
 def _levels(settings: Keys, features: list[str], default: int) -> dict[str, Any]:

@@ -117,6 +117,8 @@ def _neck(settings: Keys) -> tuple[dict[str, Any] | None, int]:
         return None, 1
     fpn.expect("FUSE_TYPE", "sum", reason="levels are summed")
     inputs = [_level(feature) for feature in fpn.get("IN_FEATURES")]
+    if not inputs:
+        raise ConfigError(f"MODEL.FPN.IN_FEATURES is empty, but MODEL.BACKBONE.NAME {name} has an FPN; set it")
     norm = norm_name(fpn, "NORM")
     neck = {"type": "FPN", "channels": fpn.get("OUT_CHANNELS"), "norm": norm}
     if inputs != ["c2", "c3", "c4", "c5"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from chordate.allowed_values import format_value
+from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_datasets import convert_dataset
 
@@ -65,12 +67,11 @@ def detectron2_training(cfg: Keys, *, task: str, has_norms: bool, sync_bn: bool)
 
 
 def _train_pipeline(sizes: Keys, task: str) -> list[dict[str, Any]]:
-    short = list(
-        sizes.get("MIN_SIZE_TRAIN")
-        if isinstance(sizes.get("MIN_SIZE_TRAIN"), list | tuple)
-        else [sizes.get("MIN_SIZE_TRAIN")]
-    )
+    short = sizes.get("MIN_SIZE_TRAIN")
+    short = [short] if isinstance(short, int) else list(short)
     if sizes.get("MIN_SIZE_TRAIN_SAMPLING") == "range":
+        if len(short) != 2:
+            raise ConfigError(f"INPUT.MIN_SIZE_TRAIN must be the ends of a range, got {format_value(short)}")
         short = list(range(short[0], short[1] + 1))
     longest = sizes.get("MAX_SIZE_TRAIN")
     pipeline: list[dict[str, Any]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"  # Detectron2's RetinaNe
 MAX_ITEMS = 20_000  # limit on the number of settings in a file; an alias counts each time it is used
 
 MAX_DIGITS = 100  # limit on the length of a number
+NUMBER = re.compile(rf"(?=.{{1,{MAX_DIGITS}}}$)[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{{1,3}})?", re.IGNORECASE)
 
 
 def read_detectron2(path: Path) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def _check_size(content: Any, source: str) -> None:
 
 
 def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
-    """Replace strings that are Python tuples, lists or dicts, such as "(640, 672)", by their values, as in Detectron2.
+    """Replace strings that are Python literals, such as "(640, 672)" or "1e-3" (a string in YAML), by their values, as
+    Detectron2 does.
 
     Args:
         literals: cache of the values of evaluated strings, since aliases may repeat a string any number of times.
@@ -94,7 +97,7 @@ def _decoded(value: Any, evaluator: Evaluator, literals: dict[str, Any]) -> Any:
         return {key: _decoded(item, evaluator, literals) for key, item in value.items()}
     if isinstance(value, list):
         return [_decoded(item, evaluator, literals) for item in value]
-    if not isinstance(value, str) or value[:1] not in ("(", "[", "{"):
+    if not isinstance(value, str) or not (value[:1] in ("(", "[", "{") or NUMBER.fullmatch(value)):
         return value
     if value not in literals:
         try:

@@ -7,13 +7,29 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from chordate.allowed_values import format_value
+from chordate.backbones.convnext import SIZES
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
+from chordate.migration.mm_convnext import convnext_part
 from chordate.migration.resnet_names import resnet_part
 from chordate.weights.formats.openmmlab_config import OUTPUT_STRIDES
 
 # Norm in OpenMMLab -> norm in Chordate, where `train.sync_bn` enables SyncBN.
 NORMS = {"BN": "BN", "SyncBN": "BN", "MMSyncBN": "BN", "naiveSyncBN": "BN", "GN": "GN"}
+RESNETS = ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d")
+# Backbones that are not converted -> a network of timm that is like one of them.
+TIMM = {
+    "SwinTransformer": "swin_tiny_patch4_window7_224",
+    "RegNet": "regnetx_032",
+    "HRNet": "hrnet_w32",
+    "Res2Net": "res2net101_26w_4s",
+    "ResNeSt": "resnest50d",
+    "PyramidVisionTransformerV2": "pvt_v2_b2",
+    "EfficientNet": "efficientnet_b3",
+    "MobileNetV2": "mobilenetv2_100",
+    "ConvNeXt": "convnext_xlarge",
+}
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that an output stride implies
 
 
@@ -39,29 +55,34 @@ def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -
 
 def plain_convolutions(cfg: Keys) -> None:
     """Report `conv_cfg` of `cfg`, unless it is None. Loading folds the standardization of ConvWS into the weights."""
-    settings = cfg.get("conv_cfg")
+    settings = cfg.values.get("conv_cfg")
     if isinstance(settings, dict) and settings.get("type") == "ConvWS":
         cfg.lose("conv_cfg", "weights are standardized when they are loaded, not in training", "training")
     else:
         cfg.expect("conv_cfg", None, reason="plain convolutions")
 
 
-def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any = None) -> dict[str, Any]:
-    """Convert a ResNet or ResNeXt to Chordate's `model.backbone`.
+def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, start: str, pretrained: Any = None) -> dict[str, Any]:
+    """Convert a ResNet, ResNeXt or ConvNeXt to Chordate's `model.backbone`.
 
     Args:
         cfg: the section `backbone`.
         norm_eval: the framework's default of `norm_eval`.
         contract: whether the framework's ResNet has `contract_dilation`.
+        start: the packaged config to start from if the backbone is not converted, for the error message.
         pretrained: the setting `model.pretrained`, which is used unless `init_cfg` names a checkpoint.
 
     Raises:
         ConfigError: Chordate has no such backbone.
     """
-    kind = str(cfg.get("type")).removeprefix("mmdet.").removeprefix("mmseg.")
-    if kind not in ("ResNet", "ResNeXt", "ResNetV1c", "ResNetV1d"):
+    kind = cfg.get("type").rpartition(".")[2]  # mmdet.ResNet, mmpretrain.ConvNeXt
+    if kind == "ConvNeXt" and cfg.values.get("arch", "tiny") in list(SIZES):
+        return convnext_part(cfg)
+    if kind not in RESNETS:
+        network = f'"{TIMM[kind]}") or another network' if kind in TIMM else "…), any network"
         raise ConfigError(
-            f"model.backbone.type {kind} has no counterpart; ResNet, ResNeXt, ResNetV1c and ResNetV1d have one"
+            f"model.backbone.type {kind} is not converted; {', '.join(RESNETS)} and ConvNeXt (tiny … large) are; start "
+            f'from {start} with model.backbone=dict(_delete_=True, type="TimmBackbone", model={network} of timm'
         )
     depth, groups = cfg.get("depth"), cfg.get("groups", 1) if kind == "ResNeXt" else 1
     part = resnet_part(
@@ -91,6 +112,20 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, pretrained: Any
     return part
 
 
+def feature_maps(cfg: Keys) -> list[str]:
+    """The names of the backbone's feature maps in `out_indices`, such as c2 for 0.
+
+    Raises:
+        ConfigError: the backbone has no such map.
+    """
+    indices = cfg.get("out_indices", -1 if cfg.get("type").endswith("ConvNeXt") else (0, 1, 2, 3))
+    names = {number: f"c{number % 4 + 2}" for number in range(-4, 4)}
+    indices = [indices] if isinstance(indices, int) else indices
+    if any(number not in names for number in indices):
+        raise ConfigError(f"{cfg.path}.out_indices must be from 0 to 3, got {format_value(indices)}")
+    return [names[number] for number in indices]
+
+
 def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
     """FrozenBN for a BatchNorm that uses its running statistics in training, else the norm itself.
 
@@ -118,7 +153,7 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
     dilations += (1, 1, 1, 1)[len(dilations) :]
     contracts = contract and cfg.get("contract_dilation", False)
     cfg.ignore("contract_dilation")
-    grid = cfg.get("multi_grid")
+    grid = cfg.get("multi_grid", None)
     if strides not in OUTPUT_STRIDES:
         cfg.lose("strides", "the output stride is 32")
         return {}
@@ -138,8 +173,8 @@ def _dilations(cfg: Keys, contract: bool) -> dict[str, Any]:
 
 def _pretrained(cfg: Keys, pretrained: Any, variant: str) -> Any:
     """The backbone's `pretrained` in Chordate, from `init_cfg`, or else from `model.pretrained`."""
-    init = cfg.parts("init_cfg")[0]
-    source = init.get("checkpoint") if init.get("type") == "Pretrained" else pretrained
+    init = cfg.parts("init_cfg", least=1)[0]
+    source = init.get("checkpoint", None) if init.get("type", None) == "Pretrained" else pretrained
     cfg.ignore("init_cfg", "pretrained")
     if not source:
         return None
@@ -164,7 +199,7 @@ def preprocess_part(cfg: Keys) -> tuple[dict[str, Any], int]:
     cfg.expect("rgb_to_bgr", False, reason="images are read as RGB")
     cfg.ignore("type", "pad_mask", "pad_seg", "mask_pad_value", "seg_pad_value", "pad_val", "seg_pad_val", "size")
     cfg.ignore("boxtype2tensor", "non_blocking", "size_divisor", "test_cfg")
-    for batch_augment in cfg.parts("batch_augments") if "batch_augments" in cfg else []:
+    for batch_augment in cfg.parts("batch_augments"):
         if batch_augment.get("type") == "BatchFixedSizePad":
             batch_augment.ignore("size", "pad_mask", "img_pad_value", "mask_pad_value", "pad_seg", "seg_pad_value")
             batch_augment.lose("type", "images are padded to the largest of their batch", "nothing")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Conversion, Keys
+from chordate.migration.config_defaults import fill_numbers
 from chordate.migration.mm_backbone import synchronizes
 from chordate.migration.mm_detector import detector
 from chordate.migration.mm_files import execute_mm, read_mm
 from chordate.migration.mm_segmenter import segmenter
 from chordate.migration.mm_training import mm_training
+from chordate.migration.mm_types import TYPES
 
 
 def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
@@ -29,11 +31,11 @@ def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
             f"{path}: not a config of MMDetection 3 or MMSegmentation 1: it has no model or no train_dataloader"
         )
     conversion = Conversion(str(path))
-    cfg = Keys(values, conversion)
+    cfg = Keys(values, conversion, TYPES)
     semantic = cfg.part("model").get("type") == "EncoderDecoder"
     model = segmenter(cfg) if semantic else detector(cfg)
     sections = mm_training(cfg, path, semantic=semantic, sync_bn=synchronizes(values["model"]))
-    conversion.config = {"model": model, **sections}
+    conversion.config = {"model": fill_numbers(model, {}), **sections}
     for name, value in values.items():
         if not isinstance(value, dict) or name not in SECTIONS:
             cfg.ignore(name)  # a helper variable of the file, not a section

@@ -10,13 +10,20 @@ from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_backbone import (
     backbone_part,
     box_loss_part,
+    feature_maps,
     norm_setting,
     plain_convolutions,
     preprocess_part,
 )
 from chordate.migration.mm_regions import region_heads
 
-DETECTORS = ("FasterRCNN", "MaskRCNN", "CascadeRCNN", "RetinaNet", "PanopticFPN")
+DETECTORS = {  # types of models -> the packaged configs of the same type
+    "FasterRCNN": "faster-rcnn_r50_fpn_1x_coco",
+    "MaskRCNN": "mask-rcnn_r50_fpn_1x_coco",
+    "CascadeRCNN": "cascade-rcnn_r50_fpn_1x_coco",
+    "RetinaNet": "retinanet_r50_fpn_1x_coco",
+    "PanopticFPN": "panoptic-fpn_r50_fpn_1x_coco",
+}
 UNIT_CODER = [1.0, 1.0, 1.0, 1.0]
 
 
@@ -34,15 +41,20 @@ def detector(cfg: Keys) -> dict[str, Any]:
     preprocess = model if "data_preprocessor" in model else cfg
     normalize, size_divisor = preprocess_part(preprocess.part("data_preprocessor"))
     cfg.ignore("data_preprocessor")
-    backbone = backbone_part(model.part("backbone"), norm_eval=True, contract=False, pretrained=model.get("pretrained"))
+    backbone = backbone_part(
+        model.part("backbone"),
+        norm_eval=True,
+        contract=False,
+        start=DETECTORS[kind],
+        pretrained=model.get("pretrained", None),
+    )
     part: dict[str, Any] = {"backbone": backbone, "preprocess": normalize, "size_divisor": size_divisor}
     if "neck" in model:
         part["neck"] = fpn_part(model.part("neck"))
     else:
         part["neck"] = None
         shares = "shared_head" in model.part("roi_head")
-        indices = model.part("backbone").get("out_indices")
-        backbone["out"] = ["c4", "c5"] if shares else [f"c{index + 2}" for index in indices]
+        backbone["out"] = ["c4", "c5"] if shares else feature_maps(model.part("backbone"))
     if kind == "RetinaNet":
         return {"type": "OneStageDetector", **part, "head": _retina_head(model)}
     return {"type": "TwoStageDetector", **part, "rpn": _rpn_head(model), **region_heads(model, kind)}
@@ -101,18 +113,20 @@ def _rpn_head(model: Keys) -> dict[str, Any]:
         "type": "RPNHead",
         "anchors": _anchors(head, "anchor_generator", FPN_SIZES),
         "convs": head.get("num_convs", 1),
-        "batch_size_per_image": sampler.get("num"),
-        "positive_fraction": sampler.get("pos_fraction"),
+        "batch_size_per_image": sampler.get_or_ours("num"),
+        "positive_fraction": sampler.get_or_ours("pos_fraction"),
         "iou_thresholds": _anchor_matching(train.part("rpn"), assigner),
-        "low_quality_iou": assigner.get("min_pos_iou", 0.0),
-        "pre_nms_topk": [proposals.get("nms_pre"), test.get("nms_pre")],
-        "post_nms_topk": [proposals.get("max_per_img"), test.get("max_per_img")],
-        "nms_threshold": test.part("nms").get("iou_threshold"),
+        "low_quality_iou": assigner.get("min_pos_iou", 0.0) if assigner.values else None,
+        "pre_nms_topk": [proposals.get_or_ours("nms_pre"), test.get_or_ours("nms_pre", "predictions")],
+        "post_nms_topk": [proposals.get_or_ours("max_per_img"), test.get_or_ours("max_per_img", "predictions")],
+        "nms_threshold": test.part("nms").get_or_ours("iou_threshold", "predictions"),
         **box_loss_part(head, "loss_bbox", head.get("reg_decoded_bbox", False)),
     }
     for nms in (test.part("nms"), proposals.part("nms")):
         nms.expect("type", "nms", reason="plain NMS")
-    proposals.part("nms").expect("iou_threshold", arguments["nms_threshold"], reason="as in testing", effect="training")
+    if "nms" in proposals:
+        threshold = arguments["nms_threshold"]
+        proposals.part("nms").expect("iou_threshold", threshold, reason="as in testing", effect="training")
     sampler.expect("type", "RandomSampler", reason="anchors are sampled at random", effect="training")
     sampler.expect("neg_pos_ub", -1, reason="negatives fill the batch", effect="training")
     sampler.expect("add_gt_as_proposals", False, reason="objects are no anchors", effect="training")
@@ -146,10 +160,10 @@ def _retina_head(model: Keys) -> dict[str, Any]:
         "norm": norm_setting(head),
         "iou_thresholds": _anchor_matching(train, assigner),
         **box_loss_part(head, "loss_bbox", head.get("reg_decoded_bbox", False)),
-        "score_threshold": test.get("score_thr"),
-        "topk": test.get("nms_pre"),
-        "nms_threshold": test.part("nms").get("iou_threshold"),
-        "detections_per_image": test.get("max_per_img"),
+        "score_threshold": test.get_or_ours("score_thr", "predictions"),
+        "topk": test.get_or_ours("nms_pre", "predictions"),
+        "nms_threshold": test.part("nms").get_or_ours("iou_threshold", "predictions"),
+        "detections_per_image": test.get_or_ours("max_per_img", "predictions"),
     }
 
 
@@ -160,12 +174,14 @@ def _anchors(head: Keys, key: str, default: tuple[float, ...]) -> dict[str, Any]
     generator.expect("center_offset", 0.0, 0, reason="anchors are centered at the top left corner of a cell")
     generator.expect("centers", None, reason="anchors are centered at the top left corner of a cell")
     generator.ignore("scale_major")
-    strides, octaves = generator.get("strides"), generator.get("scales_per_octave", 0)
-    scales = list(generator.get("scales") or [])
+    strides, octaves = generator.get("strides"), generator.get("scales_per_octave", None)
+    scales = list(generator.get("scales", None) or [])
     if octaves:
         base = generator.get("octave_base_scale")
         scales = [base * 2 ** (number / octaves) for number in range(octaves)]
-    bases = generator.get("base_sizes") or strides
+    bases = generator.get("base_sizes", None) or strides
+    if len(bases) != len(strides):
+        raise ConfigError(f"{generator.path}.base_sizes must have a size for each of the strides, got {bases}")
     sizes = [[scale * base for scale in scales] for base in bases]
     coder = head.part("bbox_coder")
     coder.expect("type", "DeltaXYWHBBoxCoder", reason="Faster R-CNN's box encoding")
@@ -175,17 +191,16 @@ def _anchors(head: Keys, key: str, default: tuple[float, ...]) -> dict[str, Any]
     return anchor_arguments(sizes, strides, generator.get("ratios"), default)
 
 
-def _anchor_matching(train: Keys, assigner: Keys) -> list[float]:
-    """(lower, upper) IoU thresholds of the anchors' assigner."""
+def _anchor_matching(train: Keys, assigner: Keys) -> list[float | None]:
+    """(lower, upper) IoU thresholds of the anchors' assigner; None if missing."""
     assigner.expect("type", "MaxIoUAssigner", reason="anchors are matched by IoU", effect="training")
     reason = "the best anchors of an object always match it"
     assigner.expect("match_low_quality", True, reason=reason, effect="training")
     assigner.expect("ignore_iof_thr", -1, reason="crowds are no negatives", effect="training")
     assigner.ignore("gpu_assign_thr", "iou_calculator")
     reason = "anchors that cross the border are used"
-    if train.get("allowed_border", 0) >= 0:
+    if train.get("allowed_border", -1) >= 0:
         train.lose("allowed_border", reason, "training")
     train.expect("pos_weight", -1, reason="positives and negatives have weight 1", effect="training")
     train.ignore("debug")
-    lower = assigner.get("neg_iou_thr")
-    return [lower, assigner.get("pos_iou_thr")]
+    return [assigner.get_or_ours("neg_iou_thr"), assigner.get_or_ours("pos_iou_thr")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chordate.migration.config_conversion import Keys
@@ -49,8 +50,6 @@ def _choice(step: Keys) -> list[dict[str, Any]]:
     """RandomChoiceResize: one of several sizes."""
     scales = [tuple(scale) for scale in step.get("scales")]
     step.expect("keep_ratio", True, reason="the aspect ratio is kept", effect="training")
-    if "keep_ratio" not in step:
-        step.get("keep_ratio")
     longest = {max(scale) for scale in scales}
     if len(longest) > 1:
         step.lose("scales", f"the longer side is at most {max(longest)} px for all sizes", "training")
@@ -60,16 +59,18 @@ def _choice(step: Keys) -> list[dict[str, Any]]:
 
 def _random_resize(step: Keys) -> list[dict[str, Any]]:
     """RandomResize: between two sizes, or one size times a random factor."""
-    scale, ratios = step.get("scale"), step.get("ratio_range")
+    scale = step.get("scale")
     step.expect("keep_ratio", True, reason="the aspect ratio is kept", effect="training")
     step.ignore("resize_type")
-    if ratios is None:
+    if not isinstance(scale[0], int):
+        step.ignore("ratio_range")
         longest = {max(size) for size in scale}
         if len(longest) > 1:
             step.lose("scale", f"the longer side is at most {max(longest)} px for all sizes", "training")
         shortest, longest_short = sorted(min(size) for size in scale)
         sizes = list(range(shortest, longest_short + 1))
         return [{"type": "ResizeShortestEdge", "size": sizes, "max_size": max(longest)}]
+    ratios = step.get("ratio_range")
     if min(scale) == max(scale):
         return [{"type": "ScaleJitter", "target_size": list(scale), "scale_range": list(ratios)}]
     aspect = max(scale) / min(scale)
@@ -83,33 +84,35 @@ def _is_jitter(resize: Keys, crop: Keys) -> bool:
     return (
         crop.get("type") == "RandomCrop"
         and crop.get("crop_type", "absolute") == "absolute_range"
-        and resize.get("ratio_range") is not None
-        and list(resize.get("scale")) == list(crop.get("crop_size"))
+        and "ratio_range" in resize
+        and list(resize.get("scale")) == _pair(crop.get("crop_size"))
     )
 
 
 def _large_scale_jitter(resize: Keys, crop: Keys) -> dict[str, Any]:
     for step in (resize, crop):
         step.ignore(*step.values)
-    width, height = crop.get("crop_size")
+    width, height = _pair(crop.get("crop_size"))
     size = width if width == height else [height, width]
     return {"type": "LargeScaleJitter", "size": size, "scale": list(resize.get("ratio_range"))}
 
 
 def _crop(step: Keys) -> list[dict[str, Any]]:
-    size = step.get("crop_size")
+    if step.get("crop_type", "absolute").startswith("relative"):
+        step.ignore(*step.values)
+        step.lose("crop_type", "this transform is left out", "training")
+        return []
+    first, second = _pair(step.get("crop_size"))
     step.expect("crop_type", "absolute", reason="crops have a fixed size", effect="training")
     step.ignore("ignore_index", "allow_negative_crop", "recompute_bbox", "bbox_clip_border")
-    side = (
-        list(size) if not isinstance(size, int) and size[0] != size[1] else (size if isinstance(size, int) else size[0])
-    )
-    return [{"type": "ClassLimitedCrop", "size": side, "max_fraction": step.get("cat_max_ratio", 1.0)}]
+    size = first if first == second else [first, second]
+    return [{"type": "ClassLimitedCrop", "size": size, "max_fraction": step.get("cat_max_ratio", 1.0)}]
 
 
 def _flip(step: Keys) -> list[dict[str, Any]]:
     kinds = {"horizontal": "RandomHorizontalFlip", "vertical": "RandomVerticalFlip"}
-    direction, p = step.get("direction", "horizontal"), step.get("prob")
-    if direction not in kinds or not isinstance(p, int | float):
+    direction, p = step.get("direction", "horizontal"), step.get("prob", None)
+    if not isinstance(direction, str) or direction not in kinds or not isinstance(p, int | float):
         step.lose("direction", "horizontal flips with p=0.5", "training")
         direction, p = "horizontal", 0.5
     return [{"type": kinds[direction], "p": p}]
@@ -120,6 +123,10 @@ def _distortion(step: Keys) -> list[dict[str, Any]]:
                        ("hue_delta", 18)):  # fmt: skip
         step.expect(key, value, reason="the default strength is used", effect="training")
     return [{"type": "PhotometricDistortion"}]
+
+
+def _pair(size: int | Sequence[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 CONVERTERS = {

@@ -45,7 +45,7 @@ def _box(model: Keys) -> dict[str, Any]:
     kind = rois.get("type")
     if kind not in ("StandardRoIHead", "CascadeRoIHead"):
         raise ConfigError(f"model.roi_head.type {kind} has no counterpart; StandardRoIHead and CascadeRoIHead have one")
-    heads = rois.parts("bbox_head")
+    heads = rois.parts("bbox_head", least=1)
     stages = [_stage(model, head, number) for number, head in enumerate(heads)]
     if kind == "StandardRoIHead":
         return {"type": "BoxHead", **stages[0]}
@@ -73,11 +73,11 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
     kind = head.get("type")
     if kind not in BOX_HEADS:
         raise ConfigError(f"model.roi_head.bbox_head.type {kind} has no counterpart; {', '.join(BOX_HEADS)} have one")
-    train = model.part("train_cfg").parts("rcnn")
+    train = model.part("train_cfg").parts("rcnn", least=1)
     train_stage = train[min(number, len(train) - 1)]
     assigner, sampler = train_stage.part("assigner"), train_stage.part("sampler")
     test = model.part("test_cfg").part("rcnn")
-    threshold = assigner.get("pos_iou_thr")
+    threshold = assigner.get_or_ours("pos_iou_thr")
     assigner.expect("type", "MaxIoUAssigner", reason="regions are matched by IoU", effect="training")
     assigner.expect("neg_iou_thr", threshold, reason="all other regions are negative", effect="training")
     assigner.expect("match_low_quality", False, reason="only the IoU counts", effect="training")
@@ -105,14 +105,14 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
         **pooling(model.part("roi_head"), "bbox_roi_extractor"),
         **({} if kind == "BBoxHead" else {"trunk": _trunk(head, *BOX_HEADS[kind])}),
         "class_agnostic": head.get("reg_class_agnostic", False),
-        "batch_size_per_image": sampler.get("num"),
-        "positive_fraction": sampler.get("pos_fraction"),
+        "batch_size_per_image": sampler.get_or_ours("num"),
+        "positive_fraction": sampler.get_or_ours("pos_fraction"),
         "iou_threshold": threshold,
         "box_weights": [1 / std for std in coder.get("target_stds")],
         **box_loss_part(head, "loss_bbox", head.get("reg_decoded_bbox", False)),
-        "score_threshold": test.get("score_thr"),
-        "nms_threshold": nms.get("iou_threshold"),
-        "detections_per_image": test.get("max_per_img"),
+        "score_threshold": test.get_or_ours("score_thr", "predictions"),
+        "nms_threshold": nms.get_or_ours("iou_threshold", "predictions"),
+        "detections_per_image": test.get_or_ours("max_per_img", "predictions"),
     }
 
 
@@ -132,8 +132,7 @@ def _trunk(head: Keys, convs: int, fcs: int) -> dict[str, Any]:
 
 def _mask(model: Keys, shares: bool) -> dict[str, Any]:
     rois = model.part("roi_head")
-    heads = rois.parts("mask_head")
-    head = heads[0]
+    head = rois.parts("mask_head", least=1)[0]
     if head.get("type") != "FCNMaskHead":
         raise ConfigError(f"model.roi_head.mask_head.type {head.get('type')} has no counterpart; FCNMaskHead has one")
     is_cascade = rois.get("type") == "CascadeRoIHead"
@@ -207,7 +206,7 @@ def _panoptic(model: Keys) -> dict[str, Any]:
             "losses": [{"type": "CrossEntropy", "loss_weight": loss.get("loss_weight", 1.0)}],
         },
         "merge": {
-            "score_threshold": model.part("test_cfg").part("rcnn").get("score_thr"),
+            "score_threshold": model.part("test_cfg").part("rcnn").get_or_ours("score_thr", "predictions"),
             "overlap_threshold": merge.get("mask_overlap", 0.5),
             "stuff_area": merge.get("stuff_area_limit", 4096),
         },

@@ -24,11 +24,14 @@ def schedule_part(cfg: Keys, lr: float, times: int) -> tuple[dict[str, Any], dic
     loop.ignore("val_begin", "max_epochs", "max_iters")
     loop.expect("dynamic_intervals", None, reason="evaluations at a fixed interval", effect="nothing")
     checkpoints = hooks.part("checkpoint")
-    if checkpoints.get("by_epoch", True) == by_epoch:
-        every = checkpoints.get("interval", 1) * unit
+    interval = checkpoints.get("interval", 1)
+    if interval < 1:  # only at the end
+        train["save_every"] = train["epochs" if by_epoch else "iterations"]
+    elif checkpoints.get("by_epoch", True) == by_epoch:
+        every = interval * unit
         train["save_every"] = None if by_epoch and every == 1 else every
     elif by_epoch:
-        train["save_every_iterations"] = checkpoints.get("interval", 1)
+        train["save_every_iterations"] = interval
     else:
         train["save_every"] = train["eval_every"]
     checkpoints.ignore("by_epoch", "interval", "type", "save_best", "max_keep_ckpts")
@@ -40,7 +43,7 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool) -> dict[str, Any]
     schedule: dict[str, Any] = {"type": "constant"}
     warmup: dict[str, Any] = {"warmup_iters": 0}
     starts: list[int] = []
-    for scheduler in cfg.parts("param_scheduler") if "param_scheduler" in cfg else []:
+    for scheduler in cfg.parts("param_scheduler"):
         kind, counts_epochs = scheduler.get("type"), scheduler.get("by_epoch", True)
         begin = scheduler.get("begin", 0)
         scheduler.ignore("end", "verbose", "convert_to_iter_based")
@@ -61,7 +64,7 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool) -> dict[str, Any]
             least = scheduler.get("eta_min", 0.0)
             schedule = {"type": "poly", "power": scheduler.get("power", 1.0), "min_factor": least / lr}
         elif kind == "CosineAnnealingLR":
-            ratio = scheduler.get("eta_min_ratio")
+            ratio = scheduler.get("eta_min_ratio", None)
             least = scheduler.get("eta_min", 0.0) / lr if ratio is None else ratio
             schedule = {"type": "cosine", "min_factor": least}
             scheduler.ignore("T_max")

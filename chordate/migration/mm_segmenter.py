@@ -6,10 +6,16 @@ from typing import Any
 
 from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Keys
-from chordate.migration.mm_backbone import backbone_part, norm_setting, preprocess_part
+from chordate.migration.mm_backbone import backbone_part, feature_maps, norm_setting, preprocess_part
 from chordate.migration.mm_detector import fpn_part
 
-HEADS = ("FCNHead", "PSPHead", "ASPPHead", "DepthwiseSeparableASPPHead", "FPNHead")
+HEADS = {  # types of heads -> the packaged configs with the same head
+    "FCNHead": "fcn_r50_d8_torchvision",
+    "PSPHead": "pspnet_r50c_d8_80k_ade20k",
+    "ASPPHead": "deeplabv3_r50c_d8_80k_ade20k",
+    "DepthwiseSeparableASPPHead": "deeplabv3plus_r50c_d8_80k_ade20k",
+    "FPNHead": "semantic-fpn_r50c_fpn_160k_ade20k",
+}
 
 
 def segmenter(cfg: Keys) -> dict[str, Any]:
@@ -22,17 +28,23 @@ def segmenter(cfg: Keys) -> dict[str, Any]:
     preprocess = model if "data_preprocessor" in model else cfg
     normalize, size_divisor = preprocess_part(preprocess.part("data_preprocessor"))
     cfg.ignore("data_preprocessor", "norm_cfg")
-    backbone = backbone_part(model.part("backbone"), norm_eval=False, contract=True, pretrained=model.get("pretrained"))
+    decoder = model.part("decode_head")
+    backbone = backbone_part(
+        model.part("backbone"),
+        norm_eval=False,
+        contract=True,
+        start=HEADS[_head_type(decoder)],
+        pretrained=model.get("pretrained", None),
+    )
     part: dict[str, Any] = {"type": "SemanticSegmenter", "backbone": backbone, "preprocess": normalize}
     part["size_divisor"] = size_divisor
-    maps = [f"c{index + 2}" for index in model.part("backbone").get("out_indices", (0, 1, 2, 3))]
-    decoder = model.part("decode_head")
+    maps = feature_maps(model.part("backbone"))
     if "neck" in model:
         part["neck"] = fpn_part(model.part("neck"))
         part["head"], used = _head(decoder, [name.replace("c", "p") for name in maps]), set(maps)
     else:
         part["head"], used = _head(decoder, maps), _levels(decoder, maps)
-    auxiliary = model.parts("auxiliary_head") if "auxiliary_head" in model else []
+    auxiliary = model.parts("auxiliary_head")
     if auxiliary:
         aux = _head(auxiliary[0], maps)
         # In Chordate, the weight of the auxiliary loss is a setting of the model.
@@ -43,7 +55,7 @@ def segmenter(cfg: Keys) -> dict[str, Any]:
         model.lose("auxiliary_head", "one auxiliary head is supported, the first one", "training")
     backbone["out"] = [name for name in maps if name in used]
     test = model.part("test_cfg")
-    if test.get("mode") == "slide":
+    if test.get("mode", "whole") == "slide":
         part["window"] = {key: _pair(test.get(theirs)) for key, theirs in (("size", "crop_size"), ("stride", "stride"))}
     test.ignore("crop_size", "stride")
     model.ignore("type", "train_cfg", "init_cfg", "pretrained")
@@ -51,9 +63,7 @@ def segmenter(cfg: Keys) -> dict[str, Any]:
 
 
 def _head(head: Keys, maps: list[str]) -> dict[str, Any]:
-    kind = head.get("type")
-    if kind not in HEADS:
-        raise ConfigError(f"{head.path}.type {kind} has no counterpart in Chordate; these have one: {', '.join(HEADS)}")
+    kind = _head_type(head)
     head.expect("align_corners", False, reason="maps are resized with align_corners=False")
     head.expect("input_transform", None, "multiple_select", reason="maps are not concatenated")
     head.expect("conv_cfg", None, reason="plain convolutions")
@@ -98,9 +108,19 @@ def _head(head: Keys, maps: list[str]) -> dict[str, Any]:
     return {"type": "DeepLabV3PlusHead", "low_channels": head.get("c1_channels"), **aspp}
 
 
+def _head_type(head: Keys) -> str:
+    kind: str = head.get("type")
+    if kind not in HEADS:
+        raise ConfigError(f"{head.path}.type {kind} has no counterpart in Chordate; these have one: {', '.join(HEADS)}")
+    return kind
+
+
 def _level(head: Keys, maps: list[str]) -> str:
     index = head.get("in_index", -1)
-    return maps[index if isinstance(index, int) else index[-1]]
+    index = index if isinstance(index, int) else index[-1]
+    if not -len(maps) <= index < len(maps):
+        raise ConfigError(f"{head.path}.in_index must be below {len(maps)}, the number of feature maps, got {index}")
+    return maps[index]
 
 
 def _levels(head: Keys, maps: list[str]) -> set[str]:
@@ -111,7 +131,7 @@ def _levels(head: Keys, maps: list[str]) -> set[str]:
 
 def _losses(head: Keys) -> list[dict[str, Any]]:
     losses = []
-    for loss in head.parts("loss_decode") if "loss_decode" in head else []:
+    for loss in head.parts("loss_decode"):
         kind = loss.get("type")
         converted: dict[str, Any] = {"type": "CrossEntropy", "loss_weight": loss.get("loss_weight", 1.0)}
         if kind == "DiceLoss":

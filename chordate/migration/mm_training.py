@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from chordate.migration.config_conversion import Keys
-from chordate.migration.mm_datasets import dataset_part, meta_part, unwrapped
+from chordate.migration.mm_convnext import layer_decay
+from chordate.migration.mm_datasets import class_count, dataset_part, meta_part, unwrapped
 from chordate.migration.mm_pipelines import has_masks, pipeline_part
 from chordate.migration.mm_schedule import schedule_part
+from chordate.text import pluralize
 
 # Settings that are ignored without a report: they affect neither predictions nor training (except some hooks in
 # `custom_hooks`), or are read separately (`auto_scale_lr`, `randomness`).
@@ -34,7 +36,8 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     steps = inner.parts("pipeline")
     classes, things = _num_classes(cfg, semantic)
     train_set = dataset_part(loader.part("dataset"), "train", semantic=semantic, classes=classes)
-    val_set = dataset_part(val_loader.part("dataset"), "val", semantic=semantic, classes=classes)
+    if things is None:
+        _compare_classes(cfg.part("model"), class_count(loader.part("dataset"), semantic))
     if has_masks(steps) and train_set["type"] == "CocoDataset":
         train_set["masks"] = True
     batch_size = loader.get("batch_size", 1)
@@ -45,9 +48,7 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     train_data["group_by_aspect"] = "batch_sampler" in loader or semantic
     if balanced is not None:
         train_data["class_balanced"] = balanced
-    val_inner, _, _ = unwrapped(val_loader.part("dataset"))
-    val_data = {"dataset": val_set, "pipeline": pipeline_part(val_inner.parts("pipeline"))}
-    val_data["batch_size"] = val_loader.get("batch_size", 1)
+    val_data = _val_data(val_loader, semantic, classes) if val_loader.values else None
     for one in (loader, val_loader):
         one.ignore("num_workers", "persistent_workers", "sampler", "drop_last", "pin_memory", "collate_fn")
     metric = "PanopticMetric" if things is not None else "SemanticMetric" if semantic else "CocoMetric"
@@ -60,20 +61,20 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     train, schedule = schedule_part(cfg, optimizer["lr"], times)
     train["sync_bn"] = sync_bn
     wrapper = cfg.part("optim_wrapper")
-    if wrapper.get("type") == "AmpOptimWrapper":
-        train["amp"] = "bf16" if wrapper.get("dtype") == "bfloat16" else "fp16"
+    if wrapper.get("type", "OptimWrapper") == "AmpOptimWrapper":
+        train["amp"] = "bf16" if wrapper.get("dtype", None) == "bfloat16" else "fp16"
     clip = wrapper.part("clip_grad")
     if "max_norm" in clip:
         train["clip_norm"] = clip.get("max_norm")
         clip.expect("norm_type", 2, reason="the 2-norm is limited", effect="training")
     train["accumulate"] = wrapper.get("accumulative_counts", 1)
     wrapper.ignore("loss_scale")
-    if cfg.get("load_from"):
+    if cfg.get("load_from", None):
         train["load_from"] = cfg.get("load_from")
-    train["seed"] = cfg.part("randomness").get("seed") or 0
+    train["seed"] = cfg.part("randomness").get("seed", None) or 0
     cfg.ignore(*RUNTIME)
     return {
-        "fallback_meta": meta_part(train_set, str(inner.get("type")), classes, things),
+        "fallback_meta": meta_part(train_set, inner.get("type"), classes, things),
         "train_data": train_data,
         "val_data": val_data,
         "metric": {"type": metric},
@@ -81,6 +82,26 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
         "schedule": schedule,
         "train": train,
     }
+
+
+def _val_data(loader: Keys, semantic: bool, classes: int) -> dict[str, Any]:
+    inner, _, _ = unwrapped(loader.part("dataset"))
+    return {
+        "dataset": dataset_part(loader.part("dataset"), "val", semantic=semantic, classes=classes),
+        "pipeline": pipeline_part(inner.parts("pipeline")),
+        "batch_size": loader.get("batch_size", 1),
+    }
+
+
+def _compare_classes(model: Keys, count: int | None) -> None:
+    """Report the heads whose number of classes differs from the training dataset's, `count`."""
+    rois = model.part("roi_head")
+    owners = [(model, "bbox_head"), (model, "decode_head"), (model, "auxiliary_head"),
+              (rois, "bbox_head"), (rois, "mask_head")]  # fmt: skip
+    for head in (head for owner, key in owners for head in owner.parts(key)):
+        if count is not None and head.get("num_classes", count) != count:
+            classes = pluralize(count, "class")
+            head.lose("num_classes", f"the training dataset has {classes}, and so has the model trained on it")
 
 
 def _num_classes(cfg: Keys, semantic: bool) -> tuple[int, int | None]:
@@ -91,13 +112,13 @@ def _num_classes(cfg: Keys, semantic: bool) -> tuple[int, int | None]:
     if "semantic_head" in model:
         head = model.part("semantic_head")
         return head.get("num_things_classes") + head.get("num_stuff_classes"), head.get("num_things_classes")
-    head = model.part("bbox_head") if "bbox_head" in model else model.part("roi_head").parts("bbox_head")[0]
+    head = model.part("bbox_head") if "bbox_head" in model else model.part("roi_head").parts("bbox_head", least=1)[0]
     return head.get("num_classes"), None
 
 
 def _base_batch_size(cfg: Keys, path: Path, batch_size: int, semantic: bool) -> int:
     """The total batch size for which the learning rate is set."""
-    scale = cfg.part("auto_scale_lr").get("base_batch_size")
+    scale: int | None = cfg.part("auto_scale_lr").get("base_batch_size", None)
     named = re.search(r"(\d+)xb(\d+)", path.stem)
     if scale:
         return scale
@@ -109,13 +130,18 @@ def _base_batch_size(cfg: Keys, path: Path, batch_size: int, semantic: bool) -> 
 def _optimizer(cfg: Keys, base_batch_size: int) -> dict[str, Any]:
     wrapper = cfg.part("optim_wrapper")
     settings = wrapper.part("optimizer")
-    optimizer = dict(settings.values)
-    settings.ignore(*optimizer)
+    optimizer = {key: settings.get(key) for key in ("type", "lr")}
+    for key in settings.values:
+        if key in settings.types:
+            optimizer[key] = settings.get(key)
+        else:
+            settings.lose(key, "has no counterpart in Chordate", "training")
     cfg.ignore("optimizer")  # a variable that MMSegmentation's configs use in `optim_wrapper`
     if "betas" in optimizer:
         optimizer["betas"] = list(optimizer["betas"])
     optimizer["base_batch_size"] = base_batch_size
     rules = wrapper.part("paramwise_cfg")
+    optimizer |= layer_decay(wrapper, cfg.part("model").part("backbone"))
     if rules.get("norm_decay_mult", 1.0) == 0:
         optimizer["no_decay"] = ["norm"]
     else:
@@ -123,16 +149,13 @@ def _optimizer(cfg: Keys, base_batch_size: int) -> dict[str, Any]:
     if rules.get("bias_decay_mult", 1.0) == 0:
         optimizer["no_decay"] = [*optimizer.get("no_decay", []), "bias"]
     rules.ignore("bypass_duplicate", "bias_decay_mult")
-    parts = {}
-    for name, values in rules.part("custom_keys").values.items():
-        ours = {"backbone": "backbone", "head": "head", "neck": "neck"}.get(name)
-        if ours is None:
-            rules.part("custom_keys").lose(
-                name, "set optimizer.parts for the names of Chordate's parameters", "training"
-            )
+    parts, custom = {}, rules.part("custom_keys")
+    for name in custom.values:
+        if name in ("backbone", "head", "neck"):
+            part = custom.part(name)
+            parts[name] = {key: part.get(key) for key in ("lr_mult", "decay_mult") if key in part}
         else:
-            parts[ours] = dict(values)
-            rules.part("custom_keys").ignore(name)
+            custom.lose(name, "set optimizer.parts for the names of Chordate's parameters", "training")
     if parts:
         optimizer["parts"] = parts
     return optimizer

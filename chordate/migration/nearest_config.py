@@ -11,6 +11,7 @@ from chordate.config import load_config
 from chordate.config_names import VARIATIONS, package_root, packaged_configs
 from chordate.config_templates import ALIASES, read_templates
 from chordate.errors import ConfigError
+from chordate.log_once import no_warnings
 from chordate.migration.config_defaults import equal, section_defaults, without_defaults
 
 # Settings that affect neither predictions nor training; the packaged config's values are kept.
@@ -135,6 +136,7 @@ def _count(value: Any) -> int:
 def _load(name: str) -> dict[str, Any] | None:
     """A packaged config without defaults; None if there is no config of this name."""
     try:
-        return without_defaults(load_config(name).to_dict())
+        with no_warnings():  # about settings of the packaged config that another backbone does not have
+            return without_defaults(load_config(name).to_dict())
     except ConfigError:
         return None

@@ -34,14 +34,20 @@ class SourceFiles:
         """
         full = path.resolve()
         self._count += 1
-        if full in self._inside:
+        if full in map(Path.resolve, self._inside):
             raise ConfigError(f"{path}: the config inherits from itself")
         if self._count > MAX_FILES:
             raise ConfigError(
                 f"{path}: the limit of {MAX_FILES} files per config (with base files) is exceeded; merge some files"
             )
-        self._inside.append(full)
-        values = self._read(path, read_source(path))
+        try:
+            text = read_source(path)
+        except ConfigError as error:
+            if not self._inside:
+                raise
+            raise ConfigError(f"{self._inside[-1]}: base file {error}") from error
+        self._inside.append(path)
+        values = self._read(path, text)
         self._inside.pop()
         return values
 

@@ -5,6 +5,7 @@ so the state is validated whenever a checkpoint is opened.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -71,6 +72,8 @@ def _position(value: list[float]) -> list[float]:
             f"the generator's position must be an integer 0 … {MT19937_WORDS}; "
             "numpy's `rest` must be [position, has_gauss, gauss]"
         )
+    if type(value[1]) is not int or value[1] not in (0, 1) or abs(value[2]) > sys.float_info.max:
+        raise ValueError("numpy's `rest` must be [position, has_gauss, gauss], with has_gauss 0 or 1")
     return value
 
 

@@ -12,6 +12,7 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import mmcv_ops_stub  # noqa: F401
@@ -150,10 +151,12 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         run = lambda: _predict(library, model, x)  # noqa: E731
         calibrate(model.double(), run)
         model.float().double()  # rounds the weights to the file's precision
+        state = {
+            key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()
+        }
+        standardized = standardized_weights(model, state)
+        use_weights(model, standardized)
         expected = run()
-    state = {
-        key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()
-    }
     contents = {"state_dict": state, "meta": {"cfg": cfg.pretty_text, "dataset_meta": {}}}
     weights = find_weights(contents)
     config, overrides, _ = checkpoint_config(weights)
@@ -162,7 +165,7 @@ def compare(library: str, name: str) -> tuple[Difference, list[str]]:
         ours = chordate.build_model(load_config(config, overrides), checkpoint=contents)
     back = restored(ours, {"mmdet": "mmdetection", "mmseg": "mmsegmentation"}.get(library, library))["state_dict"]
     kept = [key for key in state if not key.endswith("num_batches_tracked")]
-    written = state | standardized_weights(model, state)  # as weights of plain convolutions
+    written = state | standardized  # as weights of plain convolutions
     changed = [key for key in kept if key not in back or not torch.equal(back[key], written[key])]
     batch = Batch(image, torch.tensor([SIZE]), [ImageInfo(0, "image", *SIZE)])
     ours = ours.double()
@@ -187,6 +190,15 @@ def standardized_weights(model: nn.Module, state: dict[str, Tensor]) -> dict[str
             mean, std = (x.view(-1, 1, 1, 1) for x in (flat.mean(dim=1), flat.std(dim=1)))
             weights[f"{name}.weight"] = (own - mean) / (std + layer.eps)
     return weights
+
+
+def use_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Make plain convolutions of the ConvWS layers, with weights that were standardized in float32: in float64, the
+    results would differ from the float32 of a file by more than the bounds of the comparison."""
+    for name, weight in weights.items():
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        layer.weight.data = weight.double()
+        layer.forward = MethodType(nn.Conv2d.forward, layer)
 
 
 def their_levels(model: Any, x: Tensor) -> list[Level]:
