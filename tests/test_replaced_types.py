@@ -1,4 +1,4 @@
-"""A new type of a component drops the inherited settings that it does not accept, and says so."""
+"""A new type of a component drops the inherited settings that it does not accept, and logs their names."""
 
 from __future__ import annotations
 

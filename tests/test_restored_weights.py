@@ -1,4 +1,4 @@
-"""Our models, saved in torchvision's or timm's format, load strictly in that library; classifiers have equal outputs."""
+"""Our models, saved in torchvision's or timm's format, load strictly in that library; classifiers have equal scores."""
 
 import copy
 from collections.abc import Callable

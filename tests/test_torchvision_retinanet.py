@@ -55,7 +55,7 @@ def test_retinanet_detections_equal_torchvisions(pair):
 
 @torch.no_grad()
 def test_retinanet_losses_equal_torchvisions(pair):
-    """Compared per image: torchvision averages over images; we divide by all positive anchors of the batch."""
+    """Uses one image at a time, since torchvision normalizes by the positive anchors per image, our head per batch."""
     referee, model, images, targets = pair
     train_without_norms(referee)
     train_without_norms(model)

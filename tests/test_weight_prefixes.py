@@ -1,4 +1,4 @@
-"""State dicts with wrappers' prefixes (`module.`, …) are loaded: averaged weights are preferred, others reported."""
+"""State dicts with wrappers' prefixes (`module.`, …) load: averaged weights are preferred, other tensors reported."""
 
 import itertools
 import json
