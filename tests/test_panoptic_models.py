@@ -108,7 +108,7 @@ def test_panoptic_deeplab_reads_the_maps_of_its_neck(batch):
 
 
 def test_losses_of_panoptic_deeplab_are_those_of_the_paper(batch):
-    """Section 3.2: the losses are 200 times the MSE of the heatmap, 0.01 times the L1 loss of the offsets, and the
+    """Section 3.1: the losses are 200 times the MSE of the heatmap, 0.01 times the L1 loss of the offsets, and the
     cross-entropy of the hardest fifth of the labeled pixels, with a weight of 3 for small things."""
     model = panoptic_deeplab().eval()
     losses = model.loss(batch)
