@@ -48,7 +48,7 @@ class TorchvisionBackbone(AdaptedBackbone):
         if model in INCEPTIONS:
             settings = {"aux_logits": False, "init_weights": True, "transform_input": self.in_channels == 3}
         if self.output_stride < 32:
-            raise self.not_dilated("a TorchvisionBackbone has only one feature map per stride")
+            raise self.not_dilated("TorchvisionBackbone finds c1 … c5 by stride, so no two can have the same stride")
         settings |= options
 
         def build() -> nn.Module:

@@ -21,7 +21,8 @@ def unknown_config(name: str, templates: Templates, listed: Sequence[str], same:
     """
     what = f"unknown config {repr_name(name)}"
     backbones = BACKBONES.names()
-    tails: dict[str, dict[str, str]] = {}  # per prefix: known suffix -> suffix of the packaged configs that it uses
+    # Per prefix: known suffix -> suffix of the packaged configs behind it (`_fpn_3x_coco` -> `_fpn_1x_coco`).
+    tails: dict[str, dict[str, str]] = {}
     for head, tail in templates.recipes:
         tails.setdefault(head, {})[tail] = tail
         tails[head] |= {_replaced(tail, other, word): tail for word, other in same.items()}

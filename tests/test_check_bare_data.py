@@ -1,4 +1,4 @@
-"""`chordate check DATA` infers the dataset format from the files; the opened datasets have the written objects."""
+"""`chordate check DATA` infers the dataset format from the files; the datasets have the objects that tests write."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The statistics of `chordate check` match the written annotations: boxes, keypoints, pixels and segments."""
+"""The statistics of `chordate check` match the annotations that the tests write: boxes, keypoints, pixels, segments."""
 
 import json
 from collections import Counter

@@ -248,7 +248,7 @@ def _index(content: dict[str, Any], source: str, findings: Findings, health: Hea
     try:
         return hotcoco.COCO(content)
     except ValueError as error:
-        findings.lines(source, health)  # raises a clearer error if the problem is known
+        findings.lines(source, health)  # raises a clearer error if `health` is "error" and the problem is known
         raise DataError(f"{source}: not COCO annotations: {error}") from error
 
 

@@ -165,7 +165,7 @@ class CocoPanoptic(Dataset):
         return int(np.searchsorted(self.image_ids, image_id))
 
     def id_in_file(self, image_id: int) -> int | str:
-        """The id of an image as in the JSON file, an integer or text."""
+        """The id in the JSON file (an integer or a string) of the image with the id `image_id` in the dataset."""
         return self.index.file_ids[self.index_of(image_id)]
 
     def segments_of(self, image_id: int) -> tuple[Tensor, Tensor, Tensor]:

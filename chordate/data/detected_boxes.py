@@ -19,7 +19,8 @@ from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import pluralize
 
-Pixels = Annotated[FiniteFloat, Ge(-MAX_COORDINATE), Le(MAX_COORDINATE)]  # much larger values would overflow float32
+# With much larger values, the areas of boxes would overflow float32.
+Pixels = Annotated[FiniteFloat, Ge(-MAX_COORDINATE), Le(MAX_COORDINATE)]
 
 
 @dataclass

@@ -67,8 +67,10 @@ class _Readings(torch.utils.data.Dataset[Reading]):
 
 
 def read_original(dataset: Dataset, index: int) -> Batch:
-    """A batch of one sample, without transforms. A broken sample raises an error, even with `skip_broken`. Neither
-    holds for a dataset that overrides `__getitem__` instead of `read`."""
+    """A batch of one sample, without transforms. A broken sample raises an error, even with `skip_broken`.
+
+    If the dataset overrides `__getitem__` instead of `read`, the batch has the sample that `__getitem__` returns, which
+    may apply transforms and skip broken samples."""
     if type(dataset).read is Dataset.read:  # the dataset overrides `__getitem__` instead of `read`
         return dataset.collate([dataset[0, index]])
     return dataset.collate([dataset.finish(dataset.read(index))])

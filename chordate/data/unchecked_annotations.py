@@ -57,7 +57,7 @@ class UncheckedAnnotations:
         """
         findings = Findings()
         kept = self._read(annotations, size, findings)
-        findings.lines(self.source, self.health)  # raises on invalid records
+        findings.lines(self.source, self.health)  # raises if `health` is "error" and records are invalid
         row = int(np.searchsorted(self.image_ids, image_id))
         if findings and not self._states[row]:
             self._states[row] = UNREPORTED

@@ -38,7 +38,8 @@ class Parity:
 
     @property
     def agrees(self) -> bool:
-        """Whether all differences are within the tolerance, and in each image, both numbers of objects are equal."""
+        """Whether all differences are within the tolerance, and the model and the file predict equally many objects in
+        each image."""
         return not self.exceeding and all(ours == theirs for ours, theirs in self.counts)
 
     def __str__(self) -> str:

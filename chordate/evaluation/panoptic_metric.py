@@ -76,7 +76,8 @@ class WithSegments(Protocol):
         """The index of the image with the id `image_id`."""
 
     def id_in_file(self, image_id: int) -> int | str:
-        """The id that an image has in the annotation file; saved predictions have this id."""
+        """The id in the annotation file (an integer or a string) of the image with the id `image_id` in the dataset;
+        used in saved predictions."""
 
     def original(self, index: int) -> Batch:
         """An untransformed image with its targets, as a batch of size 1, for the report."""

@@ -31,7 +31,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
-        """Add `model`'s weights to the average after `iteration` steps (counted from 1)."""
+        """Update the average with `model`'s weights; `iteration` is counted from 1."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration))
         pairs = list(zip(self.module.state_dict().values(), model.state_dict().values()))
         averages, values = map(list, zip(*(pair for pair in pairs if pair[0].is_floating_point())))

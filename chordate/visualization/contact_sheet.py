@@ -70,7 +70,7 @@ class Table:
 
 @dataclass
 class Group:
-    """A section of the page: a heading with a note, then problems and other lines as lists, pictures, and tables."""
+    """A section of the page, in order: heading with note, lists of problems and of other lines, pictures, tables."""
 
     name: str
     note: str

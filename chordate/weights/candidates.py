@@ -156,9 +156,10 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 
 def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tuple[State, list[str]]]:
-    """For each prefix (or sequence of prefixes), yield the tensors whose names start with it, keyed by the rest of the
-    name, and the names of the other tensors. Finally, yield the state dict itself. An untrusted file may have thousands
-    of prefixes; only the prefixes with the most tensors are tried.
+    """For each prefix (or sequence of prefixes), yield two values: the tensors whose names start with it, with the
+    prefix removed, and the names of all other tensors. Finally, yield the state dict itself, and no names.
+
+    An untrusted file may have thousands of prefixes, so only those with the most tensors are tried (`_MAX_PARTS`).
 
     Args:
         state: tensors by name.

@@ -142,7 +142,7 @@ def _part(data: torch.UntypedStorage, start: int, size: int) -> Tensor:
 
 
 def check_zip(path: Path) -> dict[str, tuple[int, int]]:
-    """Check the index, the sizes and the checksums of a checkpoint that is a zip file.
+    """Check the central directory, the sizes and the checksums of a checkpoint that is a zip file.
 
     Returns:
         Position in the file and size in bytes of each member, by name.
@@ -151,7 +151,7 @@ def check_zip(path: Path) -> dict[str, tuple[int, int]]:
         CheckpointError: the file is truncated or damaged, or is not from torch.save: its tensors are compressed, names
             of members are repeated, or the members are more than MAX_UNPACKED times as large as the file.
     """
-    if not zipfile.is_zipfile(path):  # a truncated zip file lacks the index at its end
+    if not zipfile.is_zipfile(path):  # a truncated file lacks the central directory at its end
         raise CheckpointError(f"{path} is truncated; copy or download it again")
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:

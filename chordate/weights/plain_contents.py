@@ -30,7 +30,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 class PlainCopy:
-    """Copies the contents of one checkpoint. Objects become their values: tensors, numbers or None.
+    """Copies the contents of one checkpoint, and replaces the unpickler's placeholders (`Unread`) by their values:
+    tensors, numbers or None.
 
     Args:
         source: path of the checkpoint, for messages.

@@ -117,15 +117,15 @@ def _cityscapes_order(ours: State, model: Any) -> tuple[str, ...] | None:
 
 
 def _with_rows(state: State, rows: list[int]) -> State:
-    """Reorder the semantic logits."""
+    """Reorder the output channels of the layer that computes the semantic logits."""
     names = [f"semantic.logits.{kind}" for kind in ("weight", "bias")]
     return {**state, **{name: state[name][rows] for name in names}}
 
 
 def _swapped(ours: State, direction: int) -> State:
-    """Move the channels of the finer feature map behind the others (`direction` -1), or before them (1), in the layers
-    that read the concatenated maps: the first convolution or, if it is depthwise, all tensors up to the 1×1 convolution
-    after it."""
+    """Move the channels of the finer feature map after the others (`direction` -1), or before them (1), in the layers
+    that read the concatenated maps: the first convolution; if it is depthwise, also its norm and the input channels of
+    the 1×1 convolution after it."""
     swapped = dict(ours)
     for head in _HEADS:
         for number in range(2):

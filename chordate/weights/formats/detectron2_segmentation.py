@@ -101,7 +101,8 @@ def dilated_resnet(state: State, ours: bool) -> Pairs:
 
 
 def _head(state: State) -> str | None:
-    """The type of the head with Detectron2's names in `state`: "v3", "v3plus" or "fpn"; None for other names."""
+    """The type of the head in `state`, inferred from Detectron2's tensor names: "v3", "v3plus" or "fpn"; None if there
+    is no such head."""
     signs = {
         "v3": "sem_seg_head.aspp.project.weight",
         "v3plus": "sem_seg_head.decoder.res5.project_conv.project.weight",
@@ -111,7 +112,7 @@ def _head(state: State) -> str | None:
 
 
 def _our_head(state: State) -> str:
-    """The type of the head with our names in `state`: "v3", "v3plus" or "fpn"."""
+    """The type of the head in `state`, inferred from our tensor names: "v3", "v3plus" or "fpn"."""
     if "head.low.0.weight" in state:
         return "v3plus"
     return "v3" if "head.aspp.project.0.weight" in state else "fpn"

@@ -211,8 +211,8 @@ def _after_background(rows: Tensor, count: int) -> Tensor:
 
 
 def by_size(rows: Tensor, per_cell: int) -> Tensor:
-    """Reorder a predictor's outputs `[per_cell * K, ...]`, K per anchor: anchors ordered by ratio, then by size,
-    become anchors ordered by size, then by ratio."""
+    """Reorder the output channels of a predictor's weight or bias `[per_cell * K, ...]`, K per anchor: anchors ordered
+    by ratio, then by size, become anchors ordered by size, then by ratio."""
     return _transposed(rows, per_cell, _RATIOS)
 
 
