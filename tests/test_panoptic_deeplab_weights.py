@@ -75,5 +75,5 @@ def test_panoptic_weights_of_unknown_classes_do_not_name_their_config():
     state = weights("Panoptic-DeepLab")
     for kind in ("weight", "bias"):
         state[f"sem_seg_head.predictor.{kind}"] = state[f"sem_seg_head.predictor.{kind}"][:7]
-    with pytest.raises(CheckpointError, match="detectron2.* does not name its config"):
+    with pytest.raises(CheckpointError, match="detectron2.*: its config cannot be determined"):
         recognized_config(Weights(state, None, "file"))

@@ -215,3 +215,25 @@ def test_an_empty_name_of_a_checkpoint_is_a_mistake(capsys):
     with pytest.raises(SystemExit):
         main(["export", "r18_imagenet", ""])
     assert "checkpoint: must not be empty" in capsys.readouterr().err
+
+
+def segments(order: list[int]) -> PanopticMap:
+    """Four segments of stripes; the segment with the number n covers the stripe `order[n - 1]`."""
+    ids = torch.zeros(10, 12, dtype=torch.int32)
+    for number, stripe in enumerate(order, 1):
+        ids[2 * stripe : 2 * stripe + 2] = number
+    labels, scores = torch.tensor([5, 7, 7, 2])[order], torch.tensor([0.5, 0.5, 0.9, 1.0])[order]
+    return PanopticMap(ids, labels, labels > 4, scores, torch.full((4,), 24))
+
+
+def test_segments_in_another_order_are_equal_predictions():
+    assert parity([segments([0, 1, 2, 3])], [segments([3, 1, 0, 2])]).agrees
+
+
+def test_segments_with_another_class_or_other_pixels_differ():
+    for changed in (
+        replace(segments([3, 1, 0, 2]), labels=torch.tensor([2, 7, 5, 5])),
+        replace(segments([3, 1, 0, 2]), ids=segments([3, 1, 0, 2]).ids.roll(1, 0)),
+        replace(segments([3, 1, 0, 2]), ids=segments([3, 1, 0, 2]).ids.clamp(max=2)),
+    ):
+        assert not parity([segments([0, 1, 2, 3])], [changed]).agrees

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chordate.deployment.formats import Function
 from chordate.model_contracts import Model
-from chordate.structures import Batch, Detections, ImageInfo
+from chordate.structures import Batch, Detections, ImageInfo, PanopticMap
 
 TOLERANCE = 1e-3  # limit on differences of floats, and on the fraction of labels and mask pixels that differ
 RELATIVE_TOLERANCE = 1e-5  # rtol of floats, as in torch.allclose: the limit is 0.01 pixels at x = 900
@@ -101,15 +101,29 @@ def compare(model: Model, run: Function, batches: Sequence[Batch]) -> Parity:
 
 
 def paired(ours: Any, theirs: Any) -> Any:
-    """Detections `theirs` in the order of `ours`, since rounding may swap detections with almost equal scores.
+    """Detections or segments `theirs` in the order of `ours`, since rounding may swap those with almost equal scores.
 
-    Other predictions, and detections that do not match one to one, are returned unchanged.
+    Other predictions, and detections or segments that do not match one to one, are returned unchanged.
     """
+    if isinstance(ours, PanopticMap) and ours.ids.shape == theirs.ids.shape:
+        return _paired_segments(ours, theirs)
     if not isinstance(ours, Detections) or not len(ours):
         return theirs
     distance = (ours.boxes[:, None] - theirs.boxes).abs().amax(-1)
     order = distance.masked_fill(ours.labels[:, None] != theirs.labels, torch.inf).argmin(1)
     return theirs[order] if len(order.unique()) == len(order) else theirs
+
+
+def _paired_segments(ours: PanopticMap, theirs: PanopticMap) -> PanopticMap:
+    """Renumber the segments of `theirs`: each gets the number of the segment of `ours` that has most of its pixels."""
+    count = len(ours)
+    pixels = torch.bincount((theirs.ids.long() * (count + 1) + ours.ids.long()).flatten(), minlength=(count + 1) ** 2)
+    numbers = pixels.view(count + 1, count + 1)[1:, 1:].argmax(1) if count else pixels.new_zeros(0)
+    if len(numbers.unique()) < count:
+        return theirs
+    order = numbers.argsort()
+    segments = {name: getattr(theirs, name)[order] for name in ("labels", "is_thing", "scores", "areas")}
+    return replace(theirs, ids=F.pad(numbers + 1, (1, 0))[theirs.ids.long()].to(theirs.ids.dtype), **segments)
 
 
 def difference(value: Tensor, other: Tensor | None) -> tuple[float, bool]:

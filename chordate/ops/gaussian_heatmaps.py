@@ -92,7 +92,8 @@ def _peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     """Find the highest cell of each heatmap: x, y and value `[..., 3]`, and x and y as indices `[..., 2]` int64."""
     value, index = heatmaps.flatten(-2).max(-1)
     width = heatmaps.shape[-1]
-    cells = torch.stack((index % width, index // width), -1)
+    row = index // width
+    cells = torch.stack((index - row * width, row), -1)  # ONNX has no remainder of a dynamic size
     return torch.cat((cells.to(value.dtype), value[..., None]), -1), cells
 
 
