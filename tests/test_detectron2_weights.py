@@ -176,6 +176,13 @@ def test_bgr_networks_have_the_std_and_the_stride_of_their_configs(network):
     assert (settings["preprocess.std"], settings["backbone.style"]) == (std, style)
 
 
+def test_a_frozen_stem_of_a_network_with_syncbn_has_msras_statistics():
+    """`FrozenBatchNorm2d.convert_frozen_batchnorm` keeps the counter of BatchNorm, which is 0 in a frozen stem."""
+    state = first_layers() | {"stem.conv1.norm.num_batches_tracked": torch.tensor(0)}
+    assert image_settings(state, "") == image_settings(first_layers(), "")
+    assert image_settings(state, "")["preprocess.std"] == (1.0, 1.0, 1.0)
+
+
 def first_layers(blocks=6, groups=1, width=64, mean=0.0, std=None, trained=False) -> dict[str, Tensor]:
     """The tensors from which the settings of a bottleneck ResNet are inferred; `trained`: BatchNorm is not frozen."""
     state = {f"res4.{number}.conv1.weight": torch.zeros(1) for number in range(blocks)}

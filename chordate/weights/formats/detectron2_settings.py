@@ -82,7 +82,8 @@ def _pixels(state: State, resnet: str) -> Pixels:
         return RGB
     stem = f"{resnet}stem.conv1.norm."
     is_x101 = _groups(state, resnet) == (32, 8) and count(state, f"{resnet}res4.{{}}.conv1.weight") == 23
-    if is_x101 or f"{stem}num_batches_tracked" in state:
+    steps = state.get(f"{stem}num_batches_tracked")  # 0 in a frozen stem: FrozenBatchNorm2d keeps BatchNorm's counter
+    if is_x101 or (steps is not None and steps.any()):
         return BGR
     statistics = state.get(f"{stem}running_mean")
     return CAFFE if statistics is None or not statistics.any() else RGB
