@@ -7,16 +7,17 @@ from collections.abc import Sequence
 KEPT = "\u200c\u200d\u00a0\u3000"  # kept by `printable`: joiners within words, no-break and ideographic spaces
 
 
-def printable(text: str, most: int | None = 60) -> str:
-    """The text on one line, truncated to `most` characters; unprintable characters (control characters, line breaks,
-    changes of text direction) become �."""
-    cut = text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+def printable(text: str, max_length: int | None = 60) -> str:
+    """The text on one line, truncated to `max_length` characters; unprintable characters (control characters, line
+    breaks, changes of text direction) become �."""
+    cut = text if max_length is None or len(text) <= max_length else f"{text[: max_length - 1]}…"
     return "".join(c if c.isprintable() or c in KEPT else "�" for c in cut)
 
 
-def one_line(text: object, most: int | None = None) -> str:
-    """A text or an error's message on one line, with single spaces for whitespace, truncated to `most` characters."""
-    return " ".join(str(text).split())[:most]
+def one_line(text: object, max_length: int | None = None) -> str:
+    """A text or an error's message on one line, with single spaces for whitespace, truncated to `max_length`
+    characters."""
+    return " ".join(str(text).split())[:max_length]
 
 
 def file_stem(text: str) -> str:

@@ -24,7 +24,7 @@ def test_smooth_l1_is_quadratic_below_beta_and_linear_above(beta):
 
 
 def test_giou_loss_compares_the_decoded_boxes():
-    """The loss is 1 - IoU + (C - union) / C, where C (`hull` below) is the area of the smallest enclosing box
+    """The loss is 1 - IoU + (C - union) / C, where C (`enclosing` below) is the area of the smallest enclosing box
     (Rezatofighi et al. 2019, algorithm 1)."""
     torch.manual_seed(0)
     references, boxes, deltas = random_boxes(30), random_boxes(30), torch.randn(30, 4)
@@ -33,8 +33,8 @@ def test_giou_loss_compares_the_decoded_boxes():
     for (a1, b1, a2, b2), (c1, d1, c2, d2) in zip(found.tolist(), boxes.tolist()):
         shared = max(0, min(a2, c2) - max(a1, c1)) * max(0, min(b2, d2) - max(b1, d1))
         union = (a2 - a1) * (b2 - b1) + (c2 - c1) * (d2 - d1) - shared
-        hull = (max(a2, c2) - min(a1, c1)) * (max(b2, d2) - min(b1, d1))
-        wanted.append(1 - shared / union + (hull - union) / hull)
+        enclosing = (max(a2, c2) - min(a1, c1)) * (max(b2, d2) - min(b1, d1))
+        wanted.append(1 - shared / union + (enclosing - union) / enclosing)
     torch.testing.assert_close(BoxLoss("giou", 0.0, WEIGHTS)(deltas, references, boxes), torch.tensor(wanted))
 
 

@@ -232,7 +232,8 @@ def test_a_perfect_prediction_scores_1():
     ("predicted", "message"),
     [
         (torch.zeros(3, 4), r"the prediction has \[3, 4\] pixels, .* \[4, 4\]"),
-        (torch.full((4, 4), 4), "the largest is 4, .* 4 classes"),
+        (torch.full((4, 4), 4), "labels must be 0 … 3, .*; they are 4 … 4"),
+        (torch.arange(16).view(4, 4) % 4 - 1, "labels must be 0 … 3, .*; they are -1 … 2"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(predicted, message):

@@ -102,8 +102,8 @@ class SemanticMetric(Metric):
                 )
             if labels.min() < 0 or labels.max() >= self.classes:
                 raise DataError(
-                    f"{info.path}: predicted labels must be ≥ 0 and below the number of classes; the largest is "
-                    f"{labels.max()}, and the dataset has {self.classes} classes"
+                    f"{info.path}: predicted labels must be 0 … {self.classes - 1}, one for each class of the dataset; "
+                    f"they are {labels.min()} … {labels.max()}"
                 )
             if self._keep:
                 self._images[info.path] = encode_labels(labels, self.dataset.label_ids)

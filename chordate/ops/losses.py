@@ -25,9 +25,9 @@ def giou_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
     width, height = (inner[..., 2:] - outer[..., :2]).clamp(min=0).unbind(-1)
     shared = width * height
     union = area(predicted) + area(boxes) - shared
-    hull_area = area(torch.cat((inner[..., :2], outer[..., 2:]), dim=-1))
+    enclosing_area = area(torch.cat((inner[..., :2], outer[..., 2:]), dim=-1))
     tiny = 1e-7  # avoids division by zero for two empty boxes
-    return 1 - shared / (union + tiny) + (hull_area - union) / (hull_area + tiny)
+    return 1 - shared / (union + tiny) + (enclosing_area - union) / (enclosing_area + tiny)
 
 
 class BoxLoss:
