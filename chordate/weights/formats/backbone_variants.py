@@ -1,5 +1,6 @@
 """Recognizes a backbone by its tensors."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -19,8 +20,11 @@ def variant_of(state: Mapping[str, Tensor], architecture: str) -> str | None:
         architecture: registered type of the backbone, for example "ResNet".
     """
     shapes = _shapes(state)
-    names = sorted(BACKBONES.names(), key=len)
-    names = [name for name in names if BACKBONES.variants.get(name, {}).get("type") == architecture]
+    depth = 2 + sum(re.search(r"\.conv\d\.weight$", name) is not None for name in shapes)  # of a ResNet
+    variants = {name: BACKBONES.variants.get(name, {}) for name in BACKBONES.names()}
+    # Networks of this depth come first, since building the deepest takes seconds.
+    names = [name for name in variants if variants[name].get("type") == architecture]
+    names.sort(key=lambda name: (variants[name].get("depth") != depth, len(name)))
     return next((name for name in names if _variant_shapes(name) == shapes), None)
 
 
