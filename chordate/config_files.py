@@ -89,6 +89,8 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
     except ChordateError:
         raise
     except (Exception, SystemExit) as error:  # a config is Python code; any exception in it is a mistake in the config
+        if path.suffix == ".json" and isinstance(error, RecursionError):
+            raise ConfigError(f"{source}: lists or objects are nested too deeply") from None
         raise ConfigError(import_error(source, error)) from error
 
 

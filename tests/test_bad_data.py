@@ -107,6 +107,19 @@ def test_hotcoco_prints_no_warning_of_its_own_about_duplicate_ids(tmp_path: Path
     assert capfd.readouterr() == ("", "")
 
 
+def without_id() -> dict:
+    return {name: value for name, value in BOX.items() if name != "id"}
+
+
+@pytest.mark.parametrize("annotations", [[without_id(), without_id()], [{**BOX, "area": float("nan")}]], ids=len)
+def test_hotcoco_prints_no_warning_of_its_own_about_missing_ids_and_nan(annotations, tmp_path, capfd) -> None:
+    file = write_coco(tmp_path, annotations) / "annotations.json"
+    hotcoco.COCO(str(file))
+    assert "hotcoco" in capfd.readouterr().err
+    assert len(open_set(tmp_path)[(0, 0)]["boxes"]) == len(annotations)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_id_of_another_list_is_no_duplicate(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "cat"}]
     write_coco(tmp_path, [annotation(1, 1, [1, 1, 9, 9], category=1)], categories=categories, licenses=[{"id": 1}])

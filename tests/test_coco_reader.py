@@ -75,8 +75,6 @@ NOTHING_TO_REPORT = {
     "area is text": changed("annotations", area="180"),
     "bbox is text": changed("annotations", bbox=lambda a: [str(side) for side in a["bbox"]]),
     "size is text": changed("images", width=str(WIDTH), height=f"{HEIGHT}.0"),
-    "no bbox, but a mask": changed("annotations", bbox=...),
-    "bbox is null or empty": changed("annotations", bbox=lambda a: [] if a["id"] % 2 else None),
     "no segmentation": changed("annotations", segmentation=...),
     "segmentation is null or empty": changed("annotations", segmentation=lambda a: [] if a["id"] % 2 else None),
     "compressed RLE": changed("annotations", segmentation=rle_of),
@@ -113,6 +111,21 @@ def _naive(root: Path, content) -> dict:
     if isinstance(content, bytes) and (b"9" * 99 in content or content.startswith(b"\xff\xfe")):
         content = clean_content()
     return read_naively(write_content(root, content))
+
+
+WITHOUT_BOX = {
+    "missing": changed("annotations", bbox=...),
+    "null or empty": changed("annotations", bbox=lambda a: [] if a["id"] % 2 else None),
+}
+
+
+@pytest.mark.parametrize("content", WITHOUT_BOX.values(), ids=WITHOUT_BOX)
+def test_missing_boxes_are_the_bounds_of_the_masks_and_are_reported(root, content):
+    write_content(root, content)
+    dataset = open_set(root)
+    assert same(read_all(dataset), _naive(root, content))
+    (line,) = dataset.health_report
+    assert re.search(r"no bbox, replaced by the bounds of the mask \(id 1, .*12 in all\)", line)
 
 
 REPAIRED = {

@@ -64,6 +64,8 @@ class AnnotationReader:
         elif segmentation is None:
             self.findings.error("no bbox and no usable segmentation", id)
             return None
+        else:
+            self.findings.repair("no bbox, replaced by the bounds of the mask", id)
         if not crowd:
             self._count_mask(fields, id, category, size)
         self._read_area(record, fields, id)

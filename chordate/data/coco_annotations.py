@@ -33,8 +33,8 @@ CHECKED_ANNOTATIONS, CHECKED_IMAGES = 300_000, 2_000
 log = logging.getLogger("chordate")
 ALL = 2**63 - 1  # the largest possible image id: all images were checked
 WRONG_FLAG = re.compile(rb'"iscrowd"\s*:\s*(?:[^01tf\s]|[01][0-9.eE])')  # hotcoco reads 2, -1, … as 1
-LIST_OR_ID = re.compile(rb'"(?:(images|annotations|categories|licenses)"\s*:\s*\[|id"\s*:\s*(\d+))')
-MAX_SEARCHED = 2**27  # bytes; larger files are not searched for duplicate ids: in train2017, this would take a second
+LIST_OR_ID = re.compile(rb'"(?:(images|annotations|categories|licenses)"\s*:\s*\[|id"\s*:\s*(\d+)|(image_id)")')
+MAX_SEARCHED = 2**27  # bytes; a larger file is not searched for what hotcoco warns of: train2017 would take a second
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class OpenedAnnotations:
 
 def open_index(path: Path) -> hotcoco.COCO | None:
     """Open an annotation file. Returns None for a file that must be normalized: it is not a JSON object, hotcoco
-    refuses it, or hotcoco would print a warning about duplicate ids.
+    refuses it, or hotcoco would print a warning about it.
 
     Raises:
         DataError: the file does not exist.
@@ -66,7 +66,7 @@ def open_index(path: Path) -> hotcoco.COCO | None:
     with open(path, "rb") as file:
         if not file.read(100).lstrip().startswith(b"{"):  # hotcoco would accept a list, too
             return None
-    if path.stat().st_size <= MAX_SEARCHED and _has_duplicate_ids(path):
+    if path.stat().st_size <= MAX_SEARCHED and _has_warnings(path):
         return None
     try:
         return hotcoco.COCO(str(path))
@@ -74,21 +74,31 @@ def open_index(path: Path) -> hotcoco.COCO | None:
         return None
 
 
-def _has_duplicate_ids(path: Path) -> bool:
-    """Whether an id occurs twice in a list of a file, by a search of its text, without decoding the JSON.
+def _has_warnings(path: Path) -> bool:
+    """Whether hotcoco would print a warning about a file: an id occurs twice in a list, an annotation has no id, or a
+    number is NaN or infinite. The text is searched without decoding the JSON.
 
-    An `id` in a nested object also counts; the file is then normalized, which takes longer but gives the same result.
+    Ids in nested objects and NaN in strings also count; the file is then normalized, which takes longer but gives the
+    same result.
     """
     ids: set[bytes] = set()
+    annotations = 0  # in the current list
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"NaN") >= 0 or data.find(b"Infinity") >= 0:
+            return True
         for match in LIST_OR_ID.finditer(data):
             if match[1]:
+                if annotations > len(ids):
+                    return True
                 ids.clear()
+                annotations = 0
+            elif match[3]:
+                annotations += 1
             elif match[2] in ids:
                 return True
             else:
                 ids.add(match[2])
-    return False
+    return annotations > len(ids)
 
 
 def check_annotations(
