@@ -190,8 +190,7 @@ class Trainer:
                         self._train_epoch()
                     if self.stop_reason is not None:
                         logger.info(f"stopped: {self.stop_reason}")
-                    # Usually already saved. Saves only if the run was resumed from a checkpoint that is not the last
-                    # one (such as best_top1.pt) and has done no step since.
+                    # Saves only if nothing was trained after resuming an older checkpoint (such as best_top1.pt).
                     training_state.save(self)
             finally:
                 for loader in (self.train_loader, self.val_loader or self.train_loader):
