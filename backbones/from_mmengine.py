@@ -61,7 +61,8 @@ class MMBackbone(AdaptedBackbone):
 
         try:
             with torch.device("meta"):
-                network = build().eval()
+                network = build()
+                network.eval()  # not chained: `train` of their ResNet returns None
                 outputs = network(torch.empty(2, self.in_channels, *PROBE_SIZE))
         except Exception as error:  # these libraries raise many types of errors
             raise ConfigError(f"{self.name} cannot be built or run: {describe_error(error)}") from error

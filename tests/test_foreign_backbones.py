@@ -118,7 +118,8 @@ LIBRARY = Registry("model", parent=MODELS, scope="mm_library")
 
 @LIBRARY.register_module()
 class Pyramid(nn.Module):
-    """A backbone in MMDetection's style: `out_indices` selects the stages whose outputs are returned as a tuple."""
+    """A backbone in MMDetection's style: `out_indices` selects the stages whose outputs are returned as a tuple, and
+    `train` returns None."""
 
     def __init__(self, width: int, in_channels: int = 3, out_indices=(0, 1, 2)):
         super().__init__()
@@ -126,6 +127,9 @@ class Pyramid(nn.Module):
         strides = (4, 2, 2)
         self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, s, 1) for a, b, s in zip(channels, channels[1:], strides))
         self.out_indices = out_indices
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = []

@@ -7,6 +7,7 @@ from torch import nn
 
 import chordate
 from chordate.deployment.optimize import has_compiler
+from chordate.training.ema import WeightAverage
 
 
 def close(found, expected) -> None:
@@ -110,3 +111,21 @@ def test_hooks_keep_their_effect(hook, request):
     assert isinstance(fast.norm, nn.Identity) == ("no hook" in request.node.name)
     for prediction, expected in zip(fast.predict(batch), model.predict(batch), strict=True):
         torch.testing.assert_close(prediction.scores, expected.scores)
+
+
+class WithoutReturn(ConvNorm):
+    """A model whose `train` returns None, as those of networks written for MMDetection often do."""
+
+    def train(self, mode: bool = True) -> None:
+        super().train(mode)
+
+
+@torch.no_grad()
+def test_a_model_whose_train_method_returns_none_can_be_optimized_and_averaged():
+    model, batch = WithoutReturn(), photos(padded=False)
+    for copy in (chordate.optimize(model, compile=False), WeightAverage(model, 0.9).module):
+        assert not copy.training
+        model.eval()
+        for prediction, expected in zip(copy.predict(batch), model.predict(batch), strict=True):
+            torch.testing.assert_close(prediction.scores, expected.scores)
+        model.train()

@@ -98,7 +98,8 @@ class Exportable(nn.Module):
             shapes = ({0: batch, last - 1: height, last: width}, {0: batch})[: len(example)]
         try:
             with torch.no_grad():
-                program = torch.export.export(self.eval(), example, dynamic_shapes=shapes)
+                self.eval()
+                program = torch.export.export(self, example, dynamic_shapes=shapes)
         except ConfigError:
             raise
         except Exception as error:  # torch.export raises many types of errors

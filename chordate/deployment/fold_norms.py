@@ -85,7 +85,8 @@ def fold_norms(model: Model) -> Model:
     The norms are found by one prediction on a blank image, so they may be anywhere, including networks of other
     libraries. Norms that do not directly follow a convolution remain, and so do layers with hooks.
     """
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
+    model.eval()
     height, width = (min(side, EXAMPLE_SIDE) for side in model.example_size)
     batch = model.example_batch(height, width)
     recorder = _Recorder(model)
@@ -102,4 +103,5 @@ def fold_norms(model: Model) -> Model:
         for name, child in list(parent.named_children()):
             if child in replaced:
                 setattr(parent, name, replaced[child])
-    return model.eval()
+    model.eval()
+    return model

@@ -42,7 +42,8 @@ class PyramidBackbone(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        self.backbone = build_backbone(backbone, pretrained=pretrained, **options).train()
+        self.backbone = build_backbone(backbone, pretrained=pretrained, **options)
+        self.backbone.train()
         self.neck = NECKS.build(neck, in_features=offered(self.backbone))
         check_outputs(self.backbone, neck=self.neck)
         channels = {spec.channels for spec in self.neck.out_features.values()}
@@ -84,7 +85,8 @@ class NamedFeatures(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        self.backbone = build_backbone(backbone, pretrained=pretrained, **options).train()
+        self.backbone = build_backbone(backbone, pretrained=pretrained, **options)
+        self.backbone.train()
         specs = select(offered(self.backbone), maps.values(), "torchvision's segmenter")
         self.maps = dict(maps)
         self.out_channels = {name: specs[ours].channels for name, ours in maps.items()}

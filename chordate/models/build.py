@@ -64,7 +64,8 @@ def build_backbone(
     built: Backbone = BACKBONES.build({**config, **options})
     check_outputs(built)
     load_pretrained(built)
-    return built.eval()
+    built.eval()  # not chained: in a network of others, `train` may return None
+    return built
 
 
 @checked_call()
@@ -125,7 +126,8 @@ def build_model(
         model.load_report = load_checkpoint(model, state)
     elif pretrained:
         model.pretrained_reports = _load_pretrained(model, parts)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def image_channels(cfg: Config) -> int | None:

@@ -27,7 +27,8 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.module = deepcopy(model).eval().requires_grad_(False)
+        self.module = deepcopy(model).requires_grad_(False)
+        self.module.eval()
 
     @torch.no_grad()
     def update(self, model: nn.Module, iteration: int) -> None:
