@@ -134,9 +134,19 @@ REPAIRED = {
     "annotation ids are null": (changed("annotations", id=None), r"annotations without an id.*12 in all"),
     "no size": (changed("images", width=..., height=...), r"without a height and width.*\(id 1, 2, 3, 4\)"),
     "size is null": (changed("images", width=None, height=None), r"without a height and width.*\(id 1, 2, 3, 4\)"),
-    "size is 0": (changed("images", 1, width=0), r"without a height and width.*\(id 2\)"),
-    "size is negative": (changed("images", 1, width=-80), r"without a height and width.*\(id 2\)"),
-    "size is huge": (changed("images", 1, width=2**31, height=2**31), r"without a height and width.*\(id 2\)"),
+    "size is 0": (
+        changed("images", 1, width=0),
+        r"impossible height or width, .* height 60, width 0, but the file has 60 and 80 \(id 2\)",
+    ),
+    "size is negative": (changed("images", 1, width=-80), r"impossible height .* width -80, but .* 60 and 80 \(id 2\)"),
+    "size is text": (changed("images", 1, height="high"), r"impossible height .*: height 'high', .* \(id 2\)"),
+    "size is NaN": (changed("images", 1, height=float("nan")), r"impossible height .*: height nan, .* \(id 2\)"),
+    "size is a million": (
+        changed("images", 1, width=10**6, height=10**6),
+        r"impossible height or width, .*: height 1000000, width 1000000, but the file has 60 and 80 \(id 2\)",
+    ),
+    "size is above the limit": (changed("images", 1, width=20_000, height=20_000), r"impossible .* \(id 2\)"),
+    "size is huge": (changed("images", 1, width=2**31, height=2**31), r"impossible .* width 2147483648, .*\(id 2\)"),
     "backslashes": (changed("images", file_name=lambda i: f".\\{i['id']}.png"), r"backslashes.*\(id 1, 2, 3, 4\)"),
     "Windows, under the image folder": (
         changed("images", file_name=lambda i: f"images\\{i['id']}.png"),
@@ -144,7 +154,16 @@ REPAIRED = {
     ),
     "image folder in the names": (
         changed("images", file_name=lambda i: f"images/{i['id']}.png"),
-        r"starts with the folder images.*\(id 1, 2, 3, 4\)",
+        r"a path to the folder images, which is left out: 'images/1.png' \(id 1, 2, 3, 4\)",
+    ),
+    "image folder in the name of one image": (
+        changed("images", 2, file_name="images/3.png"),
+        r"a path to the folder images, which is left out: 'images/3.png' \(id 3\)",
+    ),
+    "backslash in the name of one image": (changed("images", 2, file_name=".\\3.png"), r"backslashes.*\(id 3\)"),
+    "absolute paths of another machine": (
+        changed("images", slice(2, 4), file_name=lambda i: f"C:\\data\\images\\{i['id']}.png"),
+        r"backslashes, .*\(id 3, 4\)",
     ),
     "area is negative": (changed("annotations", 3, area=-5), r"area is not a positive number.*\(id 4\)"),
     "area is 0": (changed("annotations", 3, area=0), r"area is not a positive number.*\(id 4\)"),

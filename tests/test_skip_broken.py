@@ -68,24 +68,78 @@ def test_the_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch
     assert listed == [f"{root}/images/"] or listed == [f"{root}/images"]
 
 
-@pytest.mark.parametrize(("moved", "setting"), [("images/train/3.png", "images/train"), ("3.png", ".")])
-def test_the_same_name_elsewhere_under_the_root_is_offered(root: Path, moved: str, setting: str) -> None:
-    (root / moved).parent.mkdir(exist_ok=True)
-    (root / "images/3.png").rename(root / moved)
+@pytest.mark.parametrize(("folder", "remedy"), [("images/train", 'set images="images/train"'), ("", 'set images="."')])
+def test_the_folder_that_has_all_images_is_offered(root: Path, folder: str, remedy: str) -> None:
+    (root / folder).mkdir(exist_ok=True)
+    for number in range(1, COUNT + 1):
+        (root / f"images/{number}.png").rename(root / folder / f"{number}.png")
     with pytest.raises(DataError) as error:
         open_set(root)
-    assert f'; found {root / moved}: set images="{setting}"' in str(error.value)
+    assert f"; found {root / folder / '1.png'}: {remedy}. skip_broken=True" in str(error.value)
 
 
-def test_a_doubled_folder_opens(root: Path) -> None:
+@pytest.mark.parametrize(("name", "moved"), [("3.png", "more/3.png"), ("train/3.png", "images/3.png")])
+def test_if_only_some_images_are_elsewhere_no_other_folder_is_offered(root: Path, name: str, moved: str) -> None:
+    (root / "more").mkdir()
+    (root / "images/3.png").rename(root / moved)
+    rename_files(root, {3: name})
+    with pytest.raises(DataError) as error:
+        open_set(root)
+    assert f"; found {root / moved}: move the file, or correct its file_name. skip_broken" in str(error.value)
+
+
+def rename_files(root: Path, names: dict[int, str]) -> None:
+    """Set the file names in the annotation file of the images with the given ids."""
     content = json.loads((root / "annotations.json").read_text())
     for image in content["images"]:
-        image["file_name"] = f"images/{image['file_name']}"
+        image["file_name"] = names.get(image["id"], image["file_name"])
     (root / "annotations.json").write_text(json.dumps(content))
-    assert [dataset[(0, 0)]["info"].image_id for dataset in (open_set(root), open_set(root, skip_broken=True))] == [
-        1,
-        1,
-    ]
+
+
+@pytest.mark.parametrize("ids", [range(1, COUNT + 1), [5, 7]])
+def test_doubled_folders_open_and_no_image_is_skipped(root: Path, ids, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename_files(root, {number: f"images/{number}.png" for number in ids})
+    for settings in ({}, {"skip_broken": True}):
+        dataset = open_set(root, **settings)
+        assert [Path(dataset[(0, index)]["info"].path) for index in range(COUNT)] == [
+            root / f"images/{number}.png" for number in range(1, COUNT + 1)
+        ]
+        (line,) = dataset.health_report
+        assert "file_name with a path to the folder images, which is left out: " in line
+        assert line.endswith(f"(id {', '.join(map(str, ids))})")
+
+
+def test_a_subfolder_of_the_same_name_is_not_a_doubled_folder(root: Path) -> None:
+    (root / "images/images").mkdir()
+    cv2.imwrite(str(root / "images/images/3.png"), np.full((60, 80, 3), 7, np.uint8))
+    rename_files(root, {2: "images/3.png"})
+    dataset = open_set(root)
+    assert dataset.health_report == [] and (dataset[(0, 1)]["image"] == 7).all()
+
+
+# The same file in several images
+
+
+def test_images_with_the_same_file_are_samples_of_their_own_and_are_counted(root: Path) -> None:
+    rename_files(root, {2: "1.png", 4: "3.png", 5: "images/3.png"})
+    dataset = open_set(root)
+    assert [Path(dataset[(0, index)]["info"].path).name[0] for index in range(COUNT)] == list("11333678")
+    assert all(len(dataset[(0, index)]["boxes"]) == 1 for index in range(COUNT))
+    (line,) = (line for line in dataset.health_report if "earlier" in line)
+    assert line.startswith(f"{root}/annotations.json: 3 images with the file_name of an earlier image, the first: ")
+    assert "1.png (ids 1 and 2); each is a sample of its own" in line
+
+
+@pytest.mark.parametrize("health", ["error", "warn"])
+def test_images_with_the_same_file_but_different_sizes_are_an_error(root: Path, health: str) -> None:
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"][6] |= {"file_name": "3.png", "width": 81}
+    (root / "annotations.json").write_text(json.dumps(content))
+    message = (
+        r"images 3 and 7 both have the file_name 3\.png, but different sizes, 80×60 and 81×60; correct one of them"
+    )
+    with pytest.raises(DataError, match=message):
+        open_set(root, health=health)
 
 
 def test_missing_images_are_left_out_and_counted(root: Path) -> None:
@@ -235,6 +289,16 @@ def test_an_image_that_replaces_a_broken_one_is_counted_once_in_semantic_metrics
         metric.update([SemanticMap(batch.targets.labels[0].clamp(min=0))], batch)
     assert metric.compute()["mIoU"] == 1
     assert sum(row["pixels"] for row in metric.per_class().values()) == 2 * labels.size
+
+
+def test_names_of_panoptic_data_may_have_backslashes_or_the_folder(tmp_path: Path) -> None:
+    content = write_panoptic(tmp_path, 3)
+    content["images"][1]["file_name"] = "images/1.jpg"
+    content["annotations"][2]["file_name"] = ".\\2.png"
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    dataset = CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
+    assert [Path(dataset[(0, index)]["info"].path).name for index in range(3)] == ["2.jpg", "1.jpg", "0.jpg"]
+    assert ["1 file name" in line and first in line for line, first in zip(dataset.health_report, "12")] == [True] * 2
 
 
 def test_missing_images_of_panoptic_data_are_found_on_opening(tmp_path: Path) -> None:

@@ -26,16 +26,17 @@ from chordate.data.coco_annotations import (
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.file_ids import Id, id_in_file, parse_id
+from chordate.data.file_listing import FileListing
 from chordate.data.findings import Health
 from chordate.data.image_headers import check_image
 from chordate.data.image_io import decode_image, read_bytes, read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
-from chordate.data.missing_images import find_missing, report_missing, without_images
+from chordate.data.missing_images import report_missing, without_images
 from chordate.data.paths import resolve_path
-from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
+from chordate.data.same_files import report_same_files
 from chordate.data.transforms import SanitizeInstances
 from chordate.data.unchecked_annotations import UncheckedAnnotations
 from chordate.errors import DataError
@@ -100,6 +101,7 @@ class CocoDataset(Dataset):
     """
 
     target_type: type[Targets] | None = InstanceTargets
+    health_report: list[str]
     missing_ids: Collection[Id | None] = ()
     default_metric = "CocoMetric"
 
@@ -124,7 +126,8 @@ class CocoDataset(Dataset):
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.masks, self.keypoints, self.health, self.check_whole = masks, keypoints, health, check_whole
-        opened = self._open_checked()
+        listing = FileListing(self.images)
+        opened = self._open_checked(listing)
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
         self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
         self.labels = {category: label for label, category in enumerate(self.category_ids)}
@@ -140,29 +143,7 @@ class CocoDataset(Dataset):
         if not len(self.image_ids):
             what = "no image has an instance of the used classes" if filter_empty else "no images"
             raise DataError(f"{self.annotations}: {what}; there is nothing to load")
-        sizes, files = [], []
-        for record in load_images(self.coco, self.image_ids.tolist()):
-            if not record.get("file_name"):
-                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
-            if record["height"] * record["width"] > MAX_PIXELS:
-                raise DataError(
-                    f"{self.annotations}: image {id_in_file(record)}, {too_many_pixels(record['file_name'])}"
-                )
-            sizes.append((record["height"], record["width"]))
-            files.append(record["file_name"])
-        self.sizes = np.array(sizes)
-        missing = find_missing(files, self.images)
-        if missing.any():
-            self.health_report = [
-                *self.health_report,
-                report_missing(files, missing, self.images, data_root, skip_broken),
-            ]
-            absent = [name for name, is_missing in zip(files, missing) if is_missing]
-            self.left_out = [*self.left_out, *(f"{self.images / name}: no such image file" for name in absent)]
-            absent_ids = self.image_ids[missing].tolist()
-            self.missing_ids = {parse_id(id_in_file(record)) for record in load_images(self.coco, absent_ids)}
-            self.coco = without_images(self.coco, set(absent_ids))
-            self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
+        self._read_images(listing)
         if self.checked < ALL:
             self.unchecked = UncheckedAnnotations(
                 self.image_ids, set(self.category_ids), keypoint_counts(self.coco), str(self.annotations), health
@@ -172,14 +153,34 @@ class CocoDataset(Dataset):
         """Open the annotation file; None if it must be normalized."""
         return open_index(self.annotations)
 
-    def _open_checked(self) -> OpenedAnnotations:
+    def _open_checked(self, listing: FileListing) -> OpenedAnnotations:
         """Open and check the annotations. Spawned workers, which do not share memory with their parent, do it again."""
         index = self._open()
         if not self.images.is_dir():
             raise DataError(
                 f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
             )
-        return check_annotations(index, self.annotations, self.images, self.health, self.check_whole)
+        return check_annotations(index, self.annotations, listing, self.health, self.check_whole)
+
+    def _read_images(self, listing: FileListing) -> None:
+        """Set `sizes`; report images with the same file, and missing files, which are left out if `skip_broken`."""
+        sizes, files, ids = [], [], []
+        for record in load_images(self.coco, self.image_ids.tolist()):
+            if not record.get("file_name"):
+                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
+            sizes.append((record["height"], record["width"]))
+            files.append(record["file_name"])
+            ids.append(id_in_file(record))
+        self.sizes = np.array(sizes)
+        self.health_report += report_same_files(files, sizes, ids, str(self.annotations))
+        missing = np.array([name not in listing for name in files])
+        if missing.any():
+            self.health_report.append(report_missing(files, missing, self.images, self.data_root, self.skip_broken))
+            absent = [name for name, is_missing in zip(files, missing) if is_missing]
+            self.left_out = [*self.left_out, *(f"{self.images / name}: no such image file" for name in absent)]
+            self.missing_ids = {parse_id(id) for id, is_missing in zip(ids, missing) if is_missing}
+            self.coco = without_images(self.coco, set(self.image_ids[missing].tolist()))
+            self.image_ids, self.sizes = self.image_ids[~missing], self.sizes[~missing]
 
     def _read_skeleton(self, meta: DatasetMeta | None) -> None:
         skeleton = skeleton_of(self.coco.load_cats(self.category_ids), str(self.annotations))
@@ -196,7 +197,7 @@ class CocoDataset(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.coco = self._open_checked().coco
+        self.coco = self._open_checked(FileListing(self.images)).coco
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -15,13 +15,14 @@ from typing import Any
 import hotcoco
 
 from chordate.data.annotation_reader import AnnotationReader
-from chordate.data.coco_geometry import MAX_RLE_PIXELS
 from chordate.data.coco_json import read_json
-from chordate.data.coco_normalize import find_file, is_file_name, normalize
+from chordate.data.coco_normalize import is_file_name, normalize
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.file_ids import MAX_ID, id_in_file
+from chordate.data.file_listing import FileListing
 from chordate.data.findings import Findings, Health, name_annotation, with_ids
 from chordate.data.paths import missing_file
+from chordate.data.pixel_limit import MAX_PIXELS
 from chordate.errors import ConfigError, DataError, MissingFile, UnknownClass, unknown
 from chordate.text import pluralize
 
@@ -102,7 +103,7 @@ def _has_warnings(path: Path) -> bool:
 
 
 def check_annotations(
-    index: hotcoco.COCO | None, path: Path, images: Path, health: Health, whole: bool = False
+    index: hotcoco.COCO | None, path: Path, images: FileListing, health: Health, whole: bool = False
 ) -> OpenedAnnotations:
     """Check annotations, and normalize them if they are not clean.
 
@@ -141,7 +142,7 @@ def check_annotations(
     return OpenedAnnotations(index, lines, reader, checked)
 
 
-def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
+def _is_plain(index: hotcoco.COCO, path: Path, images: FileListing) -> bool:
     """Whether the names, sizes, ids and crowd flags of a file that hotcoco accepts can be used as they are."""
     image_ids, category_ids, annotation_ids = index.get_img_ids(), index.get_cat_ids(), index.get_ann_ids()
     names = [category["name"] for category in index.load_cats(category_ids)]
@@ -149,11 +150,11 @@ def _is_plain(index: hotcoco.COCO, path: Path, images: Path) -> bool:
         return False
     if any(ids and max(ids) > MAX_ID for ids in (image_ids, category_ids, annotation_ids)):
         return False
-    for place, record in enumerate(load_images(index, image_ids)):
+    for record in load_images(index, image_ids):
         name = record["file_name"]
-        if not place and find_file(images, name) != name:
+        if "\\" in name or not is_file_name(name) or images.find(name) != name:
             return False
-        if "\\" in name or not is_file_name(name) or record["height"] * record["width"] > MAX_RLE_PIXELS:
+        if min(record["height"], record["width"]) < 1 or record["height"] * record["width"] > MAX_PIXELS:
             return False
     return not (path.is_file() and index.get_ann_ids(iscrowd=True) and _has_wrong_flags(path))
 

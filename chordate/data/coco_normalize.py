@@ -1,20 +1,21 @@
 """Converts COCO annotation files, as annotation tools write them, to the form of COCO's own files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from chordate.data.annotation_reader import AnnotationReader, quote
 from chordate.data.coco_geometry import MAX_RLE_PIXELS, parse_side
 from chordate.data.file_ids import FILE_ID, MAX_ID, PLACE, Id, id_in_file, parse_id
+from chordate.data.file_listing import FileListing
 from chordate.data.findings import Findings
 from chordate.data.image_headers import displayed_size
+from chordate.data.pixel_limit import MAX_PIXELS
 from chordate.errors import BrokenFile, DataError
 
 Record = Mapping[str, Any]
 
 
-def normalize(content: Any, source: str, images: Path) -> tuple[dict[str, Any], AnnotationReader]:
+def normalize(content: Any, source: str, images: FileListing) -> tuple[dict[str, Any], AnnotationReader]:
     """Keep the fields that are used, in the form of COCO's own files.
 
     If an image id is text, negative or above 2^53, all images are numbered 1, 2, …; the same holds for categories.
@@ -156,58 +157,47 @@ def _category(record: Record, findings: Findings) -> dict[str, Any]:
     return category
 
 
-def _image(record: Record, images: Path, findings: Findings) -> dict[str, Any] | None:
+def _image(record: Record, images: FileListing, findings: Findings) -> dict[str, Any] | None:
     """File name and size of an image; None if the image cannot be used."""
     value = record.get("file_name")
     name = parse_text(value)
     if (not name and value not in (None, "")) or not is_file_name(name):
         findings.error("file_name is not the name of a file", record["id"], quote(value))
         return None
-    found = find_file(images, name)
+    found = images.find(name)
     if "\\" in name and "\\" not in found:
         findings.repair("file_name with backslashes, which are read as slashes", record["id"])
     elif found != name:
-        findings.repair(f"file_name that starts with the folder {images.name}, which is left out", record["id"])
-    height, width = parse_side(record.get("height")), parse_side(record.get("width"))
-    if height is None or width is None or height * width > MAX_RLE_PIXELS:
-        try:
-            height, width = displayed_size(images / found)
-        except BrokenFile as error:
-            sides = f"height {quote(record.get('height'))}, width {quote(record.get('width'))}; {error}"
-            findings.error("images without a height and width in pixels", record["id"], sides)
-            return None
+        problem = f"file_name with a path to the folder {images.folder.name}, which is left out"
+        findings.repair(problem, record["id"], quote(name))
+    size = _size(record, images, found, findings)
+    return None if size is None else {"file_name": found, "height": size[0], "width": size[1]}
+
+
+def _size(record: Record, images: FileListing, name: str, findings: Findings) -> tuple[int, int] | None:
+    """Height and width of an image, which are read from its file `name` if the record has none or impossible ones;
+    None if the file cannot be read either."""
+    own = record.get("height"), record.get("width")
+    height, width = map(parse_side, own)
+    if height is not None and width is not None and height * width <= MAX_PIXELS:
+        return height, width
+    sides = f"height {quote(own[0])}, width {quote(own[1])}"
+    try:
+        size = displayed_size(images.folder / name)
+    except BrokenFile as error:
+        findings.error("images without a height and width in pixels", record["id"], f"{sides}; {error}")
+        return None
+    if None in own:
         findings.repair("images without a height and width, which are read from their files", record["id"])
-    return {"file_name": found, "height": height, "width": width}
-
-
-def find_file(images: Path, name: str) -> str:
-    """Find an image file; returns its path relative to the folder `images`.
-
-    If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
-    leading folders of `name` that repeat the end of the path `images` are removed, provided that this finds a file.
-    Otherwise, returns `name` with slashes.
-    """
-    for candidate in (name, name.replace("\\", "/")):
-        parts = Path(candidate).parts
-        for count in range(len(parts)):
-            if count and parts[:count] != images.absolute().parts[-count:]:
-                continue
-            relative = candidate if count == 0 else str(Path(*parts[count:]))
-            if _is_file(images / relative):
-                return relative
-    return name.replace("\\", "/")
+    else:
+        problem = "images with an impossible height or width, which are read from their files"
+        findings.repair(problem, record["id"], f"{sides}, but the file has {size[0]} and {size[1]}")
+    return size
 
 
 def is_file_name(name: str) -> bool:
     """Whether a file can have this name. Opening an impossible name raises an error other than FileNotFoundError."""
     return "\0" not in name and len(name) < 2000 and all(len(part.encode()) < 256 for part in name.split("/"))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long
-        return False
 
 
 def parse_text(value: Any) -> str:

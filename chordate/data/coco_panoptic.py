@@ -14,18 +14,19 @@ from torch import Tensor
 from torchvision.tv_tensors import Image
 
 from chordate.data.dataset import Dataset
+from chordate.data.file_listing import FileListing
 from chordate.data.image_bands import decode_unchanged, undecodable
 from chordate.data.image_headers import check_image
 from chordate.data.image_io import check_image_file, read_bytes, read_image
 from chordate.data.label_map import LabelMap
-from chordate.data.missing_images import find_missing, report_missing
+from chordate.data.missing_images import report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
 from chordate.data.paths import missing_folder, resolve_path
 from chordate.errors import BrokenFile, DataError, MissingFile, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
 from chordate.structures.panoptic import segment_boxes
-from chordate.text import printable
+from chordate.text import pluralize, printable
 
 
 @DATASETS.register_module()
@@ -86,7 +87,7 @@ class CocoPanoptic(Dataset):
         for folder in (self.images, self.segments):
             if not folder.is_dir():
                 raise MissingFile(missing_folder(folder))
-        self._leave_out_missing(data_root)
+        self._find_files(data_root)
         own = self.index.meta()
         if meta is None:
             self.meta = own
@@ -98,11 +99,18 @@ class CocoPanoptic(Dataset):
         self.labels = np.array([label_of[number] for number in self.index.categories.tolist()], np.int64)
         self.is_thing = np.array([number in self.index.things for number in self.category_ids])
 
-    def _leave_out_missing(self, data_root: str | Path) -> None:
-        """If `skip_broken`, leave out images whose file or PNG is missing, and report their number; otherwise raise."""
+    def _find_files(self, data_root: str | Path) -> None:
+        """Find the files of all images. A missing file is an error; with `skip_broken`, its image is left out, and the
+        report has the number of such images."""
         for column, folder, kind in ((0, self.images, "image"), (1, self.segments, "panoptic")):
-            files = self.index.files[:, column].tolist()
-            missing = find_missing(files, folder)
+            listing = FileListing(folder)
+            named = self.index.files[:, column].tolist()
+            files = self.index.files[:, column] = list(map(listing.find, named))
+            if changed := [name for name, file in zip(named, files) if name != file]:
+                names = f"{pluralize(len(changed), 'file name')} with backslashes or a path to the folder {folder.name}"
+                line = f"{self.annotations}: {names}, which are ignored, the first: {printable(changed[0])}"
+                self.health_report = [*self.health_report, line]
+            missing = np.array([file not in listing for file in files])
             if missing.any():
                 line = report_missing(files, missing, folder, data_root, self.skip_broken, kind)
                 absent = [f"{folder / file}: no such {kind} file" for file in self.index.files[missing, column]]

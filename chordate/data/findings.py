@@ -42,9 +42,10 @@ class Findings:
         self._examples.setdefault(problem, example)
         self._left_out.setdefault(problem, left_out)
 
-    def repair(self, problem: str, id: Any) -> None:
-        """Add a problem of the record `id` that was repaired."""
+    def repair(self, problem: str, id: Any, example: str = "") -> None:
+        """Add a problem of the record `id` that was repaired; the message quotes the first record's `example`."""
         self.repairs.setdefault(problem, []).append(id)
+        self._examples.setdefault(problem, example)
 
     def lines(self, source: str, health: Health) -> list[str]:
         """The report: one line each about the records, the masks and the keypoints left out, and about repairs, if any.

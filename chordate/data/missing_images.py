@@ -1,4 +1,4 @@
-"""Finds the missing image files of a dataset; each folder is listed only once."""
+"""Reports the missing image files of a dataset, or leaves them out."""
 
 from __future__ import annotations
 
@@ -11,31 +11,12 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from chordate.data.file_listing import FileListing
 from chordate.data.paths import missing_file
 from chordate.errors import DataError
 from chordate.text import first_names, pluralize
 
 SEARCHED = 100_000  # maximum number of files that are compared with the name of a missing image
-
-
-def find_missing(names: Sequence[str], folder: Path) -> NDArray[np.bool_]:
-    """Whether each of the files `names` (paths relative to `folder`) is missing: `[len(names)]` bool."""
-    listings: dict[str, set[str]] = {}
-    missing = np.zeros(len(names), np.bool_)
-    for number, name in enumerate(names):
-        inside, last = os.path.split(name)
-        if inside not in listings:
-            listings[inside] = _list(folder / inside)
-        # A file system may ignore case or Unicode normalization, so a file whose name is not listed may still exist.
-        missing[number] = last not in listings[inside] and not (folder / name).is_file()
-    return missing
-
-
-def _list(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
 
 
 def report_missing(
@@ -50,7 +31,7 @@ def report_missing(
 
     Args:
         names: names of all images, relative to `folder`.
-        missing: the result of `find_missing`.
+        missing: `[len(names)]` bool, whether each file is missing.
         folder: the folder of the images.
         root: the folder that is searched for a file with the name of the first missing image.
         skip_broken: whether missing images may be left out.
@@ -69,11 +50,18 @@ def report_missing(
         message += f"; {count} are missing"
     namesake = _search(Path(absent[0]).name, Path(root))
     if namesake is not None:
-        message += f"; found {namesake}"
-        images = namesake.as_posix().removesuffix(absent[0])
-        if images != namesake.as_posix():
-            message += f': set {setting}="{os.path.relpath(images, root)}"'
+        message += f"; found {namesake}: {_remedy(names, absent[0], namesake, Path(root), setting)}"
     raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
+
+
+def _remedy(names: Sequence[str], absent: str, namesake: Path, root: Path, setting: str) -> str:
+    """What to do if the file `absent` was found at `namesake`: another folder is the remedy if it has all files."""
+    folder = Path(namesake.as_posix().removesuffix(absent))
+    if folder != namesake:
+        listing = FileListing(folder)
+        if all(name in listing for name in names):
+            return f'set {setting}="{os.path.relpath(folder, root)}"'
+    return "move the file, or correct its file_name"
 
 
 def describe_broken(errors: Sequence[str]) -> list[str]:

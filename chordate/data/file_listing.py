@@ -1,0 +1,66 @@
+"""Finds files by the names in annotation files, which may have backslashes or a wrong path; lists each folder once."""
+
+import os
+import re
+from pathlib import Path
+
+ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z+]*:")  # "/photos/1.jpg", "C:/photos/1.jpg", "https://…/1.jpg"
+
+
+class FileListing:
+    """The files in a folder and its subfolders, each of which is listed when a file in it is first looked up.
+
+    Args:
+        folder: the folder that all names are relative to; it may be missing.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._ending = Path(os.path.abspath(folder)).parts
+        self._listed: dict[str, set[str]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a file with this name."""
+        inside, last = os.path.split(name)
+        if inside not in self._listed:
+            self._listed[inside] = _list(self.folder / inside)
+        # A file system may ignore case or Unicode normalization, so a file whose name is not listed may still exist.
+        return last in self._listed[inside] or _is_file(self.folder / name)
+
+    def find(self, name: str) -> str:
+        """Find a file; returns its path relative to the folder.
+
+        If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
+        leading folders are removed, provided that this finds a file: those that repeat the end of the folder's path
+        (`images/1.jpg` in the folder `images`), and, of an absolute path, those up to the folder's name. Otherwise,
+        returns `name` with slashes.
+        """
+        if name in self:
+            return name
+        name = name.replace("\\", "/")
+        parts = Path(name).parts
+        for count in range(len(parts)):
+            relative = str(Path(*parts[count:])) if count else name
+            if (not count or self._is_own_path(parts[:count])) and relative in self:
+                return relative
+        return name
+
+    def _is_own_path(self, parts: tuple[str, ...]) -> bool:
+        """Whether the leading parts of a name are a path of this folder, maybe on another machine."""
+        if ABSOLUTE.match(parts[0]):
+            return parts[-1:] == self._ending[-1:]
+        return parts == self._ending[-len(parts) :]
+
+
+def _list(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # ValueError: an impossible name
+        return set()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or impossible
+        return False
