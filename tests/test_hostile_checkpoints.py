@@ -91,6 +91,11 @@ class Case:
             "predict": ["predict", config, file, image, "--out", str(self.folder / "predictions")],
             "features": ["features", config, file, image, "--out", str(self.folder / "features.npz")],
             "summary": ["summary", file],
+            "convert": ["convert", file, str(self.folder / "converted.pt"), "--config", config],
+            "export": [
+                *("export", config, file, "--out", str(self.folder / "exported.pt")),
+                *("--format", "torchscript", "--size", "32", "32", "--images", image),
+            ],
         }[command]
 
     def check(self, command: str, capsys: pytest.CaptureFixture[str]) -> int:
@@ -132,7 +137,10 @@ def no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-COMMANDS = ("resume", "resume newest", "load from", "pretrained", "test", "predict", "features", "summary")
+COMMANDS = (
+    *("resume", "resume newest", "load from", "pretrained"),
+    *("test", "predict", "features", "summary", "convert", "export"),
+)
 
 
 def suffix_of(name: str) -> str:

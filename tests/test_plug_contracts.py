@@ -43,7 +43,7 @@ DATASETS = {
     "ArrayImage": "sample['image'] must be a tensor [C, H, W], got ndarray [16, 16, 3] uint8",
     "WideImage": "images must be [N, C, H, W] uint8 (or float32, 0 … 255), got Tensor [1, 3, 16, 16] int64",
     "ScaledImage": "ScaledImage: images must have values of 0 … 255, got at most 0.749; remove the scaling to 0 … 1",
-    "LastNoValue": "its samples have no 'value'; the fields of Brightness are value [N] float32 (sample 3)",
+    "LastNoValue": "the fields of Brightness are value [N] float32 (image 3.png) (sample 3)",
     "OtherTargets": "targets must be InstanceTargets (its target_type), got Brightness",
     "Empty": "Empty has no samples; there is nothing to load",
     "FloatLength": "FloatLength.__len__ must return the number of samples, an int ≥ 0: 'float' object",

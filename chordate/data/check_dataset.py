@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from chordate.arguments import validate_arguments
+from chordate.data.collate import collate_samples
 from chordate.data.dataset import Dataset
-from chordate.errors import ChordateError, DataError
+from chordate.errors import DataError
 from chordate.model_contracts import check_implements
-from chordate.structures import IGNORED, Batch, DatasetMeta, ImageInfo, Targets
-from chordate.structures.layout import check_layouts, layouts_of
-from chordate.text import one_line
+from chordate.structures import Batch, DatasetMeta, ImageInfo, Targets
+from chordate.structures.layout import check_layouts
 
 
 def check_dataset(dataset: Any) -> None:
@@ -78,7 +78,7 @@ def _check_sample(dataset: Dataset, name: str, index: int) -> Tensor:
         image = sample.get("image")
         if not isinstance(image, Tensor) or image.ndim != 3:
             raise DataError(f"{name}: sample['image'] must be a tensor [C, H, W], got {_kind(image)}")
-    batch = _collate(dataset, sample, name)
+    batch = collate_samples(dataset, [sample])
     if not isinstance(batch, Batch):
         raise DataError(f"{name}.collate must return a Batch, got {_kind(batch)}")
     images, targets = batch.images, batch.targets
@@ -93,34 +93,7 @@ def _check_sample(dataset: Dataset, name: str, index: int) -> Tensor:
             wanted = f"{dataset.target_type.__name__} (its target_type)"
             raise DataError(f"{name}: targets must be {wanted}, got {_kind(targets)}")
         check_layouts(targets, name, N=len(batch))
-        _check_labels(targets, len(dataset.classes), name)
     return images
-
-
-def _check_labels(targets: Targets, classes: int, name: str) -> None:
-    """Check that the class indices in the targets, if there are any, are 0 … `classes` - 1 or `IGNORED`."""
-    labels = targets.class_labels()
-    if not classes or labels is None:
-        return
-    wrong = labels[(labels >= classes) | (labels < IGNORED)].tolist()
-    if wrong:
-        valid = f"the dataset's {classes} classes have the labels 0 … {classes - 1}"
-        raise DataError(f"{name}: {type(targets).__name__}.labels has the label {wrong[0]}, but {valid}")
-
-
-def _collate(dataset: Dataset, sample: Any, name: str) -> Any:
-    """Collate one sample; the error message lists the fields of the target type."""
-    try:
-        return dataset.collate([sample])
-    except ChordateError:
-        raise
-    except Exception as error:
-        kind = dataset.target_type
-        missing = isinstance(error, KeyError) and error.args[0] not in sample
-        reason = f"have no {error.args[0]!r}" if missing else f"cannot be collated ({type(error).__name__}: {error})"
-        layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
-        wanted = f"; the fields of {kind.__name__} are {layouts}" if kind and layouts else ""
-        raise DataError(f"{name}: its samples {one_line(reason)}{wanted}") from error
 
 
 def _kind(value: Any) -> str:

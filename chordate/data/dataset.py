@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from chordate.data.seeding import seeded
-from chordate.data.transforms.pipeline import build_pipeline
+from chordate.data.transforms.pipeline import Pipeline, build_pipeline
 from chordate.errors import BrokenFile, DataError, UnknownClass
 from chordate.structures import Batch, DatasetMeta, Sample, Statistic, Targets, collate_images
 from chordate.text import pluralize
@@ -48,6 +48,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         channels: number of channels of the images; `build_dataset` sets it to that of the model.
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
             to the result of `find_white_level`. None determines it for each image separately.
+        pipeline: the transforms.
         not_inherited: names of settings that are not inherited when a config changes the dataset's `type` to this
             class, since the class has its own defaults for them. Values set by a packaged config are dropped without
             a log message.
@@ -63,6 +64,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     white_level: int | None = None
     skip_broken: bool = False
     not_inherited: Sequence[str] = ()
+    pipeline: Pipeline = Pipeline(())
     _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
 
     def __init__(
@@ -119,7 +121,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """The transformed sample for a key `(epoch, index)` or `(epoch, index, repeat)`, see `samplers.py`."""
         with seeded(self.seed, *key):
             sample = self.read_next(key[1]) if self.skip_broken else self.read(key[1])
-            return self.finish(self.pipeline(sample, self._partner))
+            transformed = self.pipeline(sample, self._partner)
+            try:
+                return self.finish(transformed)
+            except KeyError as error:
+                own = ", ".join(self.pipeline.own_transforms()) or "the pipeline"
+                raise DataError(f"{sample['info'].path}: after {own}, the sample has no {error}") from error
 
     def read_next(self, index: int) -> Sample:
         """Read a sample, without applying the transforms. With `skip_broken`, a broken sample is replaced by the next

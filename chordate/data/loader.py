@@ -27,6 +27,7 @@ from torch.utils.data._utils import signal_handling
 from chordate.arguments import NonNegativeInt, PositiveInt, validate_settings
 from chordate.composition import Section, placed_part, placed_parts
 from chordate.data.check_dataset import check_dataset
+from chordate.data.collate import collate_samples
 from chordate.data.dataset import Dataset
 from chordate.data.samplers import EpochBatches, EvaluationBatches, TrainingBatches, repeat_factors
 from chordate.data.transforms.pipeline import build_pipeline
@@ -302,7 +303,7 @@ def build_loader(
     return Loader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=partial(dataset.collate, size_divisor=size_divisor),
+        collate_fn=partial(collate_samples, dataset, size_divisor=size_divisor),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,

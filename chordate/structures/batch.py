@@ -73,7 +73,7 @@ class Targets(TensorStruct):
     def class_labels(self) -> Tensor | None:
         """All class indices in the targets, integers of any shape, for tasks with classes; None by default.
 
-        They are checked on the first sample: 0 … classes-1, or `IGNORED`.
+        They are checked in every batch: 0 … classes-1, or `IGNORED`.
         """
         return None
 
@@ -186,9 +186,12 @@ def collate_images(samples: Sequence[Sample], target_type: type[Targets] | None,
         size_divisor: height and width are padded to multiples of this number.
 
     Raises:
-        DataError: the samples cannot be collated.
+        ValueError: the images have different numbers of channels.
+        DataError: the targets cannot be collated.
     """
     images = [sample["image"] for sample in samples]
+    if len(channels := {len(image) for image in images}) > 1:  # one channel would be copied to all
+        raise ValueError(f"images of {' and '.join(map(str, sorted(channels)))} channels in one batch")
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (-(-int(side) // size_divisor) * size_divisor for side in sizes.amax(0))
     padded = images[0].new_zeros(len(images), images[0].shape[0], height, width)

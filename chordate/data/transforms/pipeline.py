@@ -15,6 +15,7 @@ from chordate.registry import TRANSFORMS
 from chordate.text import one_line
 
 Sample = dict[str, Any]
+PACKAGES = ("chordate", "torchvision")
 
 
 class Pipeline:
@@ -46,6 +47,11 @@ class Pipeline:
             sample = _apply(transform, sample)
         return {name: value for name, value in sample.items() if name != "partner"}
 
+    def own_transforms(self) -> list[str]:
+        """Names of the transforms that are neither Chordate's nor torchvision's, for messages about invalid samples."""
+        kinds = [type(transform) for transform in self.transforms]
+        return [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in PACKAGES]
+
     def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
         """Draw a sample and apply the first `count` transforms, with "partner" None so that mixing does not recurse."""
         sample = draw()
@@ -59,8 +65,7 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
         result = transform(sample)
         if not isinstance(result, Mapping):
             raise TypeError(f"it must return a dict, got {type(result).__name__}")
-        if isinstance(result.get("image"), torch.Tensor) and not result["image"].numel():
-            raise ValueError(f"its image has no pixels (shape {tuple(result['image'].shape)})")
+        _check_fields(sample, result)
         for value in result.values():
             if isinstance(value, BoundingBoxes):
                 value.canvas_size = tuple(result["image"].shape[-2:])
@@ -71,6 +76,24 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
         message = one_line(f"{type(error).__name__}: {error}")
         raise DataError(f"{where}{type(transform).__name__} failed: {message}") from error
     return result
+
+
+def _check_fields(sample: Sample, result: Mapping[str, Any]) -> None:
+    """Check the result of a transform: tensors must be tensors, images must have pixels, boxes must be finite, and
+    integers must keep their type. Otherwise, objects would be dropped, or labels rounded, without a message."""
+    for name in sample.keys() & result.keys():
+        before, after = sample[name], result[name]
+        if not isinstance(before, torch.Tensor):
+            continue
+        if not isinstance(after, torch.Tensor):
+            raise TypeError(f"its {name} must be a tensor, got {type(after).__name__}")
+        if name == "image" and not after.numel():
+            raise ValueError(f"its image has no pixels (shape {tuple(after.shape)})")
+        is_integer = type(before) is torch.Tensor and not before.is_floating_point()
+        if name != "image" and is_integer and after.dtype != before.dtype:
+            raise TypeError(f"its {name} must be {before.dtype}, got {after.dtype}".replace("torch.", ""))
+        if isinstance(before, BoundingBoxes) and not after.isfinite().all():
+            raise ValueError(f"its {name} are NaN or infinite")
 
 
 def build_pipeline(transforms: Sequence[Any]) -> Pipeline:
