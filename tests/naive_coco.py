@@ -73,10 +73,17 @@ class NaiveReader:
         content = json.loads((self.root / "annotations.json").read_text("utf-8-sig"))
         categories = self.by_id(content.get("categories"))
         names: dict[Any, str] = {}
+        records = content.get("annotations") or []
+        used = {identity(record.get("category_id")) for record in records if isinstance(record, dict)}
         for key, record in categories.items():
             name = record.get("name")
             text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
-            if self.holds(lambda text=text: text != "" and text not in names.values()):
+            same = [other for other, known in names.items() if known == text]
+            if same and (key not in used or same[0] not in used):  # one of them has no annotations
+                if key in used:
+                    del names[same[0]]
+                    names[key] = text
+            elif self.holds(lambda text=text, same=same: text != "" and not same):
                 names[key] = text
         joints = {key: len(joint_names(record.get("keypoints"))) for key, record in categories.items() if key in names}
         most = max(joints.values(), default=0)
@@ -170,7 +177,12 @@ def is_file_name(name: Any) -> bool:
     if isinstance(name, bool) or not isinstance(name, str | int):
         return False
     encoded = str(name).encode("utf-8", "surrogatepass")
-    return encoded.decode("utf-8", "replace") == str(name) and b"\0" not in encoded and len(encoded) < 256
+    return (
+        len(encoded) > 0
+        and encoded.decode("utf-8", "replace") == str(name)
+        and b"\0" not in encoded
+        and len(encoded) < 256
+    )
 
 
 def joint_names(value: Any) -> list[str]:

@@ -136,7 +136,8 @@ def test_duplicate_image_ids_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
-    write_coco(tmp_path, [BOX], categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
+    boxes = [BOX, annotation(2, 1, [5, 5, 9, 9], category=1)]
+    write_coco(tmp_path, boxes, categories=[{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}])
     assert "categories with the name of an earlier category; rename them: 'cat' (id 3)" in error_line(tmp_path)
 
 
@@ -164,14 +165,21 @@ def test_masks_from_box_annotations_are_refused(tmp_path: Path) -> None:
 
 def test_an_image_without_a_file_name_is_named_by_its_id(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX], images=[{"id": 1, "height": 60, "width": 80}])
-    assert error_line(tmp_path) == f"{tmp_path}/annotations.json: image 1 has no file_name; add it"
+    assert error_line(tmp_path).startswith(
+        f"{tmp_path}/annotations.json: file_name is not the name of a file: None (id 1). Fix the file, or set"
+    )
 
 
 def test_boxes_that_are_fractions_of_the_image_are_an_error(tmp_path: Path) -> None:
     """Without the error, a detector would train on boxes of about one pixel."""
     write_coco(tmp_path, [annotation(n, 1, [0.25, 0.5, 0.5, 0.25]) for n in (1, 2)])
-    message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height (id 1, 2)"
-    assert message in error_line(tmp_path)
+    line = (
+        f"{tmp_path}/annotations.json: boxes seem to be fractions of the image size (0.25, 0.5, 0.5, 0.25); COCO's are"
+    )
+    line += " in pixels: x, y, width, height"
+    remedy = 'Multiply them by the size; if they are pixels, set health="warn" in the dataset'
+    assert error_line(tmp_path) == f"{line}. {remedy}"
+    assert open_set(tmp_path, health="warn").health_report == [line]
     write_coco(tmp_path, [annotation(1, 1, [0, 0, 1, 1]), BOX | {"id": 2}])  # a single such box may be a small object
     assert len(open_set(tmp_path)) > 0
 

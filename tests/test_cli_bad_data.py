@@ -130,9 +130,10 @@ def test_boxes_beyond_the_image_or_without_area_are_counted_and_training_goes_on
         ([*BOXES, annotation(8, 1, [1, 1, 9, 9], category=44)], "(id 8)"),
         ([*BOXES, annotation(9, 1, [1, 1, 9])], "(id 9)"),
         ([*BOXES, annotation(6, 99, [1, 1, 9, 9])], "(id 6)"),
-        ([], "there is nothing to train on"),
+        ([], "there is nothing to train on; annotate some images"),
+        ([box | {"iscrowd": 1} for box in BOXES], "only 2 crowds (iscrowd 1, which CVAT writes for every mask), so"),
     ],
-    ids=["unknown category", "bbox of three numbers", "annotation of no image", "no annotation"],
+    ids=["unknown category", "bbox of three numbers", "annotation of no image", "no annotation", "only crowds"],
 )
 def test_training_on_contradictory_annotations_is_a_one_line_error_and_status_2(
     tmp_path, capsys, annotations, complaint

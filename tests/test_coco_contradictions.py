@@ -1,5 +1,6 @@
 """Contradictory records of COCO files are one-line errors or are left out; files that are not COCO JSON are refused."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -96,7 +97,9 @@ CONTRADICTIONS = {
     "an image without an id": (changed("images", 1, id=None), r"image without an id: None \(id no. 2\)", 9),
     "category ids repeated": (changed("categories", 1, id=1), r"duplicate category ids \(id 1\)", 8),
     "category names repeated": (changed("categories", 1, name="alpha"), r"name of an earlier .*'alpha' \(id 2\)", 8),
-    "a category without a name": (changed("categories", 1, name=...), r"category without a name: None \(id 2\)", 8),
+    "a category without a name": (changed("categories", 1, name=...), r"category without a name \(id 2\)", 8),
+    "no file_name": (changed("images", 1, file_name=...), r"file_name is not the name .*: None \(id 2\)", 9),
+    "file_name is empty": (changed("images", 1, file_name=""), r"file_name is not the name .*: '' \(id 2\)", 9),
     "file_name is a list": (changed("images", 1, file_name=["2.png"]), r"file_name is not the name .*\(id 2\)", 9),
     "neither size nor image": (
         changed("images", 1, width=None, file_name="none.png"),
@@ -136,6 +139,8 @@ UNREADABLE = {
     "truncated": (json.dumps(clean_content()).encode()[:-9], "or truncated: .*line 1"),
     "empty": (b"", "or truncated: .*line 1"),
     "not JSON": (b"<html>", "or truncated: .*line 1"),
+    "gzip": (gzip.compress(json.dumps(clean_content()).encode()), "the file is compressed; unpack it"),
+    "zip": (b"PK\x03\x04annotations.json", "the file is compressed; unpack it"),
 }
 
 

@@ -169,11 +169,17 @@ REPAIRED = {
     "area is 0": (changed("annotations", 3, area=0), r"area is not a positive number.*\(id 4\)"),
     "area is NaN": (changed("annotations", 3, area=float("nan")), r"area is not a positive number.*\(id 4\)"),
     "flat polygon": (changed("annotations", 2, segmentation=flat), r"one polygon without the list.*\(id 3\)"),
-    "polygon of two points": (changed("annotations", 2, segmentation=[[5, 6, 14, 15]]), r"polygon .*ignored \(id 3\)"),
-    "odd polygon": (changed("annotations", 2, segmentation=lambda a: [[*flat(a), 3]]), r"polygon .*ignored \(id 3\)"),
+    "polygon of two points": (
+        changed("annotations", 2, segmentation=[[5, 6, 14, 15]]),
+        r"polygon .*ignored: .* \(id 3\)",
+    ),
+    "odd polygon": (
+        changed("annotations", 2, segmentation=lambda a: [[*flat(a), 3]]),
+        r"polygon .*ignored: .* \(id 3\)",
+    ),
     "polygon with null": (changed("annotations", 2, segmentation=[[5, 6, None, 9, 1, 2]]), r"polygon .*\(id 3\)"),
-    "polygon is text": (changed("annotations", 2, segmentation="5 6 14 15"), r"polygon .*ignored \(id 3\)"),
-    "polygon without area": (changed("annotations", 2, segmentation=[[5, 6] * 4]), r"polygon .*ignored \(id 3\)"),
+    "polygon is text": (changed("annotations", 2, segmentation="5 6 14 15"), r"polygon .*ignored: .* \(id 3\)"),
+    "polygon without area": (changed("annotations", 2, segmentation=[[5, 6] * 4]), r"polygon .*ignored: .* \(id 3\)"),
     "bad skeleton": (changed("categories", 0, keypoints=["a", "b"], skeleton=[["a", "c"]]), r"skeleton .*\(id 1\)"),
 }
 
@@ -185,6 +191,18 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
     assert same(read_all(dataset), read_naively(write_content(root, _without(content, "segmentation"))))
     (line,) = dataset.health_report
     assert line.startswith(f"{root}/annotations.json: ") and re.search(report, line), line
+
+
+def test_a_category_without_annotations_and_with_the_name_of_another_is_ignored(root):
+    """Roboflow writes such a category first."""
+    clean = read_all(open_set(write_content(root, clean_content())))
+    for place, id in ((0, 0), (3, 7)):
+        content = clean_content()
+        content["categories"].insert(place, {"id": id, "name": "beta", "supercategory": "none"})
+        dataset = open_set(write_content(root, content))
+        assert dataset.classes == ("alpha", "beta", "gamma") and read_all(dataset) == clean
+        (line,) = dataset.health_report
+        assert f"with the name of another category, which are ignored: 'beta' (id {id})" in line
 
 
 def _without(content: dict, field: str) -> dict:

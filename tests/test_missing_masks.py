@@ -89,12 +89,18 @@ def test_the_count_at_opening_is_that_of_the_samples(root, seed):
     assert any(f"{without} of {count} objects have no usable mask" in line for line in dataset.health_report)
 
 
-@pytest.mark.parametrize("segmentation", [None, [], [[5, 6, 14, 15]], [[5, 6, 20, 6, 20, 18, 5]]])
+@pytest.mark.parametrize(
+    "segmentation",
+    [None, [], [[5, 6, 14, 15]], [[5, 6, 20, 6, 20, 18, 5]], [[5, 6], [20, 6], [20, 18]], [{"x": 5, "y": 6}]],
+)
 def test_masks_without_any_usable_mask_are_an_error_at_opening(root, segmentation):
     write_content(root, changed("annotations", segmentation=segmentation))
     assert len(open_set(root)) == 4
-    with pytest.raises(DataError, match=r"no object has a usable mask \(11 objects, the first: annotation 1\)"):
+    with pytest.raises(DataError) as error:
         open_set(root, masks=True)
+    assert "no object has a usable mask (11 objects, the first: annotation 1" in str(error.value)
+    reason = f"not three or more points x1, y1, x2, y2, …, which is ignored: {segmentation} (id 1, 2"
+    assert (reason in str(error.value)) == bool(segmentation)
 
 
 @pytest.mark.parametrize(("masks", "classes"), [(slice(6, 12), None), (slice(11, 12), None), (slice(8, 9), ["gamma"])])

@@ -16,6 +16,8 @@ from chordate.data.coco_geometry import (
 from chordate.data.findings import Findings
 from chordate.text import printable
 
+UNUSABLE_POLYGON = "segmentation with a polygon that is not three or more points x1, y1, x2, y2, …, which is ignored"
+
 
 class AnnotationReader:
     """Reads annotations one by one, and collects their problems.
@@ -96,8 +98,7 @@ class AnnotationReader:
             return encoding
         polygons, unusable = parse_polygons(value) if isinstance(value, list) else ([], 1)
         if unusable:
-            problem = "segmentation with a polygon that is not three or more points, which is ignored"
-            self.findings.repair(problem, id)
+            self.findings.repair(UNUSABLE_POLYGON, id, quote(value))
         elif not isinstance(value[0], list):
             self.findings.repair("segmentation is one polygon without the list around it", id)
         return polygons or None

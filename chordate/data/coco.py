@@ -166,8 +166,6 @@ class CocoDataset(Dataset):
         """Set `sizes`; report images with the same file, and missing files, which are left out if `skip_broken`."""
         sizes, files, ids = [], [], []
         for record in load_images(self.coco, self.image_ids.tolist()):
-            if not record.get("file_name"):
-                raise DataError(f"{self.annotations}: image {id_in_file(record)} has no file_name; add it")
             sizes.append((record["height"], record["width"]))
             files.append(record["file_name"])
             ids.append(id_in_file(record))
@@ -289,9 +287,15 @@ class CocoDataset(Dataset):
         if self.count(crowd=False):
             return
         what = f"{self.annotations}: {pluralize(len(self), 'image')}, but no instance of {', '.join(self.classes)}"
+        crowds = self.count(crowd=True)
+        if training and crowds:
+            raise DataError(
+                f"{what}, only {pluralize(crowds, 'crowd')} (iscrowd 1, which CVAT writes for every mask), so there is "
+                f"nothing to train on; set iscrowd to 0 for single objects"
+            )
         if training:
-            raise DataError(f"{what} (crowds do not count), so there is nothing to train on; annotate some images")
-        if not self.count(crowd=True):
+            raise DataError(f"{what}, so there is nothing to train on; annotate some images")
+        if not crowds:
             log.warning(f"{printable(what, None)}; there is no ground truth to evaluate on")
 
     def class_images(self) -> list[NDArray[np.int64]]:

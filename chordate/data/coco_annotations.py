@@ -14,7 +14,7 @@ from typing import Any
 
 import hotcoco
 
-from chordate.data.annotation_reader import AnnotationReader
+from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import is_file_name, normalize
 from chordate.data.coco_records import load_annotations, load_images
@@ -134,8 +134,7 @@ def check_annotations(
         content, reader = normalize(content, source, images)
         index, checked = _index(content, source, reader.findings, health), ALL
         report = index.healthcheck()
-    _check_fractions(index, reader.findings, health)
-    lines = reader.findings.lines(source, health)
+    lines = reader.findings.lines(source, health) + _check_fractions(index, source, health)
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
     if dropped := _box_report(index, sorted(boxes)):
         lines.append(f"{source}: {dropped}")
@@ -152,7 +151,7 @@ def _is_plain(index: hotcoco.COCO, path: Path, images: FileListing) -> bool:
         return False
     for record in load_images(index, image_ids):
         name = record["file_name"]
-        if "\\" in name or not is_file_name(name) or images.find(name) != name:
+        if not name or "\\" in name or not is_file_name(name) or images.find(name) != name:
             return False
         if min(record["height"], record["width"]) < 1 or record["height"] * record["width"] > MAX_PIXELS:
             return False
@@ -198,7 +197,8 @@ def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source
         else:
             none = False
     if ids and none:
-        objects = f"{pluralize(total, 'object')}, the first: {name_annotation(ids[0])}"
+        reason = reader.findings.describe(UNUSABLE_POLYGON)
+        objects = f"{pluralize(total, 'object')}, the first: {name_annotation(ids[0])}{reason and f'; {reason}'}"
         raise DataError(f"{source}: no object has a usable mask ({objects}); add masks, or set masks=False")
     line = f"{source}: {len(ids)} of {total} objects{images} have no usable mask, so they are trained on without one"
     return [with_ids(line, ids)] if ids else []
@@ -263,13 +263,22 @@ def _index(content: dict[str, Any], source: str, findings: Findings, health: Hea
         raise DataError(f"{source}: not COCO annotations: {error}") from error
 
 
-def _check_fractions(index: hotcoco.COCO, findings: Findings, health: Health) -> None:
-    """Add a problem if the first boxes have only coordinates ≤ 1, as in YOLO's files."""
-    sample = [a for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
-    if not any(max(x + w, y + h) > 1 for x, y, w, h in (a["bbox"] for a in sample)):
-        message = "boxes seem to be fractions of the image size; COCO's are in pixels: x, y, width, height"
-        for annotation in sample:
-            (findings.error if health == "error" else findings.repair)(message, id_in_file(annotation))
+def _check_fractions(index: hotcoco.COCO, source: str, health: Health) -> list[str]:
+    """A list of one line if the first boxes have only coordinates ≤ 1, as in YOLO's files, else an empty list.
+
+    Raises:
+        DataError: they have, and `health` is "error".
+    """
+    boxes = [a["bbox"] for a in index.load_anns(index.get_ann_ids()[:100]) if a.get("bbox")]
+    if not boxes or any(max(x + w, y + h) > 1 for x, y, w, h in boxes):
+        return []
+    first = ", ".join(f"{side:g}" for side in boxes[0])
+    line = (
+        f"{source}: boxes seem to be fractions of the image size ({first}); COCO's are in pixels: x, y, width, height"
+    )
+    if health == "error":
+        raise DataError(f'{line}. Multiply them by the size; if they are pixels, set health="warn" in the dataset')
+    return [line]
 
 
 def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:

@@ -8,6 +8,7 @@ from chordate.data.paths import missing_file
 from chordate.errors import DataError, MissingFile
 from chordate.text import printable
 
+COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ")  # gzip, zip, bzip2, xz
 MAX_DIGITS = 400  # an integer with more digits exceeds every float
 
 
@@ -26,6 +27,8 @@ def read_json(path: Path, what: str = "COCO annotations") -> Any:
     if not path.is_file():
         raise MissingFile(missing_file(path, "annotation"))
     data = path.read_bytes()
+    if data.startswith(COMPRESSED):
+        raise DataError(f"{path}: not {what}: the file is compressed; unpack it")
     try:
         text = data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """Converts COCO annotation files, as annotation tools write them, to the form of COCO's own files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from chordate.data.annotation_reader import AnnotationReader, quote
@@ -38,7 +38,8 @@ def normalize(content: Any, source: str, images: FileListing) -> tuple[dict[str,
     findings = Findings()
     parts = {kind: list(_records(content, kind, source, findings)) for kind in ("categories", "images", "annotations")}
     categories = _unique(parts["categories"], "category", findings)
-    _drop_unnamed(categories, findings)
+    used = {parse_id(record.get("category_id")) for record in parts["annotations"]}
+    _drop_unnamed(categories, used, findings)
     normal_categories = _numbered(categories, {key: _category(record, findings) for key, record in categories.items()})
     records = _unique(parts["images"], "image", findings)
     found = {key: image for key, record in records.items() if (image := _image(record, images, findings))}
@@ -122,18 +123,22 @@ def _numbered(records: Mapping[Id, Record], normal: dict[Id, dict[str, Any]]) ->
     return normal
 
 
-def _drop_unnamed(categories: dict[Id, Record], findings: Findings) -> None:
-    """Remove the categories without a name, and those with the name of an earlier category."""
-    names: set[str] = set()
-    for key, record in list(categories.items()):
-        name = parse_text(record.get("name"))
+def _drop_unnamed(categories: dict[Id, Record], used: Collection[Id | None], findings: Findings) -> None:
+    """Remove the categories without a name, and all but one of those with the same name: the first that is in `used`
+    (the ids in annotations). Roboflow writes a category without annotations before the one with the same name."""
+    kept: dict[str, Id] = {}
+    for key in sorted(categories, key=lambda key: key not in used):  # stable: used ones first, each in the file's order
+        name = parse_text(categories[key].get("name"))
+        if name and kept.setdefault(name, key) == key:
+            continue
+        id = categories.pop(key)["id"]
         if not name:
-            findings.error("category without a name", record["id"], quote(record.get("name")))
-        elif name in names:
-            findings.error("categories with the name of an earlier category; rename them", record["id"], quote(name))
-        if not name or name in names:
-            del categories[key]
-        names.add(name)
+            findings.error("category without a name", id)
+        elif key in used:
+            findings.error("categories with the name of an earlier category; rename them", id, quote(name))
+        else:
+            problem = "categories without annotations and with the name of another category, which are ignored"
+            findings.repair(problem, id, quote(name))
 
 
 def _category(record: Record, findings: Findings) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def _image(record: Record, images: FileListing, findings: Findings) -> dict[str,
     """File name and size of an image; None if the image cannot be used."""
     value = record.get("file_name")
     name = parse_text(value)
-    if (not name and value not in (None, "")) or not is_file_name(name):
+    if not name or not is_file_name(name):
         findings.error("file_name is not the name of a file", record["id"], quote(value))
         return None
     found = images.find(name)

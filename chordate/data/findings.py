@@ -1,6 +1,6 @@
 """Collects the problems of an annotation file, to report each problem once, with the number of affected records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from chordate.data.file_ids import Place
@@ -59,23 +59,26 @@ class Findings:
         """
         parts = dict.fromkeys(self._left_out.values())
         if self.errors and health == "error":
-            errors, these = "; ".join(self._describe(self.errors)), " and ".join(part or "records" for part in parts)
+            errors, these = (
+                "; ".join(map(self.describe, self.errors)),
+                " and ".join(part or "records" for part in parts),
+            )
             raise DataError(
                 f'{source}: {errors}. Fix the file, or set health="warn" in the dataset to leave these {these} out'
             )
         lines = []
         for part in parts:
-            problems = {problem: ids for problem, ids in self.errors.items() if self._left_out[problem] == part}
-            lines.append(f"{part} left out: {'; '.join(self._describe(problems))}".lstrip())
+            problems = [problem for problem in self.errors if self._left_out[problem] == part]
+            lines.append(f"{part} left out: {'; '.join(map(self.describe, problems))}".lstrip())
         if self.repairs:
-            lines.append("; ".join(self._describe(self.repairs)))
+            lines.append("; ".join(map(self.describe, self.repairs)))
         return [f"{source}: {line}" for line in lines]
 
-    def _describe(self, problems: Mapping[str, Sequence[Any]]) -> list[str]:
-        return [
-            with_ids(f"{problem}{': ' if (example := self._examples.get(problem)) else ''}{example or ''}", ids)
-            for problem, ids in problems.items()
-        ]
+    def describe(self, problem: str) -> str:
+        """A problem with an example and its ids; "" if no record has it."""
+        ids = self.errors.get(problem) or self.repairs.get(problem)
+        example = self._examples.get(problem)
+        return with_ids(f"{problem}: {example}" if example else problem, ids) if ids else ""
 
 
 def with_ids(message: str, ids: Sequence[Any]) -> str:
