@@ -44,6 +44,11 @@ def test_parts_of_an_object_are_not_objects(tmp_path: Path) -> None:
     assert samples(VocDataset(voc(tmp_path, files, ["1.png"]))) == {"1.png": [CAT]}
 
 
+def test_objects_may_be_in_an_element_of_their_own(tmp_path: Path) -> None:
+    text = voc_xml("1.png").replace("<object>", "<objects><object>").replace("</object>", "</object></objects>")
+    assert samples(VocDataset(voc(tmp_path, {"1.xml": text}, ["1.png"]))) == {"1.png": [CAT]}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -121,7 +126,19 @@ def test_xml_files_may_lie_beside_the_images(tmp_path: Path, folder: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "lines", ["2", "2.jpg\r\n", "\ufeff2\n", "JPEGImages/2.png", "2 -1", "2  1\n\n", "a/2", "2\n2"]
+    "lines",
+    [
+        "2",
+        "2.jpg\r\n",
+        "\ufeff2\n",
+        "JPEGImages/2.png",
+        "2 -1",
+        "2  1\n\n",
+        "a/2",
+        "2\n2",
+        "JPEGImages\\2.png",
+        "a\\2 1",
+    ],
 )
 def test_an_image_list_may_be_written_in_many_ways(tmp_path: Path, lines: str) -> None:
     root = voc(tmp_path, {"1.xml": voc_xml(name="dog"), "a/2.xml": voc_xml()}, ["1.png", "a/2.png"])

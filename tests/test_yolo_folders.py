@@ -54,7 +54,7 @@ def test_class_names_are_text(tmp_path: Path, file: str, content: str, names: tu
     ],
 )  # fmt: skip
 def test_wrong_class_names_are_a_one_line_error(tmp_path: Path, content: str, message: str) -> None:
-    root = yolo(tmp_path, {"1.txt": LINE.replace("0", "1", 1)}, ["1.png"], content)
+    root = yolo(tmp_path, {"1.txt": f"{LINE}\n1{LINE[1:]}"}, ["1.png"], content)
     with pytest.raises(DataError, match=message) as error:
         YoloDataset("images", names="data.yaml", data_root=root)
     assert "\n" not in str(error.value)
@@ -86,6 +86,23 @@ def test_label_files_without_image_are_reported(tmp_path: Path) -> None:
     assert dataset.health_report == [f"{root}/labels: 1 label file without image left out (2.txt)"]
 
 
+def test_images_without_any_label_file_are_reported(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {}, ["1.png", "2.png"])
+    (root / "labels").mkdir()
+    dataset = YoloDataset("images", names="data.yaml", data_root=root)
+    line = f"{root}/labels: no image has a label file; that of the first would be {root}/labels/1.txt"
+    assert dataset.health_report == [line]
+    write(root / "labels/2.txt", "")
+    assert YoloDataset("images", names="data.yaml", data_root=root).health_report == []
+
+
+def test_a_missing_image_of_a_list_is_named_before_its_labels(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"1.txt": LINE}, ["1.png"], "train: train.txt\nnames: [cat]")
+    write(root / "train.txt", "/content/pets/images/2.png\n")
+    with pytest.raises(DataError, match=r"^/content/pets/images/2\.png: no such image file"):
+        YoloDataset(data="data.yaml", split="train", data_root=root)
+
+
 ULTRALYTICS = (
     "path: ../datasets/pets  # dataset root dir\ntrain: images/train\nval: images/val\ntest:\n\nnames:\n  0: cat\n"
 )
@@ -103,6 +120,11 @@ ROBOFLOW = (
         ("val: val.txt\nnames: [cat]", "photos/images/1.png", "data.yaml"),
         ("val: [a/images, b/images]\nnames: [cat]", "b/images/1.png", "data.yaml"),
         ("val: photos\nnames: [cat]", "photos/1.png", "data.yaml"),
+        ("path: C:\\pets\nval: .\\photos\\images\nnames: [cat]", "photos/images/1.png", "data.yaml"),
+        ("validation: photos/images\nnames: [cat]", "photos/images/1.png", "data.yaml"),
+        ("val: moved.txt\nnames: [cat]", "photos/images/1.png", "data.yaml"),
+        ("val: lists/moved.txt\nnames: [cat]", "photos/images/1.png", "data.yaml"),
+        ("val: windows.txt\nnames: [cat]", "photos/images/1.png", "data.yaml"),
     ],
 )  # fmt: skip
 def test_a_data_yaml_of_ultralytics_and_roboflow_is_read_as_it_is(tmp_path: Path, content, images, yaml) -> None:
@@ -113,6 +135,9 @@ def test_a_data_yaml_of_ultralytics_and_roboflow_is_read_as_it_is(tmp_path: Path
     labels = Path(str(image).replace("/images/", "/labels/")).with_suffix(".txt")
     write(labels, LINE)
     write(root / "val.txt", "\ufeff./photos/images/1.png\r\n")
+    for name in ("moved.txt", "lists/moved.txt"):
+        write(root / name, "/content/pets/photos/images/1.png\n")
+    write(root / "windows.txt", "D:\\pets\\photos\\images\\1.png\r\n")
     dataset = YoloDataset(data=yaml, split="val", data_root=root)
     (sample,) = samples(dataset).values()
     assert is_cat(sample) and dataset.classes == ("cat",)

@@ -13,7 +13,7 @@ import yaml
 from chordate.data.image_files import image_stem, list_files
 from chordate.data.recognition import SPLITS, Folder, FoundSet, Recognition, find_folders, relative, with_suffix
 from chordate.data.recognize_layouts import voc_semantic_sets
-from chordate.data.yolo_data import label_file
+from chordate.data.yolo_data import label_file, split_entries
 from chordate.structures.metadata import numbered_names
 
 NAMES = 8  # number of file names by which the image folder is found
@@ -152,8 +152,7 @@ def recognize_yolo(path: Path) -> Recognition | None:
     descriptions = [path] if is_file else sorted(with_suffix(folders, ".yaml", ".yml"), key=lambda file: file.parts)
     named = [(file, content) for file in descriptions if "names" in (content := _yaml(file))]
     for file, content in named:
-        splits = [split for split in IMAGE_LISTS if content.get(split)]
-        if splits:
+        if splits := split_entries(content):
             name = relative(file, root)
             sets = [FoundSet(s, {"type": "YoloDataset", "data": name, "split": s}) for s in splits]
             return Recognition(f"YOLO ({name})", root, sets)

@@ -90,6 +90,7 @@ def read_image_list(file: Path, stems: Iterable[str], source: Path) -> list[str]
     known = {name: same[0] for name, same in by_name.items() if len(same) == 1} | {stem: stem for stem in stems}
     listed: set[str] = set()
     for line in read_lines(file, "image list"):
+        line = line.replace("\\", "/")
         names = [image_stem(text).removesuffix(".xml") for text in (line, line.rsplit(None, 1)[0], line.split()[0])]
         found = [known[name] for name in (*names, *(PurePosixPath(name).name for name in names)) if name in known]
         if not found:

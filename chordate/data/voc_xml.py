@@ -62,7 +62,7 @@ def read_voc_xml(file: Path) -> VocImage:
         raise DataError(f"{file}: not supported: {error}; save it as UTF-8 without entity definitions") from error
     if root.tag != "annotation":
         raise DataError(f"{file}: its root is <{root.tag}>, not <annotation>; is it in Pascal VOC's format?")
-    objects = root.findall("object")
+    objects = list(root.iter("object"))  # also those in an element around them, such as <objects>
     if not objects and root.find("filename") is None and root.find("size") is None:
         raise DataError(
             f"{file}: it has no <filename>, <size> or <object>; annotate the image again, or delete the file"

@@ -111,6 +111,10 @@ class YoloDataset(CocoDataset):
                         annotations.append({**ids, **annotation})
         self.left_out = broken
         self.notes += describe_broken(broken)
+        if not any(labels.is_file() for _, labels in pairs):
+            self.notes.append(
+                f"{self.annotations}: no image has a label file; that of the first would be {pairs[0][1]}"
+            )
         self._note_unused({labels for _, labels in pairs})
         categories = [{"id": number, "name": name} for number, name in enumerate(self.names, start=1)]
         return hotcoco.COCO({"images": images, "annotations": annotations, "categories": categories})
@@ -129,7 +133,7 @@ class YoloDataset(CocoDataset):
                     raise DataError(f"{folder}: no such {what} folder; correct images= or labels= of YoloDataset")
             names = list_images(self.images)
             pairs = [(self.images / name, (self.annotations / name).with_suffix(".txt")) for name in names]
-        if pairs and not any(labels.parent.is_dir() for _, labels in pairs):
+        if pairs and pairs[0][0].is_file() and not any(labels.parent.is_dir() for _, labels in pairs):
             raise DataError(
                 f"{pairs[0][1].parent}: no such label folder; it must contain the label file of {pairs[0][0]}"
             )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from chordate.data.file_listing import ABSOLUTE, FileListing
 from chordate.data.image_files import list_images
 from chordate.data.paths import missing_folder
 from chordate.data.text_lists import read_lines, read_text
@@ -39,7 +40,8 @@ def split_images(file: Path, split: str) -> list[Path]:
 
     The entry of the split is a folder, a text file with one image per line (relative to the text file), or a list of
     these. Folders and text files are relative to the entry `path`. Since datasets are often moved after export, the
-    YAML file's own folder is tried as well.
+    YAML file's own folder is tried as well; and of a listed absolute path that does not exist, leading folders are
+    removed, provided that this finds a file in the folder of the text file or the YAML file. Backslashes are slashes.
 
     Raises:
         DataError: there is no such split, a folder or text file is missing, the split has no images, or the labels are
@@ -48,23 +50,31 @@ def split_images(file: Path, split: str) -> list[Path]:
     content = _read_yaml(file)
     if "kpt_shape" in content:
         raise DataError(f"{file}: pose labels (kpt_shape) are not supported; export the data in COCO's format")
-    splits = [name for name in SPLITS if content.get(name)]
+    splits = split_entries(content)
     if split not in splits:
         raise DataError(f"{file}: {unknown('split', split, splits)}")
-    entries = content[split] if isinstance(content[split], list) else [content[split]]
+    entries = splits[split] if isinstance(splits[split], list) else [splits[split]]
     path = content.get("path", "")
     if not all(isinstance(entry, str) for entry in (path, *entries)):
         raise DataError(f"{file}: the entries path and {split} must be paths; {split} may also be a list of paths")
     images: list[Path] = []
     for entry in entries:
-        where = _locate(entry, path, file)
+        where = _locate(entry.replace("\\", "/"), path.replace("\\", "/"), file)
         if where.is_dir():
             images += [where / name for name in list_images(where)]
         else:
-            images += [_listed(line, where) for line in read_lines(where, "image list")]
+            listings = [FileListing(folder) for folder in (where.parent, file.parent)]
+            images += [_listed(line, listings) for line in read_lines(where, "image list")]
     if not images:
         raise DataError(f"{file}: the split {split} has no images")
     return list(dict.fromkeys(images))
+
+
+def split_entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the splits of a `data.yaml`. As in Ultralytics, "validation" is another name of "val"."""
+    entries = {name: content.get(name) for name in SPLITS}
+    entries["val"] = entries["val"] or content.get("validation") or content.get("valid")
+    return {name: entry for name, entry in entries.items() if entry}
 
 
 def label_file(image: Path) -> Path:
@@ -125,6 +135,11 @@ def _locate(entry: str, path: str, file: Path) -> Path:
     return Path(os.path.normpath(existing))
 
 
-def _listed(line: str, file: Path) -> Path:
-    path = file.parent / line.replace("\\", "/")
-    return Path(os.path.normpath(path))
+def _listed(line: str, listings: Sequence[FileListing]) -> Path:
+    """The image that a line of a text file names, see `split_images`; relative names are those in `listings[0]`."""
+    name = line.replace("\\", "/")
+    parts = Path(name).parts
+    names = [str(Path(*parts[count:])) for count in range(1, len(parts) - 1)] if ABSOLUTE.match(name) else []
+    tried = [(listings[0], name), *((listing, other) for listing in listings for other in names)]
+    listing, found = next(((listing, other) for listing, other in tried if other in listing), tried[0])
+    return Path(os.path.normpath(listing.folder / found))
