@@ -62,10 +62,23 @@ def test_missing_images_are_found_on_opening(root: Path) -> None:
 
 def test_the_folders_are_listed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
-    real = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listed.append(str(path)) or real(path))
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or real(path))
     open_set(root)
     assert listed == [f"{root}/images/"] or listed == [f"{root}/images"]
+
+
+def test_links_to_missing_files_and_folders_are_missing_images(root: Path) -> None:
+    for number in (2, 3, 4):
+        (root / f"images/{number}.png").rename(root / f"{number}.png")
+    (root / "images/2.png").symlink_to(root / "2.png")
+    (root / "images/3.png").symlink_to("/nowhere/3.png")
+    (root / "images/4.png").mkdir()
+    message = r"images/3\.png: no such image file; it is a link to /nowhere/3\.png, which does not exist; 2 of 8 images"
+    with pytest.raises(DataError, match=message):
+        open_set(root)
+    dataset = open_set(root, skip_broken=True)
+    assert dataset.image_ids.tolist() == [1, 2, 5, 6, 7, 8] and dataset[(0, 1)]["info"].image_id == 2
 
 
 @pytest.mark.parametrize(("folder", "remedy"), [("images/train", 'set images="images/train"'), ("", 'set images="."')])

@@ -130,7 +130,10 @@ def test_an_image_that_claims_billions_of_pixels_is_not_decoded(tmp_path: Path, 
         pytest.skip("label images are not JPEGs")
     file = tmp_path / "a.png"
     file.write_bytes(make(60_000, 60_000))
-    assert f"{file}: more than 178,956,970 pixels; set CHORDATE_MAX_PIXELS" in message(reader, file)
+    assert (
+        f"{file}: more than 178,956,970 pixels; the environment variable CHORDATE_MAX_PIXELS sets the limit"
+        in message(reader, file)
+    )
 
 
 def test_the_limit_of_pixels_is_an_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

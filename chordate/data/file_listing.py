@@ -53,8 +53,10 @@ class FileListing:
 
 
 def _list(folder: Path) -> set[str]:
+    """The names of the regular files in a folder, and of links to such files."""
     try:
-        return set(os.listdir(folder))
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
     except (OSError, ValueError):  # ValueError: an impossible name
         return set()
 

@@ -31,6 +31,9 @@ _NUMPY = b"\x93NUMPY"
 _NATIVE = ("L", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes that numpy reads as they are
 EXIF_ORIENTATION = 0x112
 log = logging.getLogger("chordate")
+# The decoders' own messages do not name the file; the errors raised here do.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 reported: set[str] = set()
 
 

@@ -21,7 +21,8 @@ from chordate.errors import BrokenFile, DataError
 # The suffixes of the images in a folder. HEIC is listed so that such a file is reported, not left out.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(".gif", ".avif", ".jp2", ".tga", ".npy", ".heic", ".heif"),
+    *(".gif", ".avif", ".jp2", ".jpx", ".jpf", ".j2k", ".jpc", ".tga", ".dib", ".apng", ".mpo", ".pam", ".pcx", ".ras"),
+    *(".sgi", ".qoi", ".npy", ".heic", ".heif"),
 )
 # Start and end markers of complete JPEG and PNG files; all other files are also decoded by Pillow, to find truncation.
 ENDINGS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND\xae\x42\x60\x82"}

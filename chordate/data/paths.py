@@ -29,6 +29,8 @@ def missing_file(path: Path, kind: str) -> str:
         return f"{path}: is a folder, expected the {kind} file"
     if path.exists():
         return f"{path}: {NOT_REGULAR}"
+    if path.is_symlink():
+        return f"{path}: no such {kind} file; it is a link to {path.readlink()}, which does not exist"
     if not folder.is_dir():
         while not folder.parent.is_dir():
             folder = folder.parent

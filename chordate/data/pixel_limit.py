@@ -24,4 +24,4 @@ PIL.Image.MAX_IMAGE_PIXELS = (MAX_PIXELS + 1) // 2  # Pillow warns above this nu
 
 def too_many_pixels(path: Path | str) -> str:
     """Error message for an image with more than MAX_PIXELS pixels."""
-    return f"{path}: more than {MAX_PIXELS:,} pixels; set CHORDATE_MAX_PIXELS to allow larger images"
+    return f"{path}: more than {MAX_PIXELS:,} pixels; the environment variable CHORDATE_MAX_PIXELS sets the limit"
