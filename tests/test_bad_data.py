@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,18 @@ def test_a_missing_image_folder_is_an_error_on_opening(tmp_path: Path) -> None:
     write_coco(tmp_path, [BOX])
     with pytest.raises(DataError, match="no such image folder"):
         CocoDataset("annotations.json", "train", data_root=tmp_path)
+
+
+def test_a_zip_of_the_data_must_be_unpacked(tmp_path: Path) -> None:
+    write_coco(tmp_path / "set", [BOX])
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
+    for annotations, images, what in (
+        (f"{archive}/annotations.json", "images", f"{archive}/annotations.json: annotation files"),
+        ("annotations.json", f"{archive}/images", f"{archive}/images: image folders"),
+    ):
+        with pytest.raises(DataError) as error:
+            CocoDataset(annotations, images, data_root=tmp_path / "set")
+        assert str(error.value).startswith(f"{what} are not read from a zip, only class folders are; unpack {archive}")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.98])

@@ -28,6 +28,7 @@ KINDS = {
     "above 2^53": lambda id: 2**53 + id,
     "above 2^60": lambda id: 2**60 + id,
     "above 2^63": lambda id: 2**63 + id,
+    "above 2^64": lambda id: 10**30 + id,
 }
 
 

@@ -32,7 +32,7 @@ from chordate.data.image_headers import check_image
 from chordate.data.image_io import decode_image, read_bytes, read_image
 from chordate.data.instance_keypoints import has_keypoints, read_keypoints, skeleton_of
 from chordate.data.missing_images import report_missing, without_images
-from chordate.data.paths import resolve_path
+from chordate.data.paths import missing_folder, resolve_path
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
@@ -158,7 +158,7 @@ class CocoDataset(Dataset):
         index = self._open()
         if not self.images.is_dir():
             raise DataError(
-                f"{self.images}: no such image folder; the file names in {self.annotations.name} are relative to it"
+                f"{missing_folder(self.images, 'image')}; the file names in {self.annotations.name} are relative to it"
             )
         return check_annotations(index, self.annotations, listing, self.health, self.check_whole)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from chordate.data.annotation_reader import AnnotationReader, quote
 from chordate.data.coco_geometry import MAX_RLE_PIXELS, parse_side
-from chordate.data.file_ids import FILE_ID, MAX_ID, PLACE, Id, id_in_file, parse_id
+from chordate.data.file_ids import MAX_ID, PLACE, Id, id_in_file, parse_id, renumber
 from chordate.data.file_listing import FileListing
 from chordate.data.findings import Findings
 from chordate.data.image_headers import displayed_size
@@ -20,7 +20,7 @@ def normalize(content: Any, source: str, images: FileListing) -> tuple[dict[str,
 
     If an image id is text, negative or above 2^53, all images are numbered 1, 2, …; the same holds for categories.
     Annotations are numbered if one of their ids is missing, not unique, or not an integer 0 … 2^53. A numbered record
-    has the file's own id as `FILE_ID`.
+    has the file's own id, see `id_in_file`.
 
     Args:
         content: the content of the file.
@@ -119,7 +119,7 @@ def _numbered(records: Mapping[Id, Record], normal: dict[Id, dict[str, Any]]) ->
         keys.sort()
     for number, key in enumerate(keys, start=1):
         if key in normal:
-            normal[key] |= {"id": key} if exact else {"id": number, FILE_ID: records[key]["id"]}
+            normal[key] |= {"id": key} if exact else renumber(number, records[key]["id"])
     return normal
 
 
@@ -229,4 +229,4 @@ def _number_annotations(annotations: Sequence[tuple[Record, dict[str, Any]]], fi
         seen.add(key)
     exact = len(seen) == len(keys) and all(isinstance(key, int) and 0 <= key <= MAX_ID for key in keys)
     for number, ((record, annotation), key) in enumerate(zip(annotations, keys), start=1):
-        annotation |= {"id": key} if exact else {"id": number} if key is None else {"id": number, FILE_ID: record["id"]}
+        annotation |= {"id": key} if exact else {"id": number} if key is None else renumber(number, record["id"])

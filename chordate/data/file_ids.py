@@ -1,9 +1,11 @@
 """The ids of records in annotation files, which datasets replace by integers where necessary.
 
-A record that was renumbered keeps the file's own id as `FILE_ID`. An annotation without an id in its file (Pascal VOC,
-YOLO) has its Place as `PLACE`. Messages and results show these, never the integers that datasets assign.
+A record that was renumbered keeps the file's own id in `FILE_ID`, as JSON text, since the index (hotcoco) rounds
+integers above 2^64. An annotation without an id in its file (Pascal VOC, YOLO) has its Place as `PLACE`. Messages and
+results show these, never the integers that datasets assign.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,4 +34,11 @@ def parse_id(value: Any) -> Id | None:
 
 def id_in_file(record: Mapping[str, Any]) -> Any:
     """The id of a record in its file, or its Place; None if it has neither."""
-    return Place(record[PLACE]) if PLACE in record else record.get(FILE_ID, record.get("id"))
+    if PLACE in record:
+        return Place(record[PLACE])
+    return json.loads(record[FILE_ID]) if FILE_ID in record else record.get("id")
+
+
+def renumber(number: int, id: Any) -> dict[str, Any]:
+    """The fields of a record whose `id` is replaced by a number."""
+    return {"id": number, FILE_ID: json.dumps(id)}

@@ -24,7 +24,9 @@ def missing_file(path: Path, kind: str) -> str:
     The search for similar names takes 0.1 seconds in a folder of 3,000 files, so code that may skip missing files
     raises `BrokenFile(partial(missing_file, …))`, which makes the message only when it is shown.
     """
-    folder = path.parent
+    folder, archive = path.parent, split_archive(path)[0]
+    if archive is not None:
+        return f"{path}: {kind} files are not read from a zip, only class folders are; unpack {archive}"
     if path.is_dir():
         return f"{path}: is a folder, expected the {kind} file"
     if path.exists():

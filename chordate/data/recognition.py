@@ -86,6 +86,8 @@ def recognize(path: Path, recognizers: Mapping[str, Recognizer]) -> Recognition:
             order = sorted(recognition.sets, key=lambda result: (split_rank(result.name), result.name))
             return Recognition(recognition.kind, recognition.root, order)
     content = f"the folder has {_content(path)}" if path.is_dir() else "the file is of another kind"
+    if path.suffix.lower() == ".zip":
+        content = "in a zip, only class folders are recognized, so unpack it"
     raise DataError(f"{path}: no dataset recognized; {content}; looked for {'; '.join(recognizers)}")
 
 
