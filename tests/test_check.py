@@ -1,6 +1,7 @@
 """`chordate check`: counts are those of the files, every problem is named, and any problem gives exit status 1."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -165,3 +166,25 @@ def test_padding_and_crowds_are_not_counted() -> None:
 
 def test_a_classifiers_images_are_counted_by_class() -> None:
     assert ClassTargets(torch.tensor([1, 1, 0])).class_counts(3).tolist() == [1, 2, 0]
+
+
+@pytest.mark.usefixtures("without_plots")
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["metric.iou_types=['segm']"], "the model predicts no masks"),
+        (["train.save_best=bbox_XY"], 'train.save_best: unknown metric "bbox_XY"'),
+        (["callbacks=[dict(type='EarlyStopping', monitor='AP')]"], 'EarlyStopping: unknown metric "AP"'),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_found_as_by_training(
+    tmp_path: Path, capsys, options: list[str], problem: str
+) -> None:
+    square = [[10, 10, 40, 10, 40, 40, 10, 40]]
+    root = write_coco(tmp_path / "data", [annotation(n, n, BOX, segmentation=square) for n in (1, 2)])
+    arguments = [own_config(tmp_path), "--data-root", root]
+    assert check(*arguments, "--out", tmp_path, "--cfg-options", *options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(problem, line)
+    assert main(["train", *map(str, arguments), "--work-dir", str(tmp_path / "run"), "--cfg-options", *options]) == 2
+    assert re.search(problem, capsys.readouterr().err.splitlines()[-1])

@@ -13,7 +13,10 @@ from chordate.text import printable
 
 if TYPE_CHECKING:
     from chordate.data.data_report import DataReport
+    from chordate.data.dataset import Dataset
     from chordate.data.recognition import FoundSet
+    from chordate.model_contracts import Model
+    from chordate.training.settings import TrainSettings
 
 # If a dataset cannot be opened as configured, these settings are tried in turn, to report its other problems too.
 TOLERANT: tuple[dict[str, Any], ...] = ({"skip_broken": True, "health": "warn"}, {"skip_broken": True})
@@ -156,33 +159,59 @@ def read_config(arguments: argparse.Namespace) -> tuple[str, list[DataReport]]:
     with naming_files(cfg):
         settings = TrainSettings.from_config(section(cfg, "train"))
         check_settings(cfg, settings)
-        return Path(cfg.filename).stem, read_sets(cfg, data_root(arguments), settings.seed)
+        return Path(cfg.filename).stem, read_sets(cfg, data_root(arguments), settings)
 
 
-def read_sets(cfg: Any, root: Path, seed: int) -> list[DataReport]:
-    """Open the datasets as training does, build the model and the metric, and read all samples."""
-    from chordate.config import part_section, section
+def read_sets(cfg: Any, root: Path, settings: TrainSettings) -> list[DataReport]:
+    """Open the datasets as training does, try the model and the metric on one sample, and read all samples."""
+    from chordate.config import section
     from chordate.data.data_report import read_set
     from chordate.errors import ChordateError
-    from chordate.evaluation.build_metric import build_metric
     from chordate.models.build import build_model, image_channels
 
     wiring: dict[str, Any] = {"data_root": root, "channels": image_channels(cfg)}
-    reports = [open_set("train_data", section(cfg, "train_data"), training=True, seed=seed, **wiring)]
+    reports = [open_set("train_data", section(cfg, "train_data"), training=True, seed=settings.seed, **wiring)]
     train = reports[0].dataset
     if cfg.get("val_data"):
         same = meta_of(reports[0]) | ({} if train is None else {"meta_of": "the training data"})
         reports.append(open_set("val_data", section(cfg, "val_data"), training=False, **same, **wiring))
     try:
-        model = None if train is None else build_model(cfg, meta=train.meta, pretrained=False)
-        if model is not None and reports[-1].dataset not in (None, train):
-            build_metric(part_section(cfg, "metric"), reports[-1].dataset).check_model(model)
+        if train is not None:
+            model = build_model(cfg, meta=train.meta, pretrained=False)
+            try_model(model, cfg, settings, train, reports[-1].dataset if len(reports) > 1 else None)
     except ChordateError as error:
         reports[0].problems.append(str(error))
     for report in reports:
         if report.dataset is not None:
             read_set(report, section(cfg, report.name), training=report is reports[0])
     return reports
+
+
+def try_model(model: Model, cfg: Any, settings: TrainSettings, train: Dataset, validation: Dataset | None) -> None:
+    """Compute the losses of one training sample, and evaluate one validation sample, if there is validation data.
+
+    Raises:
+        ChordateError: the data, the model, the metric and the settings do not fit.
+    """
+    from chordate import launch
+    from chordate.config import list_section, part_section, section
+    from chordate.data.loader import build_loader
+    from chordate.evaluation.build_metric import build_metric
+    from chordate.registry import CALLBACKS
+    from chordate.training.callbacks import check_monitored
+    from chordate.training.evaluation_loop import evaluation_mode, to_device, trial_evaluation
+
+    device, padding = launch.device(), {"size_divisor": model.size_divisor}
+    model.to(device)
+    first = build_loader(train, section(cfg, "train_data"), training=True, **padding).first_batch()
+    with evaluation_mode(model):
+        model.loss(to_device(first, device))
+    if validation is not None:
+        metric = build_metric(part_section(cfg, "metric"), validation)
+        metric.check_model(model)
+        loader = build_loader(validation, section(cfg, "val_data"), training=False, **padding)
+        callbacks = [CALLBACKS.build(callback) for callback in list_section(cfg, "callbacks")]
+        check_monitored(callbacks, settings.save_best, trial_evaluation(model, loader, metric, device))
 
 
 def open_set(name: str, data: Any, **wiring: Any) -> DataReport:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -152,24 +152,26 @@ class ValidationLoss(Callback):
             trainer.lower_is_better.add(f"val_{name}")
 
 
-def check_monitored(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+def check_monitored(callbacks: Sequence[Callback], save_best: str | None, metrics: Mapping[str, float]) -> None:
     """Check, before training, that evaluations compute the metrics that `train.save_best` and EarlyStopping name.
 
     Skipped if `metrics` is empty, or if a custom callback may add metrics. With ValidationLoss, names that start with
     "val_" are not checked.
 
     Args:
+        callbacks: the callbacks of the run.
+        save_best: the setting `train.save_best`.
         metrics: the metrics that `trial_evaluation` returned.
 
     Raises:
         ConfigError: a name is not in `metrics`.
     """
-    adding = [type(c) for c in trainer.callbacks if type(c).on_evaluation_end is not Callback.on_evaluation_end]
+    adding = [type(c) for c in callbacks if type(c).on_evaluation_end is not Callback.on_evaluation_end]
     if not metrics or set(adding) - {ValidationLoss}:
         return
-    wanted = [("callbacks: EarlyStopping", c.monitor) for c in trainer.callbacks if isinstance(c, EarlyStopping)]
+    wanted = [("callbacks: EarlyStopping", c.monitor) for c in callbacks if isinstance(c, EarlyStopping)]
     names = [*metrics, "val_loss"] if adding else list(metrics)
-    for setting, name in [("train.save_best", trainer.settings.save_best), *wanted]:
+    for setting, name in [("train.save_best", save_best), *wanted]:
         if name and name not in names and not (adding and name.startswith("val_")):
             raise ConfigError(f"{setting}: {unknown('metric', name, names)}")
 

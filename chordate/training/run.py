@@ -128,7 +128,7 @@ def train(
             # A separate metric, so that predictions of the trial evaluation are not counted later.
             trial_metric = build_metric(part_section(cfg, "metric"), val_set)
             metrics = trial_evaluation(trainer.module, val_loader, trial_metric, trainer.device)
-            check_monitored(trainer, metrics)
+            check_monitored(trainer.callbacks, settings.save_best, metrics)
         trainer.train(is_locked=True)
     return trainer
 
