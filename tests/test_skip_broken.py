@@ -75,8 +75,9 @@ def test_links_to_missing_files_and_folders_are_missing_images(root: Path) -> No
     (root / "images/3.png").symlink_to("/nowhere/3.png")
     (root / "images/4.png").mkdir()
     message = r"images/3\.png: no such image file; it is a link to /nowhere/3\.png, which does not exist; 2 of 8 images"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as error:
         open_set(root)
+    assert f"; found {root}/3.png: move the file" in str(error.value)
     dataset = open_set(root, skip_broken=True)
     assert dataset.image_ids.tolist() == [1, 2, 5, 6, 7, 8] and dataset[(0, 1)]["info"].image_id == 2
 
@@ -312,6 +313,10 @@ def test_names_of_panoptic_data_may_have_backslashes_or_the_folder(tmp_path: Pat
     dataset = CocoPanoptic("panoptic.json", "images", data_root=tmp_path)
     assert [Path(dataset[(0, index)]["info"].path).name for index in range(3)] == ["2.jpg", "1.jpg", "0.jpg"]
     assert ["1 file name" in line and first in line for line, first in zip(dataset.health_report, "12")] == [True] * 2
+    content["images"][1]["file_name"] = "0.jpg"
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    report = CocoPanoptic("panoptic.json", "images", data_root=tmp_path).health_report
+    assert "1 image with the file_name of an earlier image, the first: 0.jpg (ids 49 and 50)" in report[0]
 
 
 def test_missing_images_of_panoptic_data_are_found_on_opening(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
 from chordate.data.paths import missing_folder, resolve_path
+from chordate.data.same_files import report_same_files
 from chordate.errors import BrokenFile, DataError, MissingFile, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
@@ -110,6 +111,10 @@ class CocoPanoptic(Dataset):
                 names = f"{pluralize(len(changed), 'file name')} with backslashes or a path to the folder {folder.name}"
                 line = f"{self.annotations}: {names}, which are ignored, the first: {printable(changed[0])}"
                 self.health_report = [*self.health_report, line]
+            if kind == "image":
+                sizes = list(map(tuple, self.index.sizes.tolist()))
+                same = report_same_files(files, sizes, self.index.file_ids, str(self.annotations))
+                self.health_report = [*self.health_report, *same]
             missing = np.array([file not in listing for file in files])
             if missing.any():
                 line = report_missing(files, missing, folder, data_root, self.skip_broken, kind)
