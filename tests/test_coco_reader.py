@@ -5,6 +5,7 @@ Files are made from one clean dict and a mutation. The referee is `coco_mutants.
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from coco_mutants import (
     write_content,
     write_images,
 )
+
+from chordate.errors import DataError
 
 OBJECTS = 3 * IMAGES
 
@@ -191,6 +194,26 @@ def test_repairs_change_no_box_and_are_reported_in_one_line(root, content, repor
     assert same(read_all(dataset), read_naively(write_content(root, _without(content, "segmentation"))))
     (line,) = dataset.health_report
     assert line.startswith(f"{root}/annotations.json: ") and re.search(report, line), line
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_name_may_have_another_unicode_normal_form(tmp_path, form):
+    """Files from macOS have decomposed letters (NFD)."""
+    root, other = write_images(tmp_path), {"NFC": "NFD", "NFD": "NFC"}[form]
+    (root / "images/2.png").rename(root / "images" / unicodedata.normalize(form, "été 2.png"))
+    content = changed("images", 1, file_name=unicodedata.normalize(other, "été 2.png"))
+    dataset = open_set(write_content(root, content))
+    assert len(dataset[(0, 1)]["boxes"]) == 3
+    (line,) = dataset.health_report
+    assert "file_name in another Unicode normal form than the file's: 'é" in unicodedata.normalize("NFC", line)
+
+
+def test_absolute_paths_that_lead_to_the_same_file_are_an_error(root):
+    content = changed("images", slice(0, 2), file_name=lambda i: f"/data/set {i['id']}/images/1.png")
+    write_content(root, content)
+    message = r"images/1\.png: could be /data/set 1/images/1\.png or /data/set 2/images/1\.png; correct the file names"
+    with pytest.raises(DataError, match=message):
+        open_set(root)
 
 
 def test_a_category_without_annotations_and_with_the_name_of_another_is_ignored(root):

@@ -1,5 +1,6 @@
 """Converts COCO annotation files, as annotation tools write them, to the form of COCO's own files."""
 
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,6 +173,8 @@ def _image(record: Record, images: FileListing, findings: Findings) -> dict[str,
     found = images.find(name)
     if "\\" in name and "\\" not in found:
         findings.repair("file_name with backslashes, which are read as slashes", record["id"])
+    elif unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name) and found != name:
+        findings.repair("file_name in another Unicode normal form than the file's", record["id"], quote(name))
     elif found != name:
         problem = f"file_name with a path to the folder {images.folder.name}, which is left out"
         findings.repair(problem, record["id"], quote(name))

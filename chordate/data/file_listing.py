@@ -2,7 +2,12 @@
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+
+from chordate.errors import DataError
+from chordate.text import printable
 
 ABSOLUTE = re.compile(r"/|[A-Za-z][A-Za-z+]*:")  # "/photos/1.jpg", "C:/photos/1.jpg", "https://…/1.jpg"
 
@@ -18,6 +23,7 @@ class FileListing:
         self.folder = folder
         self._ending = Path(os.path.abspath(folder)).parts
         self._listed: dict[str, set[str]] = {}
+        self._found: dict[str, str] = {}  # the absolute path for which `find` returned a relative path
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a file with this name."""
@@ -30,19 +36,24 @@ class FileListing:
     def find(self, name: str) -> str:
         """Find a file; returns its path relative to the folder.
 
-        If no file is called `name`, backslashes (from Windows) are replaced by slashes. If there is still no such file,
-        leading folders are removed, provided that this finds a file: those that repeat the end of the folder's path
-        (`images/1.jpg` in the folder `images`), and, of an absolute path, those up to the folder's name. Otherwise,
-        returns `name` with slashes.
+        If no file is called `name`, backslashes (from Windows) are replaced by slashes, and letters with accents (from
+        macOS) by the other Unicode normal form. If there is still no such file, leading folders are removed, provided
+        that this finds a file: those that repeat the end of the folder's path (`images/1.jpg` in the folder `images`),
+        and, of an absolute path, those up to the folder's name. Otherwise, returns `name` with slashes.
+
+        Raises:
+            DataError: two absolute paths lead to the same file.
         """
         if name in self:
             return name
         name = name.replace("\\", "/")
         parts = Path(name).parts
         for count in range(len(parts)):
-            relative = str(Path(*parts[count:])) if count else name
-            if (not count or self._is_own_path(parts[:count])) and relative in self:
-                return relative
+            if count and not self._is_own_path(parts[:count]):
+                continue
+            for relative in _normal_forms(str(Path(*parts[count:])) if count else name):
+                if relative in self:
+                    return self._only(relative, name) if count and ABSOLUTE.match(name) else relative
         return name
 
     def _is_own_path(self, parts: tuple[str, ...]) -> bool:
@@ -50,6 +61,21 @@ class FileListing:
         if ABSOLUTE.match(parts[0]):
             return parts[-1:] == self._ending[-1:]
         return parts == self._ending[-len(parts) :]
+
+    def _only(self, relative: str, name: str) -> str:
+        """Returns `relative`, unless it was found for another name than `name`."""
+        if (other := self._found.setdefault(relative, name)) != name:
+            raise DataError(
+                f"{self.folder / relative}: could be {printable(other)} or {printable(name)}; correct the file names"
+            )
+        return relative
+
+
+def _normal_forms(name: str) -> Iterator[str]:
+    """A name, and, unless it is ASCII, its Unicode normal forms NFC and NFD."""
+    yield name
+    if not name.isascii():
+        yield from (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
 
 
 def _list(folder: Path) -> set[str]:
