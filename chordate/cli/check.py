@@ -201,15 +201,15 @@ def try_model(model: Model, cfg: Any, settings: TrainSettings, train: Dataset, v
     from chordate.training.callbacks import check_monitored
     from chordate.training.evaluation_loop import evaluation_mode, to_device, trial_evaluation
 
-    device, padding = launch.device(), {"size_divisor": model.size_divisor}
+    device, divisor = launch.device(), model.size_divisor
     model.to(device)
-    first = build_loader(train, section(cfg, "train_data"), training=True, **padding).first_batch()
+    first = build_loader(train, section(cfg, "train_data"), training=True, size_divisor=divisor).first_batch()
     with evaluation_mode(model):
         model.loss(to_device(first, device))
     if validation is not None:
         metric = build_metric(part_section(cfg, "metric"), validation)
         metric.check_model(model)
-        loader = build_loader(validation, section(cfg, "val_data"), training=False, **padding)
+        loader = build_loader(validation, section(cfg, "val_data"), training=False, size_divisor=divisor)
         callbacks = [CALLBACKS.build(callback) for callback in list_section(cfg, "callbacks")]
         check_monitored(callbacks, settings.save_best, trial_evaluation(model, loader, metric, device))
 
