@@ -184,11 +184,19 @@ def test_an_error_in_a_worker_is_a_one_line_error(root: Path) -> None:
         assert str(error.value).startswith(f"{root}/images/4.png: no such image file")
 
 
-@pytest.mark.parametrize("annotations", [[], [annotation(1, 1, [10, 10, 20, 20], iscrowd=1)]])
-def test_training_data_without_instances_is_refused_with_the_files_name(tmp_path: Path, annotations: list) -> None:
+@pytest.mark.parametrize(
+    ("annotations", "remedy"),
+    [
+        ([], "annotate some images"),
+        ([annotation(1, 1, [10, 10, 20, 20], iscrowd=1)], "only 1 crowd .* set iscrowd to 0"),
+    ],
+)
+def test_training_data_without_instances_is_refused_with_the_files_name(
+    tmp_path: Path, annotations: list, remedy: str
+) -> None:
     dataset = {**settings()["dataset"], "masks": False}
     write_coco(tmp_path, annotations)
-    with pytest.raises(DataError, match=r"annotations\.json: 2 images, but no instance of cat, dog .*; annotate some"):
+    with pytest.raises(DataError, match=rf"annotations\.json: 2 images, but no instance of cat, dog, .*{remedy}"):
         load(tmp_path, dataset=dataset)
 
 
