@@ -1,8 +1,10 @@
 """`chordate check DATA` infers the dataset format from the files; the datasets have the objects that tests write."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -224,6 +226,28 @@ def test_what_is_no_dataset_is_one_line_that_names_what_was_looked_for(tmp_path:
     assert main(["check", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no dataset recognized" in line
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_pipes_and_devices_are_not_read(tmp_path: Path, kind: str, capsys) -> None:
+    """A pipe would block, and a device has no end."""
+    for name in ("a.json", "a.xml", "data.yaml", "names.txt", "labels/1.txt", "images/1.png", "a.zip"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to(kind)
+    signal.alarm(20)
+    assert main(["check", str(tmp_path)]) == 2
+    signal.alarm(0)
+    assert capsys.readouterr().err.startswith(f"chordate check: {tmp_path}: no dataset recognized")
+
+
+def test_a_truncated_coco_file_is_recognized_and_refused(tmp_path: Path, capsys) -> None:
+    """Without its categories, which are often last, it must not be left out beside the other sets."""
+    for split in ("train", "val"):
+        write_coco(tmp_path / split, [annotation(1, 1, [5, 5, 20, 20])])
+    file = tmp_path / "train/annotations.json"
+    file.write_text(file.read_text().partition('"categories"')[0])
+    assert main(["check", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert f"{file}: not COCO annotations, or truncated" in capsys.readouterr().err
 
 
 def test_a_config_in_json_is_no_data_and_options_of_configs_are_refused(tmp_path: Path, capsys) -> None:

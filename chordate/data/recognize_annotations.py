@@ -69,13 +69,13 @@ def recognize_json(path: Path) -> Recognition | None:
 
 
 def peek(file: Path) -> JsonContent | None:
-    """Search a JSON file without parsing it; None if the file is unreadable or lacks one of COCO's lists."""
-    try:
-        data = file.read_bytes()
-        text = data.decode(json.detect_encoding(data), "replace")
-    except (OSError, MemoryError):
-        return None
-    if not all(f'"{key}"' in text for key in ("images", "annotations", "categories")):
+    """Search a JSON file without parsing it; None if the file is unreadable, or lacks one of COCO's lists and is not
+    truncated."""
+    data = _read(file)
+    text = data.decode(json.detect_encoding(data), "replace")
+    text = text.strip("\0\ufeff \r\n\t")
+    is_truncated = text.startswith("{") and '"images"' in text and not text.endswith("}")
+    if not is_truncated and not all(f'"{key}"' in text for key in ("images", "annotations", "categories")):
         return None
     panoptic = '"segments_info"' in text
     segments = _file_names(text, "annotations") if panoptic else []
@@ -123,7 +123,7 @@ def recognize_voc(path: Path) -> Recognition | None:
     sets, folders = [], find_folders(path)
     for folder in folders:
         stems = [name[: -len(".xml")] for name in folder.files if name.lower().endswith(".xml")]
-        if not stems or b"<annotation" not in _head(folder.path / f"{stems[0]}.xml"):
+        if not stems or b"<annotation" not in _read(folder.path / f"{stems[0]}.xml", HEAD):
             continue
         base = folder.path if folder.images else folder.path.parent
         near = [folder, *(other for other in find_folders(base) if other.path != folder.path)]
@@ -192,7 +192,7 @@ def _has_labels(folder: Path) -> bool:
     files = [
         folder / name for name in list_files(folder, ".txt")[:100] if "classes" not in name and "names" not in name
     ]
-    lines = (_head(file).decode("utf-8", "replace").strip().partition("\n")[0] for file in files)
+    lines = (_read(file, HEAD).decode("utf-8", "replace").strip().partition("\n")[0] for file in files)
     first = next((line for line in lines if line), "")
     return bool(YOLO_LINE.fullmatch(first))
 
@@ -202,22 +202,26 @@ def _most(pairs: Sequence[tuple[Path, Path]]) -> int:
     numbers = [0]
     for _, folder in pairs:
         for name in list_files(folder, ".txt"):
-            text = (folder / name).read_text(encoding="utf-8-sig", errors="replace")
+            text = _read(folder / name).decode("utf-8-sig", "replace")
             numbers += [int(line.split()[0]) for line in text.splitlines() if YOLO_LINE.fullmatch(line)]
     return min(max(numbers), 9999)
 
 
-def _head(file: Path) -> bytes:
+def _read(file: Path, size: int = -1) -> bytes:
+    """The first `size` bytes of a file; -1 reads all. Returns b"" if it is not a regular file or cannot be read: a pipe
+    would block, and a device has no end."""
     try:
+        if not file.is_file():
+            return b""
         with file.open("rb") as opened:
-            return opened.read(HEAD)
-    except OSError:
+            return opened.read(size)
+    except (OSError, MemoryError):
         return b""
 
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        content = yaml.load(_read(file).decode("utf-8-sig"), Loader=yaml.BaseLoader)
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
