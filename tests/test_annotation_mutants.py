@@ -20,7 +20,8 @@ from annotation_mutants import (
 from yolo_descriptions import describe, naive_description
 
 from chordate.data import VocDataset, YoloDataset
-from chordate.data.coco import MIN_SIDE, CocoDataset
+from chordate.data.coco import CocoDataset
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.errors import DataError
 
 Opener = Callable[[Path, bool], CocoDataset]  # opens a folder, with masks or not

@@ -204,6 +204,13 @@ def test_the_problems_found_on_opening_stay_with_the_dataset(tmp_path: Path) -> 
     assert open_set(tmp_path).health_report == [f"{tmp_path}/annotations.json: 1 box clipped to the image (id 4)"]
 
 
+@pytest.mark.parametrize("box", [[5, 5, 0.005, 20], [79.995, 5, 9, 9], [5, 5, 0, 20], [90, 5, 9, 9]])
+def test_each_box_that_is_dropped_is_reported_once(tmp_path: Path, box: list[float]) -> None:
+    dataset = open_set(write_coco(tmp_path, [BOX, annotation(9, 1, box)]))
+    assert len(dataset[(0, 0)]["boxes"]) == 1
+    assert dataset.health_report == [f"{tmp_path}/annotations.json: 1 box without area in the image dropped (id 9)"]
+
+
 # Images
 
 

@@ -20,7 +20,7 @@ from tiny_coco import annotation, write_coco
 
 from chordate.cli.check import open_set, section_of
 from chordate.cli.main import main
-from chordate.data.coco import MIN_SIDE
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.recognition import Recognition, is_training, recognize
 from chordate.data.recognize_folders import RECOGNIZERS
 from chordate.errors import DataError

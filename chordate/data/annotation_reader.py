@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chordate.data.coco_geometry import (
+    MIN_SIDE,
     has_mask_in_box,
     parse_box,
     parse_flag,
@@ -29,12 +30,14 @@ class AnnotationReader:
     Attributes:
         instances: dict from category id to the number of objects, that is, of annotations that are not crowds and
             whose boxes have a positive area inside their images.
+        thin: ids of the annotations whose boxes have an area, but a side below MIN_SIDE.
         without_mask: category id and annotation id of each object that has no usable mask overlapping its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
         self.keypoint_counts, self.findings = keypoint_counts, findings
         self.instances: defaultdict[int, int] = defaultdict(int)
+        self.thin: list[Any] = []
         self.without_mask: list[tuple[int, Any]] = []
 
     def read(self, record: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> dict[str, Any] | None:
@@ -63,6 +66,8 @@ class AnnotationReader:
             if fields["bbox"] is None:
                 self.findings.error("bbox is not four finite numbers", id, quote(box))
                 return None
+            if 0 < min(fields["bbox"][2:]) < MIN_SIDE:
+                self.thin.append(id)
         elif segmentation is None:
             self.findings.error("no bbox and no usable segmentation", id)
             return None

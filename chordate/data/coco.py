@@ -23,6 +23,7 @@ from chordate.data.coco_annotations import (
     missing_masks,
     open_index,
 )
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.file_ids import Id, id_in_file, parse_id
@@ -45,8 +46,7 @@ from chordate.structures import DatasetMeta, ImageInfo, InstanceTargets, Sample,
 from chordate.text import pluralize, printable
 
 log = logging.getLogger("chordate")
-SANITIZE = SanitizeInstances()
-MIN_SIDE = SANITIZE.min_size  # pixels; instances whose box has a side below this are dropped
+SANITIZE = SanitizeInstances(min_size=MIN_SIDE)
 
 
 @DATASETS.register_module()

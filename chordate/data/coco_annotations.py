@@ -15,6 +15,7 @@ from typing import Any
 import hotcoco
 
 from chordate.data.annotation_reader import UNUSABLE_POLYGON, AnnotationReader
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.coco_json import read_json
 from chordate.data.coco_normalize import is_file_name, normalize
 from chordate.data.coco_records import load_annotations, load_images
@@ -136,7 +137,7 @@ def check_annotations(
         report = index.healthcheck()
     lines = reader.findings.lines(source, health) + _check_fractions(index, source, health)
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    if dropped := _box_report(index, sorted(boxes)):
+    if dropped := _box_report(index, sorted(boxes), reader.thin):
         lines.append(f"{source}: {dropped}")
     return OpenedAnnotations(index, lines, reader, checked)
 
@@ -281,18 +282,26 @@ def _check_fractions(index: hotcoco.COCO, source: str, health: Health) -> list[s
     return [line]
 
 
-def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
-    """One line: how many boxes are dropped, and how many are clipped to their images."""
-    clipped, dropped = [], []
+def _box_report(index: hotcoco.COCO, ids: list[int], thin: list[Any]) -> str:
+    """One line: how many boxes are dropped, and how many are clipped to their images.
+
+    Args:
+        index: the annotations.
+        ids: ids of the annotations whose boxes are degenerate or reach beyond the image.
+        thin: ids in the file of the annotations whose boxes are too thin.
+    """
+    clipped: list[Any] = []
+    dropped: list[Any] = []
     for annotation in index.load_anns(ids):
         image = index.load_imgs([annotation["image_id"]])[0]
         x, y, w, h = annotation["bbox"]
         width = min(x + w, image["width"]) - max(x, 0)
         height = min(y + h, image["height"]) - max(y, 0)
-        if width <= 0 or height <= 0:
+        if min(width, height) < MIN_SIDE:
             dropped.append(id_in_file(annotation))
         elif width < w or height < h:
             clipped.append(id_in_file(annotation))
+    dropped += [id for id in thin if id not in set(dropped)]
     parts = [
         with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
         for ids, effect in ((dropped, "without area in the image dropped"), (clipped, "clipped to the image"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 MAX_COORDINATE = 1e9  # in pixels, larger than any image side; areas stay finite in float32
 MAX_RLE_PIXELS = 2**32 - 1  # COCO's RLE counts pixels in 32 bits
+MIN_SIDE = 0.01  # pixels; instances whose box has a shorter side in the image are dropped
 MIN_MASK_AREA = 1e-4  # square pixels; smaller masks are not used
 FLAGS: Mapping[Any, int] = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # also for False, True, 0.0, 1.0: equal to 0 or 1
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from chordate.arguments import Fraction, Names
-from chordate.data.coco import MIN_SIDE, CocoDataset
+from chordate.data.coco import CocoDataset
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.detected_boxes import DetectedBoxes, ids_by_file_id, read_detected_boxes
 from chordate.data.findings import Health

@@ -12,8 +12,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from chordate.data.coco import MIN_SIDE
-from chordate.data.coco_geometry import MAX_COORDINATE
+from chordate.data.coco_geometry import MAX_COORDINATE, MIN_SIDE
 from chordate.data.file_ids import Id, id_in_file, parse_id
 from chordate.data.paths import missing_file
 from chordate.errors import DataError

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
-from chordate.data.coco import MIN_SIDE
+from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.detected_boxes import Pixels, first_problem
 from chordate.data.paths import missing_file
 from chordate.errors import DataError
