@@ -254,25 +254,6 @@ def test_the_message_about_another_backbone_names_a_config_that_has_one(tmp_path
     assert load_config(path).model.backbone == {"type": "TimmBackbone", "model": "swin_tiny_patch4_window7_224"}
 
 
-VOC = """
-def_set = dict(type='VOCDataset', data_prefix=dict(sub_data_root='VOC2007/'), pipeline=[])
-train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3, dataset=dict(
-    type='ConcatDataset', ignore_keys=['dataset_type'], datasets=[
-        dict(def_set, ann_file='VOC2007/ImageSets/Main/trainval.txt'),
-        dict(def_set, ann_file='VOC2012/ImageSets/Main/trainval.txt')])))
-model = dict(bbox_head=dict(num_classes=20))
-"""
-
-
-def test_the_datasets_of_a_concatenation_that_are_left_out_are_named(tmp_path):
-    result = openmmlab(tmp_path, RETINANET, VOC)
-    assert result.lost == {"train_dataloader.dataset.dataset.type": "training"}
-    (row,) = result.conversion.not_carried
-    assert row.value == "ConcatDataset"
-    assert "only VOC2007/ImageSets/Main/trainval.txt is read, not VOC2012/ImageSets/Main/trainval.txt" in row.reason
-    assert result.config.train_data.dataset.folder == "VOC2007"
-
-
 @pytest.mark.parametrize("suffix", ["py", "yaml"])
 def test_a_missing_base_file_is_named_with_the_file_that_inherits_from_it(tmp_path, monkeypatch, capsys, suffix):
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from chordate.data.coco import CocoDataset
 from chordate.data.coco_panoptic import CocoPanoptic
 from chordate.data.coco_pose import CocoPoseDataset
 from chordate.data.coco_stuff import CocoStuff
+from chordate.data.concat_dataset import ConcatDataset
 from chordate.data.dataset import Dataset
 from chordate.data.image_folder import ImageFolder, ImageNet
 from chordate.data.semantic_dataset import SemanticDataset
@@ -30,6 +31,7 @@ __all__ = [
     "CocoPanoptic",
     "CocoPoseDataset",
     "CocoStuff",
+    "ConcatDataset",
     "Dataset",
     "ImageFolder",
     "ImageNet",

@@ -49,6 +49,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         white_level: the largest value of pixels with more than 8 bits; `build_dataset` sets it to that of the model, or
             to the result of `find_white_level`. None determines it for each image separately.
         pipeline: the transforms.
+        partners: the dataset from which transforms that mix images draw the other images; None for this dataset.
         not_inherited: names of settings that are not inherited when a config changes the dataset's `type` to this
             class, since the class has its own defaults for them. Values set by a packaged config are dropped without
             a log message.
@@ -63,6 +64,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     channels: int = 3
     white_level: int | None = None
     skip_broken: bool = False
+    partners: Dataset | None = None
     not_inherited: Sequence[str] = ()
     pipeline: Pipeline = Pipeline(())
     _broken: torch.Tensor | None = None  # [len] bool, in memory that is shared with the workers
@@ -170,7 +172,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     def _partner(self) -> Sample:
         """Read a random sample without applying the transforms, for transforms that mix several images."""
-        return self.read_next(int(torch.randint(len(self), ())))
+        partners = self if self.partners is None else self.partners
+        return partners.read_next(int(torch.randint(len(partners), ())))
 
     def original(self, index: int) -> Batch:
         """A batch of one sample without transforms, so its targets are in pixels of the original image."""

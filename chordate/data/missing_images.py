@@ -51,7 +51,8 @@ def report_missing(
     namesake = _search(Path(absent[0]).name, Path(root))
     if namesake is not None:
         message += f"; found {namesake}: {_remedy(names, absent[0], namesake, Path(root), setting)}"
-    raise DataError(f"{message}. skip_broken=True in the dataset leaves out missing images")
+    stop = "" if message.endswith("?") else "."
+    raise DataError(f"{message}{stop} skip_broken=True in the dataset leaves out missing images")
 
 
 def _remedy(names: Sequence[str], absent: str, namesake: Path, root: Path, setting: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from chordate.allowed_values import allowed, format_value
@@ -13,8 +14,8 @@ from chordate.signatures import checkable
 from chordate.text import printable
 
 # What differs from the other framework if a setting is not carried over: the predictions of the same weights, the
-# training, the data that are read, or none of these ("nothing").
-Effect = Literal["predictions", "training", "data", "nothing"]
+# training, the metrics ("evaluation"), the data that must be set, or none of these ("nothing").
+Effect = Literal["predictions", "training", "evaluation", "data", "nothing"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 NUMERIC: tuple[Effect, ...] = ("predictions", "training")
 
@@ -184,16 +185,23 @@ class Keys:
         self._read.update(keys)
         self._ignored.update(keys)
 
-    def report_unread(self) -> None:
-        """Report all settings that were not read, unless they have the framework's default value."""
+    def report_unread(
+        self, effect: Effect = "predictions", sections: Mapping[str, Effect] = MappingProxyType({})
+    ) -> None:
+        """Report all settings that were not read, unless they have the framework's default value.
+
+        Args:
+            effect: what differs without these settings.
+            sections: what differs without the settings of a section, by the section's name, if not `effect`.
+        """
         for key, value in self.values.items():
             if key in self._read:
                 continue
             if not (key in self.defaults and _same(value, self.defaults[key])):
-                self.lose(key, "has no counterpart in Chordate")
+                self.lose(key, "has no counterpart in Chordate", sections.get(key, effect))
         for key, part in self._parts.items():
             if key.partition("[")[0] not in self._ignored:
-                part.report_unread()
+                part.report_unread(sections.get(key, effect))
 
     def _value(self, key: str, default: Any) -> Any:
         return self.values.get(key, self.defaults.get(key, default))

@@ -37,7 +37,7 @@ def convert_detectron2(path: Path) -> Conversion:
     weights = whole_model_weights(cfg.part("MODEL"))
     if weights:
         conversion.config["train"]["load_from"] = weights
-    cfg.report_unread()
+    cfg.report_unread(sections={"DATALOADER": "training", "SOLVER": "training", "TEST": "evaluation"})
     return conversion
 
 

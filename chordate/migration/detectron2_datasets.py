@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from chordate.data.cityscapes import CITYSCAPES_THINGS
 from chordate.data.coco_classes import COCO_STUFF
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
+from chordate.migration.concatenation import concatenated
 from chordate.migration.config_conversion import Keys
 from chordate.text import pluralize, printable
 
@@ -22,31 +24,39 @@ def convert_dataset(cfg: Keys, task: str) -> tuple[Dataset, Dataset, dict[str, A
         cfg: the whole config.
         task: "detection", "instance", "keypoint", "panoptic" or "semantic".
     """
-    datasets = cfg.part("DATASETS")
-    found = []
-    for key in ("TRAIN", "TEST"):
-        value = datasets.get(key)
-        names = [value] if isinstance(value, str) else list(value)
-        if len(names) > 1:
-            reason = printable(f"only {names[0]} is read, not {', '.join(names[1:])}", 120)
-            datasets.lose(key, reason, "training" if key == "TRAIN" else "data")
-        dataset = _named(str(names[0]), task) if names else None
-        if dataset is None:
-            datasets.lose(key, "unknown to Chordate: annotations and images must be set", "data")
-            name = names[0] if names else key.lower()
-            dataset = {"type": "CocoDataset", "annotations": f"annotations/{name}.json", "images": f"{name}"}
-        elif key == "TRAIN":
-            _compare_classes(cfg.part("MODEL"), task, dataset, names[0])
-        found.append(dataset)
+    datasets, loader = cfg.part("DATASETS"), cfg.part("DATALOADER")
+    names = {key: _names(datasets.get(key)) or [key.lower()] for key in ("TRAIN", "TEST")}
+    if others := names["TEST"][1:]:
+        first = names["TEST"][0]
+        datasets.lose("TEST", printable(f"only {first} is read, not {', '.join(others)}", 120), "evaluation")
+    train = [_dataset(datasets, "TRAIN", name, task) for name in names["TRAIN"]]
+    val = _dataset(datasets, "TEST", names["TEST"][0], task)
+    if _named(names["TRAIN"][0], task):
+        _compare_classes(cfg.part("MODEL"), task, train[0], names["TRAIN"][0])
+    if task in ("detection", "instance", "keypoint") and loader.get("FILTER_EMPTY_ANNOTATIONS"):
+        for dataset in train:
+            dataset["filter_empty"] = True
+    if task == "instance" and val["type"] == "CocoDataset":
+        del val["masks"]  # the metric reads masks from the annotation file
     datasets.ignore("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")
-    for dataset in found:
-        if dataset["type"] in ("CocoDataset", "VocDataset") and task == "instance":
-            dataset["masks"] = True
-        if task == "keypoint":
-            dataset["keypoints"] = True
-    if task == "instance" and found[1]["type"] == "CocoDataset":
-        del found[1]["masks"]  # the metric reads masks from the annotation file
-    return found[0], found[1], _meta(cfg, task, found[0])
+    return concatenated(train), val, _meta(cfg, task, train[0])
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _dataset(datasets: Keys, key: str, name: str, task: str) -> Dataset:
+    """The dataset with this name in Detectron2, with placeholders for the paths if the name is unknown."""
+    dataset = _named(name, task)
+    if dataset is None:
+        datasets.lose(key, f"{printable(name)} is unknown to Chordate: set annotations and images", "data")
+        dataset = {"type": "CocoDataset", "annotations": f"annotations/{name}.json", "images": name}
+    if dataset["type"] in ("CocoDataset", "VocDataset") and task == "instance":
+        dataset["masks"] = True
+    if task == "keypoint":
+        dataset["keypoints"] = True
+    return dataset
 
 
 def _named(name: str, task: str) -> Dataset | None:

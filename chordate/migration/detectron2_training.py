@@ -30,8 +30,6 @@ def detectron2_training(cfg: Keys, *, task: str, has_norms: bool, sync_bn: bool)
         f"train.accumulate or a longer schedule; the learning rate is scaled to the images per step."
     )
     train_set, val_set, meta = convert_dataset(cfg, task)
-    if task in ("detection", "instance", "keypoint") and loader.get("FILTER_EMPTY_ANNOTATIONS"):
-        train_set["filter_empty"] = True
     loader.ignore("NUM_WORKERS", "FILTER_EMPTY_ANNOTATIONS")
     train_data: dict[str, Any] = {
         "dataset": train_set,

@@ -39,7 +39,7 @@ def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
     for name, value in values.items():
         if not isinstance(value, dict) or name not in SECTIONS:
             cfg.ignore(name)  # a helper variable of the file, not a section
-    cfg.report_unread()
+    cfg.report_unread(sections={name: "training" for name in SECTIONS if name != "model"})
     return conversion
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from chordate.data.cityscapes import CITYSCAPES_THINGS
 from chordate.data.voc_semantic import VOC_SEMANTIC_CLASSES
+from chordate.migration.concatenation import concatenated
 from chordate.migration.config_conversion import Keys
 from chordate.text import printable
 
 COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
-SEMANTIC = ("ADE20KDataset", "PascalVOCDataset", "COCOStuffDataset")
+PATHS = ("annotations", "images", "labels", "files", "folder")  # settings of datasets that are relative to the data root
 # Dataset type and number of classes -> the name of these classes in `fallback_meta`.
 NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("VocSemantic", 21): "voc_semantic",
          ("CocoStuff", 171): "coco_stuff", ("CocoDataset", 80): "coco"}  # fmt: skip
@@ -22,68 +24,123 @@ DETECTION_CLASSES = {"CocoDataset": 80, "VOCDataset": 20, "CityscapesDataset": 8
 SEMANTIC_CLASSES = {"ADE20KDataset": 150, "PascalVOCDataset": 21, "COCOStuffDataset": 171, "CityscapesDataset": 19}
 
 
-def unwrapped(dataset: Keys) -> tuple[Keys, int, float | None]:
-    """The dataset inside wrappers, how often RepeatDataset repeats it, and the threshold of ClassBalancedDataset."""
-    times, balanced = 1, None
-    while dataset.get("type") in ("RepeatDataset", "ConcatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
-        kind = dataset.get("type")
-        times *= dataset.get("times", 1) if kind == "RepeatDataset" else 1
-        if kind == "ClassBalancedDataset":
-            balanced = dataset.get("oversample_thr")
-        if kind == "MultiImageMixDataset":
-            dataset.lose("type", "transforms that mix images are left out", "training")
-            dataset.ignore("pipeline")
-        if kind == "ConcatDataset":
-            dataset.ignore("ignore_keys")
-            parts = dataset.parts("datasets", least=1)
-            for other in parts[1:]:
-                other.ignore(*other.values)
-            dataset = parts[0]
-        else:
-            dataset = dataset.part("dataset")
-    return dataset, times, balanced
+class Unwrapped(NamedTuple):
+    """The datasets inside wrappers.
+
+    Attributes:
+        datasets: one dataset, or those of a ConcatDataset.
+        times: how often RepeatDataset repeats them.
+        balanced: the threshold of ClassBalancedDataset, or None.
+    """
+
+    datasets: list[Keys]
+    times: int = 1
+    balanced: float | None = None
+
+
+def unwrapped(dataset: Keys) -> Unwrapped:
+    """The datasets inside the wrappers of a loader's setting `dataset`."""
+    kind = dataset.get("type")
+    if kind == "ConcatDataset":
+        dataset.ignore("ignore_keys", "lazy_init")
+        return _concatenated([unwrapped(part) for part in dataset.parts("datasets", least=1)])
+    if kind not in ("RepeatDataset", "ClassBalancedDataset", "MultiImageMixDataset"):
+        return Unwrapped([dataset])
+    inner = unwrapped(dataset.part("dataset"))
+    dataset.ignore("lazy_init")
+    if kind == "RepeatDataset":
+        return inner._replace(times=inner.times * dataset.get("times", 1))
+    if kind == "ClassBalancedDataset":
+        return inner._replace(balanced=dataset.get("oversample_thr"))
+    dataset.lose("type", "transforms that mix images are left out", "training")
+    dataset.ignore("pipeline")
+    return inner
+
+
+def _concatenated(parts: list[Unwrapped]) -> Unwrapped:
+    """The datasets of a ConcatDataset; reports wrappers that not all of them have."""
+    first, *others = parts
+    for other in others:
+        (dataset,) = other.datasets[:1]
+        if (other.times, other.balanced) != (first.times, first.balanced):
+            dataset.lose("type", "repeated and balanced like the first dataset", "training")
+        if dataset.values.get("pipeline") != first.datasets[0].values.get("pipeline"):
+            dataset.lose("pipeline", "all datasets have the pipeline of the first one", "training")
+    return first._replace(datasets=[dataset for part in parts for dataset in part.datasets])
 
 
 def class_count(outer: Keys, semantic: bool) -> int | None:
     """Number of classes of a dataset: of `metainfo.classes`, else of its type; None if that is not known."""
-    dataset, _, _ = unwrapped(outer)
+    dataset = unwrapped(outer).datasets[0]
     names = dataset.part("metainfo").get("classes", None)
     return len(names) if names else (SEMANTIC_CLASSES if semantic else DETECTION_CLASSES).get(dataset.get("type"))
 
 
-def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> dict[str, Any]:
+def smallest_box(dataset: Keys) -> int | None:
+    """The smallest width and height in pixels of the boxes of VOC's format that MMDetection trains on; None if any.
+
+    MMDetection's width is xmax - xmin, ours xmax - xmin + 1, since VOC's boxes include their last pixel.
+    """
+    size = dataset.part("filter_cfg").get("bbox_min_size", None)
+    return size + 1 if size and dataset.get("type") == "VOCDataset" else None
+
+
+def dataset_part(outer: Keys, root: str | None, split: str, *, semantic: bool, classes: int) -> dict[str, Any]:
     """Convert a dataset to Chordate's.
 
     Args:
         outer: the setting `dataset` of a loader.
+        root: the new config's data root, see `data_root`.
         split: "train" or "val".
         semantic: whether the dataset is MMSegmentation's.
         classes: number of classes of the model.
     """
-    dataset, _, _ = unwrapped(outer)
+    first, *others = datasets = unwrapped(outer).datasets
+    if others and first.get("type") == "PascalVOCDataset":
+        # MMSegmentation concatenates VOC's and SBD's images, which are one split in Chordate.
+        for other in others:
+            other.ignore(*other.values)
+        _convert(first, root, split, semantic, classes)  # reads all settings
+        return {"type": "VocSemantic", "split": "train_aug"}
+    if others and split == "val":
+        outer.lose("type", f"only {_name(first)} is read, not {', '.join(map(_name, others))}", "evaluation")
+        for other in others:
+            other.ignore(*other.values)
+        datasets = [first]
+    return concatenated([_convert(dataset, root, split, semantic, classes) for dataset in datasets])
+
+
+def data_root(*outers: Keys) -> str | None:
+    """The innermost folder that contains the data roots of all datasets; None if one has none. The paths of the
+    converted datasets are relative to it."""
+    datasets = [dataset for outer in outers for dataset in unwrapped(outer).datasets]
+    roots = {dataset.get("data_root", None) for dataset in datasets}
+    if len(roots) == 1:
+        return next(iter(roots))
+    if None in roots or len({PurePosixPath(root).is_absolute() for root in roots}) > 1:
+        return None
+    return posixpath.commonpath(roots) or None
+
+
+def _convert(dataset: Keys, root: str | None, split: str, semantic: bool, classes: int) -> dict[str, Any]:
+    """Convert a dataset without wrappers; for the arguments see `dataset_part`."""
     kind = dataset.get("type")
     prefix = dataset.part("data_prefix")
     names = dataset.part("metainfo").get("classes", None)
-    root = dataset.get("data_root", None)
-    if root:
-        note = f"The data root is {root} (--data-root)."
-        dataset.conversion.notes += [note] if note not in dataset.conversion.notes else []
     dataset.ignore("pipeline", "backend_args", "test_mode", "metainfo", "data_prefix", "serialize_data", "lazy_init")
-    dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file")
+    dataset.ignore("reduce_zero_label", "img_suffix", "seg_map_suffix", "return_classes", "proposal_file", "data_root")
     filters = dataset.part("filter_cfg")
-    # No image of the usual datasets is smaller than min_size. Chordate trains on boxes below bbox_min_size (VOC), which
-    # MMDetection ignores in training.
-    filters.ignore("min_size", "bbox_min_size")
+    filters.ignore("bbox_min_size")  # read by `smallest_box`; only for VOC's format
+    if filters.get("min_size", 0) and (names or kind not in DETECTION_CLASSES):  # the usual datasets have larger images
+        filters.lose("min_size", "images of any size are read", "data")
     if semantic:
-        part = _semantic(outer, dataset, prefix, kind, split, names or [f"class {number}" for number in range(classes)])
+        part = _semantic(dataset, prefix, kind, names or [f"class {number}" for number in range(classes)])
     elif kind == "VOCDataset":
-        _only_first(outer, split)
         path = PurePosixPath(dataset.get("ann_file"))  # VOC2007/ImageSets/Main/trainval.txt
         part = {"type": "VocDataset", "folder": str(path.parent.parent.parent), "split": path.stem}
     elif kind == "CocoPanopticDataset":
         part = {"type": "CocoPanoptic", "annotations": dataset.get("ann_file"), "images": _folder(prefix, "img")}
     else:
-        _only_first(outer, split)
         if kind not in COCO_LIKE:
             dataset.lose("type", "read as COCO annotations", "data")
         part = {"type": "CocoDataset", "annotations": dataset.get("ann_file"), "images": _folder(prefix, "img")}
@@ -92,7 +149,15 @@ def dataset_part(outer: Keys, split: str, *, semantic: bool, classes: int) -> di
     if names and "classes" not in part:
         part["classes"] = list(names)
     dataset.ignore("ann_file")
-    return part
+    return part | _below(root, dataset.get("data_root", None), part)
+
+
+def _below(root: str | None, own: str | None, part: dict[str, Any]) -> dict[str, Any]:
+    """The paths of a converted dataset, relative to the folder `root` that contains its data root `own`."""
+    inner = own if root is None else posixpath.relpath(own or root, root)
+    if inner in (None, "."):
+        return {}
+    return {key: posixpath.join(inner, part[key]) for key in PATHS if part.get(key) is not None}
 
 
 def meta_part(dataset: dict[str, Any], kind: str, classes: int, things: int | None) -> dict[str, Any]:
@@ -115,9 +180,7 @@ def meta_part(dataset: dict[str, Any], kind: str, classes: int, things: int | No
     return {"classes": NAMED.get((dataset["type"], classes), classes)}
 
 
-def _semantic(
-    outer: Keys, dataset: Keys, prefix: Keys, kind: str, split: str, classes: Sequence[str]
-) -> dict[str, Any]:
+def _semantic(dataset: Keys, prefix: Keys, kind: str, classes: Sequence[str]) -> dict[str, Any]:
     images, labels = _folder(prefix, "img_path"), _folder(prefix, "seg_map_path")
     last = PurePosixPath(images or "").name
     if kind == "ADE20KDataset":
@@ -127,44 +190,23 @@ def _semantic(
     if kind == "COCOStuffDataset" and last in ("train2017", "val2017"):  # not COCO-Stuff 10k, of 2014
         return {"type": "CocoStuff", "split": last}
     if kind == "PascalVOCDataset":
-        # MMSegmentation concatenates VOC's and SBD's images, which are one split in Chordate.
-        name = "train_aug" if _concatenated(outer) else PurePosixPath(dataset.get("ann_file")).stem
-        return {"type": "VocSemantic", "split": name}
-    _only_first(outer, split)
+        return {"type": "VocSemantic", "split": PurePosixPath(dataset.get("ann_file")).stem}
     if "classes" in dataset.part("metainfo"):
         dataset.lose("type", "read as images and label maps with the same names", "data")
     else:
         dataset.lose("type", "class names are missing; set them in the datasets", "data")
-    part = {"type": "SemanticFolder", "images": images, "labels": labels}
-    if dataset.get("ann_file", None):
-        part["files"] = dataset.get("ann_file")
-    return part | {"classes": list(classes)}
+    part: dict[str, Any] = {"type": "SemanticFolder", "images": images, "labels": labels}
+    for theirs, ours in (("ann_file", "files"), ("img_suffix", "image_suffix"), ("seg_map_suffix", "label_suffix")):
+        if dataset.get(theirs, None):
+            part[ours] = dataset.get(theirs)
+    part["classes"] = list(classes)
+    if dataset.get("reduce_zero_label", False):
+        part |= {"ids": list(range(1, len(classes) + 1)), "ignored_ids": [0, 255]}
+    return part
 
 
-def _concatenated(outer: Keys) -> Keys | None:
-    """The ConcatDataset in wrappers of datasets; None if there is none."""
-    dataset = outer
-    while dataset.get("type") != "ConcatDataset":
-        if "dataset" not in dataset:
-            return None
-        dataset = dataset.part("dataset")
-    return dataset
-
-
-def _only_first(outer: Keys, split: str) -> None:
-    """Report the datasets of a ConcatDataset that are left out."""
-    concatenated = _concatenated(outer)
-    if concatenated is None:
-        return
-    first, *others = map(_dataset_name, concatenated.parts("datasets"))
-    if others:
-        reason = f"only {first} is read, not {', '.join(others)}"
-        concatenated.lose("type", reason, "training" if split == "train" else "data")
-
-
-def _dataset_name(dataset: Keys) -> str:
-    inner, _, _ = unwrapped(dataset)
-    return printable(inner.get("ann_file", None) or inner.get("data_root", None) or inner.get("type"))
+def _name(dataset: Keys) -> str:
+    return printable(dataset.get("ann_file", None) or dataset.get("data_root", None) or dataset.get("type"))
 
 
 def _folder(prefix: Keys, key: str) -> str | None:

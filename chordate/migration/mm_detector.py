@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from chordate.allowed_values import format_value
 from chordate.errors import ConfigError
 from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_arguments
 from chordate.migration.config_conversion import Keys
@@ -15,7 +16,7 @@ from chordate.migration.mm_backbone import (
     plain_convolutions,
     preprocess_part,
 )
-from chordate.migration.mm_regions import region_heads
+from chordate.migration.mm_regions import plain_iou, region_heads
 
 DETECTORS = {  # types of models -> the packaged configs of the same type
     "FasterRCNN": "faster-rcnn_r50_fpn_1x_coco",
@@ -50,7 +51,7 @@ def detector(cfg: Keys) -> dict[str, Any]:
     )
     part: dict[str, Any] = {"backbone": backbone, "preprocess": normalize, "size_divisor": size_divisor}
     if "neck" in model:
-        part["neck"] = fpn_part(model.part("neck"))
+        part["neck"] = fpn_part(model.part("neck"), feature_maps(model.part("backbone")))
     else:
         part["neck"] = None
         shares = "shared_head" in model.part("roi_head")
@@ -60,19 +61,28 @@ def detector(cfg: Keys) -> dict[str, Any]:
     return {"type": "TwoStageDetector", **part, "rpn": _rpn_head(model), **region_heads(model, kind)}
 
 
-def fpn_part(cfg: Keys) -> dict[str, Any]:
+def fpn_part(cfg: Keys, maps: list[str]) -> dict[str, Any]:
     """Convert MMDetection's FPN to Chordate's `model.neck`.
 
+    Args:
+        cfg: the section `neck`.
+        maps: names of the feature maps that the backbone outputs.
+
     Raises:
-        ConfigError: Chordate has no such neck.
+        ConfigError: Chordate has no such neck, or it reads more feature maps than there are.
     """
     if cfg.get("type") != "FPN":
         raise ConfigError(f"model.neck.type {cfg.get('type')} has no counterpart in Chordate; FPN has one")
     start, widths = cfg.get("start_level", 0), cfg.get("in_channels")
     cfg.expect("end_level", -1, len(widths) - 1, reason="all levels from start_level on are used")
-    names = [f"c{number + 2}" for number in range(start, len(widths))]
+    if not start < len(widths) <= len(maps):
+        raise ConfigError(
+            f"{cfg.path} must read some of the {len(maps)} maps of the backbone, got in_channels={format_value(widths)}, "
+            f"start_level={start}"
+        )
+    names = maps[start : len(widths)]
     neck: dict[str, Any] = {"type": "FPN", "channels": cfg.get("out_channels"), "norm": norm_setting(cfg)}
-    if start:
+    if names != ["c2", "c3", "c4", "c5"]:
         neck["inputs"] = names
     extra, count = cfg.get("add_extra_convs", False), cfg.get("num_outs") - len(names)
     extra = "on_input" if extra is True else extra
@@ -197,7 +207,7 @@ def _anchor_matching(train: Keys, assigner: Keys) -> list[float | None]:
     reason = "the best anchors of an object always match it"
     assigner.expect("match_low_quality", True, reason=reason, effect="training")
     assigner.expect("ignore_iof_thr", -1, reason="crowds are no negatives", effect="training")
-    assigner.ignore("gpu_assign_thr", "iou_calculator")
+    plain_iou(assigner)
     reason = "anchors that cross the border are used"
     if train.get("allowed_border", -1) >= 0:
         train.lose("allowed_border", reason, "training")

@@ -10,7 +10,6 @@ from chordate.migration.config_conversion import Keys
 # Steps without a counterpart because the dataset or the loader does their work, or because they change nothing.
 ABSENT = {
     "LoadImageFromFile", "LoadAnnotations", "LoadPanopticAnnotations", "PackDetInputs", "PackSegInputs", "Pad",
-    "FilterAnnotations",
 }  # fmt: skip
 
 
@@ -40,7 +39,8 @@ def has_masks(steps: list[Keys]) -> bool:
 
 def _resize(step: Keys) -> list[dict[str, Any]]:
     scale = step.get("scale")
-    step.ignore("interpolation", "backend", "clip_object_border")
+    step.expect("interpolation", "bilinear", reason="bilinear interpolation, with antialiasing")
+    step.ignore("backend", "clip_object_border")
     if step.get("keep_ratio", False):
         return [{"type": "ResizeShortestEdge", "size": min(scale), "max_size": max(scale)}]
     return [{"type": "Resize", "size": [scale[1], scale[0]]}]
@@ -77,6 +77,17 @@ def _random_resize(step: Keys) -> list[dict[str, Any]]:
     step.lose("scale", f"images more than {aspect:.3g} times as long as wide are not limited in length", "nothing")
     low, high = (int(min(scale) * ratio) for ratio in ratios)
     return [{"type": "RandomResize", "min_size": low, "max_size": high + 1}]
+
+
+def _filter(step: Keys) -> list[dict[str, Any]]:
+    """FilterAnnotations: drops small boxes."""
+    width, height = step.get("min_gt_bbox_wh", (1, 1))
+    step.expect("by_box", True, reason="boxes below min_gt_bbox_wh are dropped", effect="training")
+    step.expect("by_mask", False, reason="masks of any area are kept", effect="training")
+    step.ignore("keep_empty", "min_gt_mask_area")
+    if width != height:
+        step.lose("min_gt_bbox_wh", f"boxes below {min(width, height)} px are dropped", "training")
+    return [{"type": "SanitizeInstances", "min_size": min(width, height)}]
 
 
 def _is_jitter(resize: Keys, crop: Keys) -> bool:
@@ -135,5 +146,6 @@ CONVERTERS = {
     "RandomResize": _random_resize,
     "RandomCrop": _crop,
     "RandomFlip": _flip,
+    "FilterAnnotations": _filter,
     "PhotoMetricDistortion": _distortion,
 }

@@ -82,7 +82,8 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
     assigner.expect("neg_iou_thr", threshold, reason="all other regions are negative", effect="training")
     assigner.expect("match_low_quality", False, reason="only the IoU counts", effect="training")
     assigner.expect("ignore_iof_thr", -1, reason="regions in crowds are negatives", effect="training")
-    assigner.ignore("min_pos_iou", "gpu_assign_thr", "iou_calculator")
+    assigner.ignore("min_pos_iou")
+    plain_iou(assigner)
     sampler.expect("type", "RandomSampler", reason="regions are sampled at random", effect="training")
     sampler.expect("neg_pos_ub", -1, reason="negatives fill the batch", effect="training")
     sampler.expect("add_gt_as_proposals", True, reason="the objects are among the regions", effect="training")
@@ -114,6 +115,13 @@ def _stage(model: Keys, head: Keys, number: int) -> dict[str, Any]:
         "nms_threshold": nms.get_or_ours("iou_threshold", "predictions"),
         "detections_per_image": test.get_or_ours("max_per_img", "predictions"),
     }
+
+
+def plain_iou(assigner: Keys) -> None:
+    """Report an `iou_calculator` other than the plain IoU."""
+    kinds = ({"type": "BboxOverlaps2D"}, {"type": "BboxOverlaps2D", "scale": 1.0})
+    assigner.expect("iou_calculator", *kinds, reason="the plain IoU", effect="training")
+    assigner.ignore("gpu_assign_thr")
 
 
 def _trunk(head: Keys, convs: int, fcs: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def segmenter(cfg: Keys) -> dict[str, Any]:
     part["size_divisor"] = size_divisor
     maps = feature_maps(model.part("backbone"))
     if "neck" in model:
-        part["neck"] = fpn_part(model.part("neck"))
+        part["neck"] = fpn_part(model.part("neck"), maps)
         part["head"], used = _head(decoder, [name.replace("c", "p") for name in maps]), set(maps)
     else:
         part["head"], used = _head(decoder, maps), _levels(decoder, maps)
@@ -69,7 +69,8 @@ def _head(head: Keys, maps: list[str]) -> dict[str, Any]:
     head.expect("conv_cfg", None, reason="plain convolutions")
     head.expect("out_channels", None, head.get("num_classes"), reason="one output per class")
     head.expect("ignore_index", 255, reason="the dataset says which labels are ignored", effect="data")
-    head.ignore("num_classes", "init_cfg", "act_cfg", "in_index", "input_transform")
+    head.expect("act_cfg", {"type": "ReLU"}, reason="ReLU")
+    head.ignore("num_classes", "init_cfg", "in_index", "input_transform")
     if "sampler" in head:
         head.part("sampler").ignore("min_kept", "thresh")
         head.part("sampler").lose("type", "all pixels count; CrossEntropy(hard_fraction=…) is similar", "training")

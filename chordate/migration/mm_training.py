@@ -6,19 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+from chordate.migration.concatenation import single_datasets
 from chordate.migration.config_conversion import Keys
 from chordate.migration.mm_convnext import layer_decay
-from chordate.migration.mm_datasets import class_count, dataset_part, meta_part, unwrapped
+from chordate.migration.mm_datasets import class_count, data_root, dataset_part, meta_part, smallest_box, unwrapped
+from chordate.migration.mm_hooks import hooks_part
 from chordate.migration.mm_pipelines import has_masks, pipeline_part
 from chordate.migration.mm_schedule import schedule_part
 from chordate.text import pluralize
 
-# Settings that are ignored without a report: they affect neither predictions nor training (except some hooks in
-# `custom_hooks`), or are read separately (`auto_scale_lr`, `randomness`).
+# Settings that are ignored without a report: they affect neither predictions nor training, or are read separately
+# (`auto_scale_lr`, `randomness`).
 RUNTIME = (
     "default_scope", "env_cfg", "vis_backends", "visualizer", "log_processor", "log_level", "resume", "custom_imports",
     "val_cfg", "test_cfg", "tta_model", "tta_pipeline", "work_dir", "launcher", "test_dataloader", "test_evaluator",
-    "val_evaluator", "auto_scale_lr", "custom_hooks", "randomness",
+    "auto_scale_lr", "randomness",
 )  # fmt: skip
 
 
@@ -32,23 +34,30 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
         sync_bn: whether the model has synchronized BatchNorms.
     """
     loader, val_loader = cfg.part("train_dataloader"), cfg.part("val_dataloader")
-    inner, times, balanced = unwrapped(loader.part("dataset"))
+    datasets, times, balanced = unwrapped(loader.part("dataset"))
+    inner = datasets[0]
     steps = inner.parts("pipeline")
     classes, things = _num_classes(cfg, semantic)
-    train_set = dataset_part(loader.part("dataset"), "train", semantic=semantic, classes=classes)
+    root = data_root(loader.part("dataset"), *([val_loader.part("dataset")] if val_loader.values else []))
+    if root:
+        cfg.conversion.notes.append(f"The data root is {root} (--data-root).")
+    train_set = dataset_part(loader.part("dataset"), root, "train", semantic=semantic, classes=classes)
     if things is None:
         _compare_classes(cfg.part("model"), class_count(loader.part("dataset"), semantic))
-    if has_masks(steps) and train_set["type"] == "CocoDataset":
-        train_set["masks"] = True
+    for dataset in single_datasets(train_set):
+        if has_masks(steps) and dataset["type"] == "CocoDataset":
+            dataset["masks"] = True
     batch_size = loader.get("batch_size", 1)
-    train_data: dict[str, Any] = {"dataset": train_set, "pipeline": pipeline_part(steps), "batch_size": batch_size}
+    pipeline = _smallest_boxes(datasets) + pipeline_part(steps)
+    train_data: dict[str, Any] = {"dataset": train_set, "pipeline": pipeline, "batch_size": batch_size}
     batches = loader.part("batch_sampler")
     batches.ignore("drop_last")
     batches.expect("type", "AspectRatioBatchSampler", None, reason="batches are sampled at random", effect="training")
     train_data["group_by_aspect"] = "batch_sampler" in loader or semantic
     if balanced is not None:
         train_data["class_balanced"] = balanced
-    val_data = _val_data(val_loader, semantic, classes) if val_loader.values else None
+    val_data = _val_data(val_loader, root, semantic, classes) if val_loader.values else None
+    _sampler(loader.part("sampler"))
     for one in (loader, val_loader):
         one.ignore("num_workers", "persistent_workers", "sampler", "drop_last", "pin_memory", "collate_fn")
     metric = "PanopticMetric" if things is not None else "SemanticMetric" if semantic else "CocoMetric"
@@ -60,6 +69,8 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     optimizer = _optimizer(cfg, base)
     train, schedule = schedule_part(cfg, optimizer["lr"], times)
     train["sync_bn"] = sync_bn
+    train |= hooks_part(cfg)
+    _evaluators(cfg)
     wrapper = cfg.part("optim_wrapper")
     if wrapper.get("type", "OptimWrapper") == "AmpOptimWrapper":
         train["amp"] = "bf16" if wrapper.get("dtype", None) == "bfloat16" else "fp16"
@@ -69,12 +80,13 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
         clip.expect("norm_type", 2, reason="the 2-norm is limited", effect="training")
     train["accumulate"] = wrapper.get("accumulative_counts", 1)
     wrapper.ignore("loss_scale")
-    if cfg.get("load_from", None):
-        train["load_from"] = cfg.get("load_from")
+    weights = cfg.get("load_from", None) or _whole_model_weights(cfg.part("model"))
+    if weights:
+        train["load_from"] = weights
     train["seed"] = cfg.part("randomness").get("seed", None) or 0
     cfg.ignore(*RUNTIME)
     return {
-        "fallback_meta": meta_part(train_set, inner.get("type"), classes, things),
+        "fallback_meta": meta_part(single_datasets(train_set)[0], inner.get("type"), classes, things),
         "train_data": train_data,
         "val_data": val_data,
         "metric": {"type": metric},
@@ -84,13 +96,47 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     }
 
 
-def _val_data(loader: Keys, semantic: bool, classes: int) -> dict[str, Any]:
-    inner, _, _ = unwrapped(loader.part("dataset"))
+def _whole_model_weights(model: Keys) -> str | None:
+    """The checkpoint in the whole model's `init_cfg`."""
+    inits = model.parts("init_cfg")
+    weights: str | None = inits[0].get("checkpoint", None) if inits else None
+    model.ignore("init_cfg")
+    return weights
+
+
+def _val_data(loader: Keys, root: str | None, semantic: bool, classes: int) -> dict[str, Any]:
+    inner = unwrapped(loader.part("dataset")).datasets[0]
     return {
-        "dataset": dataset_part(loader.part("dataset"), "val", semantic=semantic, classes=classes),
+        "dataset": dataset_part(loader.part("dataset"), root, "val", semantic=semantic, classes=classes),
         "pipeline": pipeline_part(inner.parts("pipeline")),
         "batch_size": loader.get("batch_size", 1),
     }
+
+
+def _smallest_boxes(datasets: list[Keys]) -> list[dict[str, Any]]:
+    """The transform that drops boxes below `bbox_min_size`, if the datasets have it."""
+    first, *others = map(smallest_box, datasets)
+    for dataset, size in zip(datasets[1:], others):
+        if size != first:
+            dataset.part("filter_cfg").lose("bbox_min_size", "as in the first dataset", "training")
+    return [{"type": "SanitizeInstances", "min_size": first}] if first else []
+
+
+def _sampler(sampler: Keys) -> None:
+    """Report a sampler that does not shuffle all images."""
+    kinds = ("DefaultSampler", "InfiniteSampler")
+    sampler.expect("type", *kinds, reason="every image once per epoch", effect="training")
+    if sampler.get("type", kinds[0]) in kinds:
+        sampler.expect("shuffle", True, reason="images are shuffled", effect="training")
+    sampler.ignore(*sampler.values)
+
+
+def _evaluators(cfg: Keys) -> None:
+    """Report metrics that Chordate does not have."""
+    for evaluator in cfg.parts("val_evaluator"):
+        kinds = ("CocoMetric", "CocoPanopticMetric", "IoUMetric")
+        evaluator.expect("type", *kinds, reason="the metrics of Chordate's dataset", effect="evaluation")
+        evaluator.ignore(*evaluator.values)
 
 
 def _compare_classes(model: Keys, count: int | None) -> None:

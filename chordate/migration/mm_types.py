@@ -10,6 +10,7 @@ from chordate.arguments import (
     NonEmpty,
     NonNegativeFloat,
     NonNegativeInt,
+    OpenFraction,
     PositiveFloat,
     PositiveInt,
     ProperFraction,
@@ -22,14 +23,16 @@ Pair = tuple[PositiveInt, PositiveInt]
 TYPES: Mapping[str, Any] = {
     **dict.fromkeys(
         ("type", "style", "mode", "dtype", "checkpoint", "pretrained", "load_from", "ann_file", "data_root", "img",
-         "img_path", "seg_map_path", "crop_type", "constructor", "decay_type"),
+         "img_path", "seg_map_path", "crop_type", "constructor", "decay_type", "img_suffix", "seg_map_suffix",
+         "interpolation"),
         str,
     ),
     **dict.fromkeys(
         ("deep_stem", "avg_down", "with_cp", "norm_eval", "requires_grad", "contract_dilation", "bgr_to_rgb",
          "relu_before_extra_convs", "reg_decoded_bbox", "reg_class_agnostic", "class_agnostic", "aligned",
          "concat_input", "keep_ratio", "with_mask", "filter_empty_gt", "by_epoch", "nesterov", "amsgrad", "maximize",
-         "centered", "gap_before_final_norm", "match_low_quality"),
+         "centered", "gap_before_final_norm", "match_low_quality", "reduce_zero_label", "avg_non_ignore", "by_box",
+         "by_mask"),
         bool,
     ),
     **dict.fromkeys(
@@ -41,7 +44,7 @@ TYPES: Mapping[str, Any] = {
     ),
     **dict.fromkeys(
         ("start_level", "num_convs", "stacked_convs", "num_shared_convs", "num_shared_fcs", "sampling_ratio", "begin",
-         "end", "num_things_classes", "num_stuff_classes", "seed"),
+         "end", "num_things_classes", "num_stuff_classes", "seed", "min_size", "bbox_min_size"),
         NonNegativeInt,
     ),
     **dict.fromkeys(("pos_fraction", "pos_iou_thr", "neg_iou_thr", "iou_threshold", "mask_overlap"), Fraction),
@@ -68,6 +71,8 @@ TYPES: Mapping[str, Any] = {
     "classes": Annotated[Sequence[str], NonEmpty],
     "milestones": Sequence[NonNegativeInt],
     "betas": tuple[float, float],
+    "min_gt_bbox_wh": tuple[NonNegativeFloat, NonNegativeFloat],
+    "custom_hooks.momentum": OpenFraction,
     "add_extra_convs": bool | Literal["on_input", "on_lateral", "on_output"],
     "in_channels": PositiveInt | Counts,
     "neck.in_channels": Counts,
