@@ -4,7 +4,7 @@ Layers, channels, initial weights and losses are those of Detectron2's project (
 The project differs from the paper in three points. Its center branch has two plain 3×3 convolutions before the last one
 (`center_separable=False`). ASPP's pooled branch has no norm (`pooling_norm=False`), and averages windows of the size of
 the training crop (`pooling_size`). Its semantic loss averages the hardest 20 % of all pixels, with a loss of 0 for
-unlabeled pixels; this file always averages the hardest 20 % of the labeled pixels, as in the paper.
+unlabeled pixels (`CrossEntropy(hard_fraction=0.2, count_ignored=True)`).
 """
 
 from __future__ import annotations

@@ -186,6 +186,7 @@ def test_deeplab_has_the_settings_of_its_projects_models(tmp_path):
     assert [block.conv2.dilation[0] for block in model.backbone.layer4] == [2, 4, 8]  # RES5_MULTI_GRID is [1, 2, 4]
     assert model.head.aspp.pooling_size == (32, 64)
     assert (model.head.low_level, model.head.losses[0].hard_fraction) == ("c2", 0.2)
+    assert model.head.losses[0].count_ignored
     assert result.config.train.sync_bn and result.config.schedule.type == "poly"
 
 

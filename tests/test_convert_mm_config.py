@@ -191,6 +191,8 @@ def test_pspnet_has_the_parameters_of_mmsegmentations_docs(tmp_path):
     assert (config.optimizer.lr, config.optimizer.base_batch_size) == (0.01, 8)  # 4 GPUs × 2, from the file's name
     assert (config.schedule.type, config.schedule.power, config.schedule.min_factor) == ("poly", 0.9, 0.01)
     assert config.model.get("auxiliary_weight", 0.4) == 0.4
+    losses = [loss for part in ("head", "auxiliary") for loss in config.model[part].losses]
+    assert losses == [{"type": "CrossEntropy", "count_ignored": True}] * 2  # avg_non_ignore is off by default
     assert [step.type for step in config.train_data.pipeline] == [
         "RandomResize", "ClassLimitedCrop", "RandomHorizontalFlip", "PhotometricDistortion",
     ]  # fmt: skip
@@ -262,6 +264,15 @@ model = dict(
     stages = model.box.stages
     assert [stage.matcher.positive for stage in stages] == [0.5, 0.6, 0.75]
     assert [stage.box_weights[0] for stage in stages] == pytest.approx([10, 20, 25])
+
+
+def test_losses_over_the_labeled_pixels_are_carried_over(tmp_path):
+    config = converted(
+        tmp_path,
+        SEGMENTER,
+        "loss = dict(loss_decode=dict(avg_non_ignore=True))\nmodel = dict(decode_head=loss, auxiliary_head=loss)\n",
+    ).config
+    assert not any(loss.get("count_ignored") for loss in config.model.head.get("losses") or [])
 
 
 def test_dilations_of_a_multi_grid_are_the_grids_numbers(tmp_path):

@@ -185,6 +185,23 @@ def test_hard_example_mining_keeps_the_pixels_of_the_largest_loss():
     torch.testing.assert_close(CrossEntropy(hard_fraction=0.25)(logits, labels), kept.mean())
 
 
+def deeplab_ce(logits, labels, fraction):
+    """Detectron2's DeepLabCE: all pixels count, those without a label with a loss of 0."""
+    losses = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="none").reshape(-1)
+    return torch.topk(losses, int(fraction * losses.numel())).values.mean()
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.9, 0.2])
+def test_ignored_pixels_can_count_as_in_detectron2s_hard_pixel_mining(fraction):
+    logits, labels = random_logits()
+    found = CrossEntropy(hard_fraction=fraction, count_ignored=True)(logits, labels)
+    torch.testing.assert_close(found, deeplab_ce(logits, labels, fraction))
+    (mine,) = torch.autograd.grad(found, logits)
+    (theirs,) = torch.autograd.grad(deeplab_ce(logits, labels, fraction), logits)
+    torch.testing.assert_close(mine, theirs)
+    assert not torch.isclose(found, CrossEntropy(hard_fraction=fraction)(logits, labels))
+
+
 def test_dice_is_the_formula_of_the_paper():
     logits, labels = random_logits()
     probabilities, labeled = logits.softmax(1), labels != IGNORED
@@ -227,7 +244,7 @@ def test_class_weights_for_another_number_of_classes_are_refused(count):
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), Dice(), PixelFocal(), PixelFocal(0.5)], ids=repr
+    "loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), CrossEntropy(count_ignored=True), Dice(), PixelFocal(), PixelFocal(0.5)], ids=repr
 )
 def test_a_batch_without_labeled_pixels_gives_a_finite_loss_and_no_gradient(loss):
     logits, labels = random_logits()

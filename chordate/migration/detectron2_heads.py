@@ -10,7 +10,7 @@ from chordate.migration.anchor_sizes import FPN_SIZES, RETINA_SIZES, anchor_argu
 from chordate.migration.config_conversion import Keys
 from chordate.migration.detectron2_norms import norm_name
 
-HARD_FRACTION = 0.2  # fraction of the pixels, the hardest, that the DeepLab project's loss "hard_pixel_mining" averages
+HARD_FRACTION = 0.2  # fraction of all pixels, the hardest, that the DeepLab project's "hard_pixel_mining" averages
 
 
 def rpn_head(settings: Keys) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def semantic_head(settings: Keys) -> dict[str, Any]:
             f"DeepLabV3PlusHead have one"
         )
     if head.get("LOSS_TYPE") == "hard_pixel_mining":
-        loss["hard_fraction"] = HARD_FRACTION
+        loss |= {"hard_fraction": HARD_FRACTION, "count_ignored": True}
     arguments: dict[str, Any] = {
         "type": name,
         "rates": list(head.get("ASPP_DILATIONS")),

@@ -211,7 +211,13 @@ def _panoptic(model: Keys) -> dict[str, Any]:
             "type": "SemanticFPNHead",
             "channels": head.get("inner_channels", 128),
             "norm": norm_setting(head),
-            "losses": [{"type": "CrossEntropy", "loss_weight": loss.get("loss_weight", 1.0)}],
+            "losses": [
+                {
+                    "type": "CrossEntropy",
+                    "loss_weight": loss.get("loss_weight", 1.0),
+                    "count_ignored": not loss.get("avg_non_ignore", False),
+                }
+            ],
         },
         "merge": {
             "score_threshold": model.part("test_cfg").part("rcnn").get_or_ours("score_thr", "predictions"),

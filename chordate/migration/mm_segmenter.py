@@ -143,12 +143,15 @@ def _losses(head: Keys) -> list[dict[str, Any]]:
             loss.expect("use_sigmoid", False, reason="softmax cross-entropy", effect="training")
             if "class_weight" in loss:
                 converted["class_weights"] = list(loss.get("class_weight"))
-            loss.ignore("avg_non_ignore", "class_weight")
+            if not loss.get("avg_non_ignore", False):
+                converted["count_ignored"] = True
+            loss.ignore("class_weight")
         else:
             loss.lose("type", "CrossEntropy instead", "training")
-        loss.ignore("loss_name", "reduction")
+        loss.expect("reduction", "mean", reason="the mean over the pixels", effect="training")
+        loss.ignore("loss_name")
         losses.append(converted)
-    return losses or [{"type": "CrossEntropy"}]
+    return losses or [{"type": "CrossEntropy", "count_ignored": True}]
 
 
 def _pair(value: Any) -> list[int]:

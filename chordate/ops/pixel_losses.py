@@ -1,6 +1,6 @@
 """Losses for semantic segmentation. Inputs are logits `[N, K, H, W]` of `K` classes, and labels `[N, H, W]`.
 
-A loss may also take weights of the pixels, `[N, H, W]`. Pixels with the label `IGNORED` do not contribute. A batch
+A loss may also take weights of the pixels, `[N, H, W]`. Pixels with the label `IGNORED` have a loss of 0. A batch
 without labeled pixels has a loss of 0; this case needs no host sync, because the denominators are never 0.
 """
 
@@ -28,6 +28,8 @@ class CrossEntropy(nn.Module):
         hard_fraction: fraction of the labeled pixels that contribute to the loss: those with the largest losses
             (online hard example mining, Shrivastava et al. 2016); 1 for all pixels.
         label_smoothing: fraction of the target that is spread evenly over all classes.
+        count_ignored: whether `IGNORED` pixels count in the mean and in `hard_fraction`, with a loss of 0, as in
+            Detectron2's "hard_pixel_mining" and in MMSegmentation (`avg_non_ignore=False`).
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class CrossEntropy(nn.Module):
         loss_weight: NonNegativeFloat = 1.0,
         hard_fraction: PositiveFraction = 1.0,
         label_smoothing: Fraction = 0.0,
+        count_ignored: bool = False,
     ):
         super().__init__()
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None if class_weights is None else torch.tensor(class_weights), False)
         self.loss_weight, self.hard_fraction, self.label_smoothing = loss_weight, hard_fraction, label_smoothing
+        self.count_ignored = count_ignored
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss, a scalar.
@@ -70,9 +74,10 @@ class CrossEntropy(nn.Module):
         )
         if weights is not None:
             losses = losses * weights
-        counts = (labels != IGNORED).to(losses.dtype)
+        labeled = labels != IGNORED
+        counts = torch.ones_like(losses) if self.count_ignored else labeled.to(losses.dtype)
         if self.class_weights is not None:
-            counts = counts * self.class_weights[labels.clamp(min=0)].to(losses.dtype)
+            counts = torch.where(labeled, self.class_weights[labels.clamp(min=0)].to(losses.dtype), counts)
         if self.hard_fraction < 1:
             losses, counts = self._hardest(losses.flatten(), counts.flatten())
         return self.loss_weight * losses.sum() / counts.sum().clamp(min=1e-6)
@@ -81,7 +86,10 @@ class CrossEntropy(nn.Module):
         """Sort the pixels by descending loss, and set losses and counts to 0 except for the hardest pixels."""
         ordered, order = losses.sort(descending=True)
         rank = torch.arange(len(losses), device=losses.device)
-        kept = rank < (counts > 0).sum() * self.hard_fraction
+        if self.count_ignored:
+            kept = rank < max(1, int(len(losses) * self.hard_fraction))  # rounded down, as in Detectron2
+        else:
+            kept = rank < (counts > 0).sum() * self.hard_fraction
         return torch.where(kept, ordered, 0), torch.where(kept, counts[order], 0)
 
 
