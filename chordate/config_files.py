@@ -80,6 +80,7 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
                 f"; chordate convert-config converts {_source(inside[0])} if it is MMDetection's or MMSegmentation's"
             )
         code = ast.parse(text, str(path))
+        _check_is_ours(code, source, inside)
         assigned = [node for node in code.body if isinstance(node, ast.Assign)]
         bases = [node for node in assigned if ast.unparse(node.targets[0]) == "_base_"]
         code.body = [node for node in code.body if node not in bases]
@@ -92,6 +93,25 @@ def file_layers(path: Path, inside: tuple[Path, ...] = ()) -> list[Layer]:
         if path.suffix == ".json" and isinstance(error, RecursionError):
             raise ConfigError(f"{source}: lists or objects are nested too deeply") from None
         raise ConfigError(import_error(source, error)) from error
+
+
+def _check_is_ours(code: ast.Module, source: str, inside: tuple[Path, ...]) -> None:
+    """Check that a file does not have the syntax of other frameworks' configs, so that its code is not run.
+
+    Raises:
+        ConfigError: it has `with read_base():` of OpenMMLab, or `LazyCall` of Detectron2.
+    """
+    if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in code.body):
+        raise ConfigError(
+            f"{source}: a config of MMDetection or MMSegmentation (read_base); chordate convert-config --execute converts "
+            f"{_source(inside[0])}, and runs its code"
+        )
+    imports = [node for node in code.body if isinstance(node, ast.ImportFrom)]
+    if any(alias.name == "LazyCall" for node in imports for alias in node.names):
+        raise ConfigError(
+            f"{source}: a LazyConfig of Detectron2, which cannot be converted; chordate convert-config converts the yaml "
+            f"file of the same model"
+        )
 
 
 def read_text(path: Path) -> str:

@@ -58,7 +58,9 @@ def test_mmdetections_voc_2007_and_2012_are_one_training_set(tmp_path):
     dataset = build_dataset(data, data_root=tmp_path, training=True)
     assert (dataset.classes, len(dataset)) == (tuple(NAMES), 44)
     # MMDetection ignores boxes below bbox_min_size in training, so the other images are background.
-    kept = {dataset[0, index]["info"].path.rpartition("_")[2] for index in range(44) if len(dataset[0, index]["labels"])}
+    kept = {
+        dataset[0, index]["info"].path.rpartition("_")[2] for index in range(44) if len(dataset[0, index]["labels"])
+    }
     assert kept == {"large.png"}
     val = build_dataset(result.config.val_data, data_root=tmp_path, training=False, meta=dataset.meta)
     assert all(len(val[0, index]["labels"]) for index in range(len(val)))

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import textwrap
 
 import pytest
 import torchvision
@@ -262,6 +263,44 @@ def test_a_missing_base_file_is_named_with_the_file_that_inherits_from_it(tmp_pa
     assert main(["convert-config", f"mine.{suffix}"]) == 2
     message = f"mine.{suffix}: middle.{suffix}: base file gone: No such file or directory\n"
     assert capsys.readouterr().err == f"chordate convert-config: {message}"
+
+
+READ_BASE = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+LAZY = "from detectron2.config import LazyCall as L\nfrom ..common.optim import SGD as optimizer\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (READ_BASE, "chordate convert-config --execute converts mine.py"),
+        (LAZY, "convert-config converts the yaml file"),
+    ],
+)
+def test_configs_of_others_whose_code_must_be_run_are_not_run(tmp_path, monkeypatch, capsys, text, remedy):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, mine_py=text + "raise RuntimeError('it was run')\n")
+    for command in (["summary", "mine.py"], ["train", "mine.py"], ["test", "mine.py", "none.pt"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert remedy in error and error.count("\n") == 1
+
+
+def test_a_config_with_read_base_is_converted_by_running_it(tmp_path, monkeypatch, capsys):
+    """Its types may be classes of libraries that are not installed; MMEngine gives their dotted names."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, base_py=textwrap.dedent(RETINANET) + textwrap.dedent(DATA))
+    models = "from mmdet.models import RetinaHead\nfrom mmdet.models.detectors import RetinaNet\n"
+    change = "model.update(dict(type=RetinaNet, bbox_head=dict(type=RetinaHead, stacked_convs=3)))\n"
+    write(tmp_path, mine_py=READ_BASE + models + change)
+    assert main(["convert-config", "--execute", "mine.py", "ours.py"]) == 0
+    assert load_config("ours.py").model.head.convs == 3
+
+
+def test_mmsegmentations_unet_is_refused_with_a_config_to_start_from(tmp_path):
+    unet = "model = dict(backbone=dict(_delete_=True, type='UNet'))\n"
+    with pytest.raises(ConfigError, match="UNet is not converted") as error:
+        openmmlab(tmp_path, SEGMENTER, unet)
+    assert load_config(str(error.value).partition("start from ")[2].partition(",")[0]).model.neck.type == "UNet"
 
 
 @pytest.mark.parametrize("extra", ["", "loader = {{_base_.train_dataloader}}\n"])

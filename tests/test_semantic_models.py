@@ -244,8 +244,13 @@ def test_class_weights_for_another_number_of_classes_are_refused(count):
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropy(), CrossEntropy(hard_fraction=0.5), CrossEntropy(count_ignored=True), Dice(), PixelFocal(), PixelFocal(0.5)], ids=repr
-)
+    "loss",
+    [
+        CrossEntropy(), CrossEntropy(hard_fraction=0.5), CrossEntropy(count_ignored=True), Dice(), PixelFocal(),
+        PixelFocal(0.5),
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_a_batch_without_labeled_pixels_gives_a_finite_loss_and_no_gradient(loss):
     logits, labels = random_logits()
     value = loss(logits, torch.full_like(labels, IGNORED))

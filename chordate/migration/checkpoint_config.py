@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 from chordate.config import load_config
@@ -12,6 +11,7 @@ from chordate.errors import ConfigError
 from chordate.migration.config_conversion import Conversion, Keys
 from chordate.migration.config_defaults import fill_numbers, without_defaults
 from chordate.migration.mm_detector import detector
+from chordate.migration.mm_files import short_types
 from chordate.migration.mm_segmenter import segmenter
 from chordate.migration.mm_types import TYPES
 from chordate.migration.nearest_config import differences
@@ -79,7 +79,7 @@ def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
     In older versions, the pipelines have the mean, the std and the padding, and `train_cfg` and `test_cfg` may be
     beside `model`.
     """
-    model = _short_types(deepcopy(values["model"]))
+    model = short_types(values["model"])
     if "data_preprocessor" not in model:
         preprocessor = values.get("data_preprocessor")
         colors = pixels(dict(values))
@@ -92,14 +92,6 @@ def _keys(values: Mapping[str, Any], conversion: Conversion) -> Keys:
         if isinstance(values.get(key), dict) and "type" not in values[key]:
             model.setdefault(key, values[key])
     return Keys({"model": model}, conversion, TYPES)
-
-
-def _short_types(value: Any) -> Any:
-    """Copy settings, with dotted types shortened to the last part: `mmdet.models.FasterRCNN` becomes `FasterRCNN`."""
-    if isinstance(value, dict):
-        items = {key: _short_types(item) for key, item in value.items()}
-        return {**items, "type": items["type"].rpartition(".")[2]} if isinstance(items.get("type"), str) else items
-    return list(map(_short_types, value)) if isinstance(value, list) else value
 
 
 def _difference(model: dict[str, Any], name: str) -> dict[str, Any]:

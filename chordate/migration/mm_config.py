@@ -9,7 +9,7 @@ from chordate.migration.config_conversion import Conversion, Keys
 from chordate.migration.config_defaults import fill_numbers
 from chordate.migration.mm_backbone import synchronizes
 from chordate.migration.mm_detector import detector
-from chordate.migration.mm_files import execute_mm, read_mm
+from chordate.migration.mm_files import execute_mm, read_mm, short_types
 from chordate.migration.mm_segmenter import segmenter
 from chordate.migration.mm_training import mm_training
 from chordate.migration.mm_types import TYPES
@@ -25,7 +25,7 @@ def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
     Raises:
         ConfigError: the file cannot be read, or Chordate has no such model.
     """
-    values = execute_mm(path) if execute else read_mm(path)
+    values = short_types(execute_mm(path) if execute else read_mm(path))
     if not isinstance(values.get("model"), dict) or "train_dataloader" not in values:
         raise ConfigError(
             f"{path}: not a config of MMDetection 3 or MMSegmentation 1: it has no model or no train_dataloader"

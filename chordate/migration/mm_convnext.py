@@ -56,7 +56,7 @@ def layer_decay(wrapper: Keys, backbone: Keys) -> dict[str, Any]:
         return {}
     rules = wrapper.part("paramwise_cfg")
     decay, layers = rules.get("decay_rate"), rules.get("num_layers")
-    is_convnext = backbone.get("type").rpartition(".")[2] == "ConvNeXt"
+    is_convnext = backbone.get("type") == "ConvNeXt"
     # The numbers of layers with three blocks of the third stage, and the blocks of each other stage, as one layer.
     if not is_convnext or layers != (6 if backbone.get("arch", "tiny") == "tiny" else 12):
         rules.lose("decay_rate", "all layers have the same learning rate", "training")

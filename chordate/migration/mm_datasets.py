@@ -14,7 +14,13 @@ from chordate.migration.config_conversion import Keys
 from chordate.text import printable
 
 COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
-PATHS = ("annotations", "images", "labels", "files", "folder")  # settings of datasets that are relative to the data root
+PATHS = (
+    "annotations",
+    "images",
+    "labels",
+    "files",
+    "folder",
+)  # settings of datasets that are relative to the data root
 # Dataset type and number of classes -> the name of these classes in `fallback_meta`.
 NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("VocSemantic", 21): "voc_semantic",
          ("CocoStuff", 171): "coco_stuff", ("CocoDataset", 80): "coco"}  # fmt: skip

@@ -40,6 +40,14 @@ def execute_mm(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
 
 
+def short_types(value: Any) -> Any:
+    """Copy settings, with dotted types shortened to the last part: `mmdet.models.FasterRCNN` becomes `FasterRCNN`."""
+    if isinstance(value, dict):
+        items = {key: short_types(item) for key, item in value.items()}
+        return {**items, "type": items["type"].rpartition(".")[2]} if isinstance(items.get("type"), str) else items
+    return list(map(short_types, value)) if isinstance(value, list) else value
+
+
 def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
     if LAZY.search(text):
         raise ConfigError(

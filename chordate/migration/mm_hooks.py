@@ -24,7 +24,7 @@ def hooks_part(cfg: Keys) -> dict[str, Any]:
     default = cfg.part("default_hooks")
     named = [default.part(name) for name, value in default.values.items() if value is not None]
     for hook in [*named, *cfg.parts("custom_hooks")]:
-        kind = hook.get("type", "").rpartition(".")[2]
+        kind = hook.get("type", "")
         if kind == "EMAHook":
             train["ema"] = 1 - hook.get("momentum", 0.0002)
             hook.lose("type", "train.ema, whose decay grows from the first step on; buffers are averaged", "training")

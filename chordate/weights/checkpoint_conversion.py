@@ -76,7 +76,10 @@ def recognize(weights: Weights) -> Recognized:
                 settings = {f"model.{key}": value for key, value in format.settings(state).items()}
                 return Recognized(name, {**architecture, **settings}, format, state)
     kind = OWN if weights.is_own else libraries[0] if libraries else "unknown library"
-    raise CheckpointError(f"{weights.source} ({kind}): its config cannot be determined; name it: --config CONFIG")
+    networks = "" if weights.is_own else " (docs/weights.md lists the networks that are recognized)"
+    raise CheckpointError(
+        f"{weights.source} ({kind}): its config cannot be determined; name it: --config CONFIG{networks}"
+    )
 
 
 def recognized_config(weights: Weights) -> tuple[str, dict[str, Any]]:
