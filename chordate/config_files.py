@@ -103,14 +103,14 @@ def _check_is_ours(code: ast.Module, source: str, inside: tuple[Path, ...]) -> N
     """
     if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in code.body):
         raise ConfigError(
-            f"{source}: a config of MMDetection or MMSegmentation (read_base); chordate convert-config --execute converts "
-            f"{_source(inside[0])}, and runs its code"
+            f"{source}: a config of MMDetection or MMSegmentation (read_base); chordate convert-config --execute "
+            f"converts {_source(inside[0])}, and runs its code"
         )
     imports = [node for node in code.body if isinstance(node, ast.ImportFrom)]
     if any(alias.name == "LazyCall" for node in imports for alias in node.names):
         raise ConfigError(
-            f"{source}: a LazyConfig of Detectron2, which cannot be converted; chordate convert-config converts the yaml "
-            f"file of the same model"
+            f"{source}: a LazyConfig of Detectron2, which cannot be converted; chordate convert-config converts the "
+            f"yaml file of the same model"
         )
 
 

@@ -12,9 +12,8 @@ import chordate
 from chordate.config import load_config
 from chordate.data.loader import build_dataset, build_loader
 from chordate.errors import ConfigError, DataError
-from chordate.registry import DATASETS
 
-YEARS = [dict(type="VocDataset", folder=f"VOC{year}", split="trainval") for year in (2007, 2012)]
+YEARS = [{"type": "VocDataset", "folder": f"VOC{year}", "split": "trainval"} for year in (2007, 2012)]
 
 
 def coco(path: Path, categories: list[str], labels: list[int], *, masks: bool = False) -> None:
@@ -45,12 +44,15 @@ def root(tmp_path):
 
 
 def mine(root, **settings):
-    return dict(type="CocoDataset", annotations="coco/mine.json", images="coco/images", **settings)
+    return {"type": "CocoDataset", "annotations": "coco/mine.json", "images": "coco/images", **settings}
 
 
-def build(root, datasets, **section):
-    data = {"dataset": dict(type="ConcatDataset", datasets=datasets), **section}
-    return build_dataset(data, data_root=root, training=section.pop("training", True))
+def section(*datasets, pipeline=(), **settings):
+    return {"dataset": {"type": "ConcatDataset", "datasets": datasets, **settings}, "pipeline": pipeline}
+
+
+def build(root, *datasets, **settings):
+    return build_dataset(section(*datasets, **settings), data_root=root, training=True)
 
 
 def names_of(dataset):
@@ -60,7 +62,7 @@ def names_of(dataset):
 
 
 def test_samples_of_all_datasets_follow_one_another(root):
-    dataset = build(root, [*YEARS, mine(root)])
+    dataset = build(root, *YEARS, mine(root))
     assert dataset.classes == ("cat", "dog")
     assert names_of(dataset) == [
         ("2007_0", "cat"), ("2007_1", "cat"), ("2007_2", "dog"), ("2012_0", "dog"), ("2012_1", "cat"),
@@ -72,7 +74,7 @@ def test_samples_of_all_datasets_follow_one_another(root):
 
 
 def test_ids_of_images_are_unique_and_lead_to_the_ids_in_the_files(root):
-    dataset = build(root, [*YEARS, mine(root)])
+    dataset = build(root, *YEARS, mine(root))
     ids = [dataset[0, index]["info"].image_id for index in range(7)]
     assert ids == [dataset.original(index).infos[0].image_id for index in range(7)]
     assert len(set(ids)) == 7
@@ -82,29 +84,28 @@ def test_ids_of_images_are_unique_and_lead_to_the_ids_in_the_files(root):
 
 
 def test_transforms_that_mix_images_draw_from_all_datasets(root, monkeypatch):
-    dataset = build(root, YEARS, pipeline=["DetectionMixUp"])
-    read, part = [], dataset.parts[1]
-    monkeypatch.setattr(type(part), "read", lambda self, i, old=type(part).read: read.append(self) or old(self, i))
+    dataset = build(root, *YEARS, pipeline=["DetectionMixUp"])
+    read, one = [], type(dataset.parts[0]).read
+    monkeypatch.setattr(type(dataset.parts[0]), "read", lambda self, index: read.append(self) or one(self, index))
     for epoch in range(8):
         dataset[epoch, 0]
-    assert part in read and dataset.parts[0] in read
+    assert all(part in read for part in dataset.parts)
 
 
 def test_datasets_do_not_share_the_random_numbers_of_their_augmentation(root):
-    dataset = build(root, YEARS, pipeline=[dict(type="RandomResize", min_size=20, max_size=60)])
+    dataset = build(root, *YEARS, pipeline=[{"type": "RandomResize", "min_size": 20, "max_size": 60}])
     shapes = [[dataset[epoch, index]["image"].shape for epoch in range(6)] for index in (0, 3)]
     assert shapes[0] != shapes[1]
 
 
 def test_workers_get_a_copy_that_reads_the_same(root):
-    dataset = build(root, [*YEARS, mine(root)])
+    dataset = build(root, *YEARS, mine(root))
     assert names_of(pickle.loads(pickle.dumps(dataset))) == names_of(dataset)
 
 
 def test_classes_of_the_model_are_used_by_all_datasets(root):
     meta = chordate.DatasetMeta(("dog", "cat"))
-    section = {"dataset": dict(type="ConcatDataset", datasets=[*YEARS, mine(root)])}
-    dataset = build_dataset(section, data_root=root, training=True, meta=meta)
+    dataset = build_dataset(section(*YEARS, mine(root)), data_root=root, training=True, meta=meta)
     assert dataset.classes == ("dog", "cat")
     assert [name for _, name in names_of(dataset)] == ["cat", "cat", "dog", "dog", "cat", "dog", "cat"]
 
@@ -112,15 +113,13 @@ def test_classes_of_the_model_are_used_by_all_datasets(root):
 def test_missing_images_of_all_datasets_are_skipped_and_reported(root):
     (root / "VOC2012/JPEGImages/2012_1.png").unlink()
     with pytest.raises(DataError, match="2012_1"):
-        build(root, YEARS)
-    section = {"dataset": dict(type="ConcatDataset", datasets=YEARS, skip_broken=True)}
-    dataset = build_dataset(section, data_root=root, training=True)
+        build(root, *YEARS)
+    dataset = build(root, *YEARS, skip_broken=True)
     assert len(dataset) == 4 and any("2012_1" in line for line in dataset.left_out)
 
 
 def test_an_image_that_proves_broken_is_replaced_and_reported_by_its_own_dataset(root):
-    section = {"dataset": dict(type="ConcatDataset", datasets=YEARS, skip_broken=True)}
-    dataset = build_dataset(section, data_root=root, training=True)
+    dataset = build(root, *YEARS, skip_broken=True)
     write(root / "VOC2012/JPEGImages/2012_0.png", PNG[: len(PNG) // 2])
     assert Path(dataset[0, 3]["info"].path).stem == "2012_1"
     (line,) = dataset.read_report()
@@ -128,8 +127,7 @@ def test_an_image_that_proves_broken_is_replaced_and_reported_by_its_own_dataset
 
 
 def test_images_of_more_channels_are_read_by_all_datasets(root):
-    section = {"dataset": dict(type="ConcatDataset", datasets=YEARS)}
-    dataset = build_dataset(section, data_root=root, training=True, channels=1)
+    dataset = build_dataset(section(*YEARS), data_root=root, training=True, channels=1)
     assert [len(dataset[0, index]["image"]) for index in (0, 3)] == [1, 1]
 
 
@@ -138,18 +136,18 @@ def test_images_of_more_channels_are_read_by_all_datasets(root):
     [
         ([mine], None),
         ([], "datasets must be a list .*at least 1 item"),
-        ([lambda root: dict(type="VocDatset")], "datasets.1: unknown dataset .VocDatset.; did you mean .VocDataset"),
-        ([lambda root: dict(type="VocDataset", folder="VOC2012", spilt="a")], "datasets.1.*spilt.*split"),
+        ([lambda root: {"type": "VocDatset"}], "datasets.1: unknown dataset .VocDatset.; did you mean .VocDataset"),
+        ([lambda root: {"type": "VocDataset", "folder": "VOC2012", "spilt": "a"}], "datasets.1.*spilt.*split"),
         ([lambda root: mine(root, classes=["cat"])], r"datasets\[0\] has the class dog, which .*datasets\[1\]"),
         ([lambda root: mine(root, masks=True)], r"have has_mask, polygons, .*datasets\[0\] do not"),
-        ([lambda root: dict(type="ImageFolder", images="coco")], r"datasets\[1\]"),
+        ([lambda root: {"type": "ImageFolder", "images": "coco"}], r"datasets\[1\]"),
     ],
 )
 def test_datasets_that_do_not_fit_are_refused_in_one_line(root, others, message):
     coco(root / "coco/mine.json", ["dog", "cat"], [1, 2], masks=True)
     datasets = [*YEARS[:1], *(other(root) for other in others)] if others else []
     if message is None:
-        assert len(build(root, datasets)) == 5
+        assert len(build(root, *datasets)) == 5
         return
     path = write(root / "config.py", f"train_data = dict(dataset=dict(type='ConcatDataset', datasets={datasets!r}))")
     with pytest.raises((ConfigError, DataError), match=message) as error:
@@ -158,17 +156,12 @@ def test_datasets_that_do_not_fit_are_refused_in_one_line(root, others, message)
 
 
 def test_evaluation_needs_a_single_dataset(root):
-    section = {"dataset": dict(type="ConcatDataset", datasets=YEARS)}
     with pytest.raises(DataError, match="set the dataset of val_data to one of its datasets"):
-        build_dataset(section, data_root=root, training=False)
+        build_dataset(section(*YEARS), data_root=root, training=False)
 
 
 def test_a_batch_has_images_of_all_datasets(root):
-    section = {"dataset": dict(type="ConcatDataset", datasets=[*YEARS, mine(root)]), "batch_size": 7, "workers": 0}
-    dataset = build_dataset(section, data_root=root, training=True)
-    (batch,) = build_loader(dataset, section, training=True)
+    data = section(*YEARS, mine(root)) | {"batch_size": 7, "workers": 0}
+    dataset = build_dataset(data, data_root=root, training=True)
+    (batch,) = build_loader(dataset, data, training=True)
     assert batch.targets.valid.sum() == 7 and torch.equal(batch.sizes, torch.tensor([[HEIGHT, WIDTH]] * 7))
-
-
-def test_it_is_registered_and_documented():
-    assert "ConcatDataset" in DATASETS.names()

@@ -22,10 +22,10 @@ val_dataloader = dict(dataset=dict(_delete_=True, type='VOCDataset', ann_file='V
 val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='11points')
 model = dict(bbox_head=dict(num_classes=20))
 """
-NAMES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-).split()
+NAMES = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
 
 
 def voc_years(root):
@@ -72,14 +72,16 @@ def test_detectron2s_voc_2007_and_2012_are_one_training_set(tmp_path):
             tmp_path,
             mine_yaml="""
                 MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {NUM_CLASSES: 20},
-                        BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}, RESNETS: {OUT_FEATURES: [res3, res4, res5]},
-                        FPN: {IN_FEATURES: [res3, res4, res5]}}
+                        BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone},
+                        RESNETS: {OUT_FEATURES: [res3, res4, res5]}, FPN: {IN_FEATURES: [res3, res4, res5]}}
                 DATASETS: {TRAIN: "('voc_2007_trainval', 'voc_2012_trainval')", TEST: "('voc_2007_test',)"}
             """,
         )
     )
     assert not result.lost
-    assert [part.folder for part in result.config.train_data.dataset.datasets] == ["VOC2007", "VOC2012"]
+    parts = result.config.train_data.dataset.datasets
+    assert [(part.folder, part.ignore_difficult) for part in parts] == [("VOC2007", False), ("VOC2012", False)]
+    assert result.config.val_data.dataset.get("ignore_difficult", True)  # its evaluation ignores them
     voc_years(tmp_path)
     dataset = build_dataset(result.config.train_data, data_root=tmp_path, training=True)
     assert (dataset.classes, len(dataset)) == (tuple(NAMES), 44)

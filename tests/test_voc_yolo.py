@@ -61,6 +61,7 @@ def test_voc_corners_are_one_based_and_inclusive(voc: Path) -> None:
 
 def test_voc_difficult_objects_are_treated_like_crowds(voc: Path) -> None:
     assert VocDataset(voc)[(0, 0)]["crowd"].tolist() == [False, True]
+    assert VocDataset(voc, ignore_difficult=False)[(0, 0)]["crowd"].tolist() == [False, False]
 
 
 def test_voc_splits_share_their_classes(voc: Path) -> None:

@@ -54,9 +54,10 @@ class ConcatDataset(Dataset):
         self.parts: list[Dataset] = []
         for number, spec in enumerate(datasets):
             config = DATASETS.expand(spec)
-            wiring = {"data_root": data_root, "pipeline": pipeline, "seed": seed + number}
-            config.setdefault("skip_broken", skip_broken)
-            part: Dataset = DATASETS.build(config, **wiring, **({} if meta is None else {"meta": meta}))
+            if skip_broken:
+                config.setdefault("skip_broken", True)
+            wiring: dict[str, Any] = {"data_root": data_root, "pipeline": pipeline, "seed": seed + number}
+            part: Dataset = DATASETS.build(config, **wiring if meta is None else {**wiring, "meta": meta})
             first = self.parts[0] if self.parts else part
             if meta is None and sorted(part.classes) == sorted(first.classes) and part.classes != first.classes:
                 part = DATASETS.build(config, **wiring, meta=first.meta)  # the same classes in another order

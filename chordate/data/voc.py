@@ -28,8 +28,7 @@ from chordate.text import first_names, pluralize
 class VocDataset(CocoDataset):
     """A Pascal VOC dataset: `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/*.txt` (Everingham et al. 2010).
 
-    VOC counts pixels from 1 and its boxes include the last pixel, so 1 is subtracted from `xmin` and `ymin`. Objects
-    marked `difficult` are read as crowds: they are neither targets nor background, since VOC's evaluation ignores them.
+    VOC counts pixels from 1 and its boxes include the last pixel, so 1 is subtracted from `xmin` and `ymin`.
     The category ids are 1, 2, … in the order of the names in the file `labels.txt`, or, without this file, in the
     alphabetical order of the class names in all XML files (not only the split's), so all splits have the same ids.
 
@@ -43,6 +42,8 @@ class VocDataset(CocoDataset):
         images, annotations: the folders of the images and the XML files, relative to `folder`.
         held_out: fraction of the XML files that are held out for the split "val", chosen by a hash of their names; None
             uses image lists.
+        ignore_difficult: whether objects marked `difficult` are read as crowds, which are neither targets nor
+            background; VOC's evaluation ignores them. Otherwise they are ordinary objects, as in Detectron2's training.
         settings: the other arguments of CocoDataset.
 
     Raises:
@@ -60,12 +61,13 @@ class VocDataset(CocoDataset):
         images: str | Path = "JPEGImages",
         annotations: str | Path = "Annotations",
         held_out: OpenFraction | None = None,
+        ignore_difficult: bool = True,
         **settings: Any,
     ):
         if held_out is not None and split not in ("train", "val"):
             raise ConfigError(f'VocDataset: held_out={held_out} needs split="train" or split="val", got {split!r}')
         self.folder = resolve_path(settings.get("data_root", "."), folder).absolute()
-        self.split, self.held_out = split, held_out
+        self.split, self.held_out, self.ignore_difficult = split, held_out, ignore_difficult
         self.known_classes = () if settings.get("meta") is None else settings["meta"].classes
         self.skips_broken = settings.get("skip_broken", False)
         self.notes: list[str] = []
@@ -104,7 +106,7 @@ class VocDataset(CocoDataset):
                 annotations.append(
                     {
                         "id": len(annotations) + 1, "image_id": len(images), "category_id": category_ids[item.name],
-                        "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult),
+                        "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult and self.ignore_difficult),
                         PLACE: f"{stem}.xml: object {number}",
                     }
                 )  # fmt: skip

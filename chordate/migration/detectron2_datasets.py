@@ -36,6 +36,9 @@ def convert_dataset(cfg: Keys, task: str) -> tuple[Dataset, Dataset, dict[str, A
     if task in ("detection", "instance", "keypoint") and loader.get("FILTER_EMPTY_ANNOTATIONS"):
         for dataset in train:
             dataset["filter_empty"] = True
+    for dataset in train:
+        if dataset["type"] == "VocDataset":
+            dataset["ignore_difficult"] = False
     if task == "instance" and val["type"] == "CocoDataset":
         del val["masks"]  # the metric reads masks from the annotation file
     datasets.ignore("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST")

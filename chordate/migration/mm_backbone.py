@@ -80,8 +80,8 @@ def backbone_part(cfg: Keys, *, norm_eval: bool, contract: bool, start: str, pre
         return convnext_part(cfg)
     if kind == "UNet":
         raise ConfigError(
-            "model.backbone.type UNet is not converted: Chordate has no such encoder; start from unet_r18_camvid, where "
-            "U-Net's decoder is a neck on the feature maps of a backbone"
+            "model.backbone.type UNet is not converted: Chordate has no such encoder; start from unet_r18_camvid, "
+            "where U-Net's decoder is a neck on the feature maps of a backbone"
         )
     if kind not in RESNETS:
         network = f'"{TIMM[kind]}") or another network' if kind in TIMM else "…), any network"

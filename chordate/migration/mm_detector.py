@@ -77,8 +77,8 @@ def fpn_part(cfg: Keys, maps: list[str]) -> dict[str, Any]:
     cfg.expect("end_level", -1, len(widths) - 1, reason="all levels from start_level on are used")
     if not start < len(widths) <= len(maps):
         raise ConfigError(
-            f"{cfg.path} must read some of the {len(maps)} maps of the backbone, got in_channels={format_value(widths)}, "
-            f"start_level={start}"
+            f"{cfg.path} must read some of the {len(maps)} maps of the backbone, got "
+            f"in_channels={format_value(widths)}, start_level={start}"
         )
     names = maps[start : len(widths)]
     neck: dict[str, Any] = {"type": "FPN", "channels": cfg.get("out_channels"), "norm": norm_setting(cfg)}
