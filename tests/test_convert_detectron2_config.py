@@ -206,5 +206,22 @@ def test_what_is_not_carried_over_is_reported(tmp_path, setting, key, effect):
     assert f"MODEL.{key}" in result.text  # in the docstring of the new config
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("MODEL: {KEYPOINT_ON: True, ROI_KEYPOINT_HEAD: {NUM_KEYPOINTS: 21}}",
+         {"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "predictions"}),
+        ("MODEL: {META_ARCHITECTURE: PanopticFPN, PANOPTIC_FPN: {COMBINE: {ENABLED: False}}}",
+         {"MODEL.PANOPTIC_FPN.COMBINE.ENABLED": "predictions"}),
+        ("INPUT: {RANDOM_FLIP: both}", {"INPUT.RANDOM_FLIP": "training"}),
+        ("TEST: {KEYPOINT_OKS_SIGMAS: [0.1, 0.2]}", {"TEST.KEYPOINT_OKS_SIGMAS": "evaluation"}),
+        ("SOLVER: {UNHEARD_OF: 3}", {"SOLVER.UNHEARD_OF": "training"}),
+    ],
+)  # fmt: skip
+def test_no_section_is_read_without_a_report_of_what_is_left_out(tmp_path, text, lost):
+    result = converted(tmp_path, text)
+    assert {key: effect for key, effect in result.lost.items() if "NUM_CLASSES" not in key} == lost
+
+
 def test_a_default_that_is_written_down_is_not_reported(tmp_path):
     assert not converted(tmp_path, "MODEL: {RPN: {BOUNDARY_THRESH: -1}, RESNETS: {RES2_OUT_CHANNELS: 256}}").lost

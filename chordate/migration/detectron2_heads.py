@@ -125,7 +125,7 @@ def keypoint_head(settings: Keys) -> dict[str, Any]:
     head.expect("MIN_KEYPOINTS_PER_IMAGE", 1, reason="images without keypoints are left out", effect="data")
     reason = "the loss is the mean over the labeled keypoints"
     head.expect("NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS", True, reason=reason, effect="training")
-    head.ignore("NUM_KEYPOINTS")
+    head.expect("NUM_KEYPOINTS", 17, reason="the keypoints of the training dataset, 17 in COCO")
     widths = list(head.get("CONV_DIMS"))
     if len(set(widths)) > 1:
         head.lose("CONV_DIMS", f"all convolutions have {widths[0]} channels")
@@ -167,7 +167,10 @@ def semantic_head(settings: Keys) -> dict[str, Any]:
     """Convert `MODEL.SEM_SEG_HEAD` to `model.semantic`, or to `model.head` of a semantic segmenter."""
     head = settings.part("SEM_SEG_HEAD")
     name = head.get("NAME")
-    head.ignore("NUM_CLASSES", "COMMON_STRIDE", "IGNORE_VALUE", "IN_FEATURES", "PROJECT_FEATURES")
+    head.expect("IGNORE_VALUE", 255, reason="the dataset says which labels are ignored", effect="data")
+    if name != "DeepLabV3Head":
+        head.expect("COMMON_STRIDE", 4, reason="the logits have stride 4")
+    head.ignore("COMMON_STRIDE", "NUM_CLASSES", "IN_FEATURES", "PROJECT_FEATURES")
     loss: dict[str, Any] = {"type": "CrossEntropy", "loss_weight": head.get("LOSS_WEIGHT")}
     if name == "SemSegFPNHead":
         return {
@@ -196,6 +199,7 @@ def semantic_head(settings: Keys) -> dict[str, Any]:
     }
     if name == "DeepLabV3PlusHead":
         arguments["low_channels"] = head.get("PROJECT_CHANNELS")[0]
+        head.expect("PROJECT_FEATURES", ["res2"], reason="the decoder reads res2")
         head.expect("CONVS_DIM", head.get("ASPP_CHANNELS"), reason="the decoder has as many channels as ASPP")
         reason = "the decoder has two 3×3 convolutions, not one of 5×5"
         head.expect("USE_DEPTHWISE_SEPARABLE_CONV", False, reason=reason)

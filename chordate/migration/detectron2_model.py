@@ -74,7 +74,7 @@ def _instances(settings: Keys, kind: str, detections_per_image: int) -> dict[str
         parts["keypoint"] = keypoint_head(settings)
     if kind == "PanopticFPN":
         combine = settings.part("PANOPTIC_FPN").part("COMBINE")
-        combine.ignore("ENABLED")
+        combine.expect("ENABLED", True, reason="things and stuff are merged")
         reason = "all instance losses have weight 1"
         settings.part("PANOPTIC_FPN").expect("INSTANCE_LOSS_WEIGHT", 1.0, reason=reason, effect="training")
         parts["semantic"] = semantic_head(settings)

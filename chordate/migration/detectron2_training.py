@@ -52,7 +52,8 @@ def detectron2_training(cfg: Keys, *, task: str, has_norms: bool, sync_bn: bool)
     reason = "BatchNorm keeps its running statistics"
     test.part("PRECISE_BN").expect("ENABLED", False, reason=reason, effect="training")
     test.part("PRECISE_BN").ignore("NUM_ITER")
-    test.ignore("EXPECTED_RESULTS", "KEYPOINT_OKS_SIGMAS", "EVAL_PERIOD", "DETECTIONS_PER_IMAGE")
+    test.expect("KEYPOINT_OKS_SIGMAS", [], reason="COCO's sigmas", effect="evaluation")
+    test.ignore("EXPECTED_RESULTS", "EVAL_PERIOD", "DETECTIONS_PER_IMAGE")
     metric = {"panoptic": "PanopticMetric", "semantic": "SemanticMetric"}.get(task, "CocoMetric")
     return {
         "fallback_meta": meta,
@@ -87,6 +88,7 @@ def _train_pipeline(sizes: Keys, task: str) -> list[dict[str, Any]]:
     crop.ignore("ENABLED", "TYPE", "SIZE", "SINGLE_CATEGORY_MAX_AREA")
     flips = {"horizontal": "RandomHorizontalFlip", "vertical": "RandomVerticalFlip"}
     flip = flips.get(sizes.get("RANDOM_FLIP"))
+    sizes.expect("RANDOM_FLIP", *flips, "none", reason="images are not flipped", effect="training")
     if flip:
         pipeline.append({"type": flip, "p": 0.5})
     sizes.ignore("MASK_FORMAT")
