@@ -106,7 +106,8 @@ class VocDataset(CocoDataset):
                 annotations.append(
                     {
                         "id": len(annotations) + 1, "image_id": len(images), "category_id": category_ids[item.name],
-                        "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0), "iscrowd": int(item.difficult and self.ignore_difficult),
+                        "bbox": [x, y, w, h], "area": max(w, 0) * max(h, 0),
+                        "iscrowd": int(item.difficult and self.ignore_difficult),
                         PLACE: f"{stem}.xml: object {number}",
                     }
                 )  # fmt: skip
