@@ -54,6 +54,31 @@ def test_averaged_weights_are_preferred_in_every_wrapper(contents):
     assert is_filled(model, WEIGHTS)
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"state_dict": state(prefix="detector.")},  # Lightning: the attribute of the user's module
+        {"state_dict": state(prefix="detector.module._orig_mod.")},
+        state(prefix="module.detector."),
+        state(prefix="_fsdp_wrapped_module."),
+        {
+            name.replace(".", "._orig_mod.", 1): tensor for name, tensor in state().items()
+        },  # parts compiled on their own
+        {name.replace(".", "._checkpoint_wrapped_module.", 1): tensor for name, tensor in state(prefix="net.").items()},
+    ],
+)
+def test_wrappers_of_parts_and_a_prefix_that_all_tensors_share_are_removed(contents):
+    model = TinyDetector()
+    report = load_checkpoint(model, contents)
+    assert is_filled(model, WEIGHTS) and not report.skipped and not report.missing
+
+
+def test_names_that_a_wrapper_tells_apart_are_kept():
+    weights = {"_orig_mod.a": torch.zeros(1), "a": torch.ones(1)}
+    *_, (whole, left_out) = without_prefixes(weights)
+    assert whole == weights and not left_out
+
+
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state", "student"])
 @pytest.mark.parametrize(
     "others",

@@ -23,12 +23,14 @@ from chordate.weights.formats.format import Format, State
 from chordate.weights.state_dict_match import StateDictMatch, match
 
 # Prefixes that wrappers add to tensor names. EMA weights are preferred, so their prefixes are first, and `teacher.`
-# (the EMA of the student) precedes `student.`. DDP adds `module.`, torch.compile adds `_orig_mod.`, and Lightning
-# modules often add `model.`, `net.` or `network.`.
+# (the EMA of the student) precedes `student.`. DDP adds `module.`, and Lightning modules often add `model.`, `net.` or
+# `network.`. Another first part that all names share is a prefix, too (`detector.`).
 _PREFIXES = (
     *("model_ema.", "ema_model.", "averaged_model.", "ema."),
-    *("module.", "_orig_mod.", "model.", "net.", "network.", "teacher.", "student."),
+    *("module.", "model.", "net.", "network.", "teacher.", "student."),
 )
+# Parts that torch.compile, FSDP and activation checkpointing add anywhere in tensor names.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _MAX_PREFIXES = 4  # limit on the prefixes of one name; `model._orig_mod.module.` has 3
 _MAX_PARTS = 32  # limit on the prefixes tried, since each format tries them all; real files have at most about 10
 
@@ -157,7 +159,8 @@ def _library_part(candidate: Candidate, backbone: Backbone, library: Library) ->
 
 def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tuple[State, list[str]]]:
     """For each prefix (or sequence of prefixes), yield two values: the tensors whose names start with it, with the
-    prefix removed, and the names of all other tensors. Finally, yield the state dict itself, and no names.
+    prefix removed, and the names of all other tensors. Finally, yield all tensors, and no names. The parts that
+    wrappers add to names (`_WRAPPERS`) are removed in all cases.
 
     An untrusted file may have thousands of prefixes, so only those with the most tensors are tried (`_MAX_PARTS`).
 
@@ -168,16 +171,39 @@ def without_prefixes(state: State, names: Collection[str] = ()) -> Iterator[tupl
     prefixes = [prefix for prefix in _PREFIXES if not any(name.startswith(prefix) for name in names)]
 
     def parts(part: dict[str, str], depth: int) -> Iterator[dict[str, str]]:
-        for prefix in prefixes if depth < _MAX_PREFIXES else ():
+        for prefix in (*prefixes, *_shared_prefix(part, names)) if depth < _MAX_PREFIXES else ():
             inner = {name.removeprefix(prefix): full for name, full in part.items() if name.startswith(prefix)}
             if inner:
                 yield from parts(inner, depth + 1)
         yield part
 
-    found = list(parts({name: name for name in state}, 0))
+    found = list(parts(_without_wrappers(state, names), 0))
     largest = {id(part) for part in heapq.nlargest(_MAX_PARTS, found, key=len)}
     for part in found:
         if id(part) not in largest:
             continue
         kept = set(part.values())
         yield {name: state[full] for name, full in part.items()}, [name for name in state if name not in kept]
+
+
+def _without_wrappers(state: State, names: Collection[str]) -> dict[str, str]:
+    """Dict from each tensor's name without the parts in `_WRAPPERS` to its name in `state`. Parts that are in the
+    model's `names` are kept, and all are kept if two tensors would have the same name."""
+    wrappers = [wrapper for wrapper in _WRAPPERS if not any(wrapper in name for name in names)]
+    unwrapped: dict[str, str] = {}
+    for full in state:
+        name = full
+        for wrapper in wrappers:
+            name = name.replace(wrapper, "")
+        unwrapped[name] = full
+    return unwrapped if len(unwrapped) == len(state) else {name: name for name in state}
+
+
+def _shared_prefix(part: Collection[str], names: Collection[str]) -> list[str]:
+    """The first part of all tensor names, if they share one that is neither in `_PREFIXES` nor in the model's `names`,
+    nor `backbone.`, which says that the tensors are those of a backbone."""
+    prefix, dot, _ = next(iter(part), "").partition(".")
+    prefix += dot
+    if not dot or prefix in (*_PREFIXES, "backbone.") or not all(name.startswith(prefix) for name in part):
+        return []
+    return [] if any(name.startswith(prefix) for name in names) else [prefix]
