@@ -45,7 +45,8 @@ TRAINING_SETTINGS = {
 }
 # Arguments of Ultralytics and Detectron2 that do not correspond to a setting of a Chordate config.
 ARGUMENTS = {
-    **dict.fromkeys(("task", "mode", "model", "source", "format"), "type {usage}"),
+    **dict.fromkeys(("task", "mode", "model", "source"), "type {usage}"),
+    "format": "write chordate export CONFIG CHECKPOINT --format onnx",
     **dict.fromkeys(("device", "MODEL.DEVICE"), DEVICE),
     "data": 'name data.yaml in a config: train_data.dataset of type="YoloDataset", see docs/own_data.md#yolo',
 }
