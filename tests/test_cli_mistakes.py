@@ -144,7 +144,7 @@ def test_a_mistake_is_a_one_line_error_and_status_2(arguments, message, shapes, 
         ),
         (
             ["export", "format=onnx", "model=x.pt"],
-            "chordate export: no argument format; write chordate export CONFIG CHECKPOINT --format onnx; no argument model; ",
+            "chordate export: no argument format; write chordate export CONFIG CHECKPOINT --format onnx; no argument ",
         ),
         (
             ["train", "x", "device=cpu"],
