@@ -5,7 +5,8 @@ import torch
 from annotation_folders import voc, voc_xml, write
 from converted_configs import Result
 from converted_configs import write as write_config
-from test_convert_mm_config import RETINANET, SEGMENTER, converted
+from mmengine.optim import MultiStepLR
+from test_convert_mm_config import FASTER, RETINANET, SEGMENTER, converted
 
 from chordate.data.loader import build_dataset
 
@@ -16,9 +17,10 @@ def_set = dict(type='VOCDataset', data_root='data/VOCdevkit/', data_prefix=dict(
 train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3, dataset=dict(
     type='ConcatDataset', ignore_keys=['dataset_type'], datasets=[
         dict(def_set, ann_file='VOC2007/ImageSets/Main/trainval.txt'),
-        dict(def_set, ann_file='VOC2012/ImageSets/Main/trainval.txt')])))
+        dict(def_set, ann_file='VOC2012/ImageSets/Main/trainval.txt', data_prefix=dict(sub_data_root='VOC2012/'))])))
 val_dataloader = dict(dataset=dict(_delete_=True, type='VOCDataset', ann_file='VOC2007/ImageSets/Main/test.txt',
-                                   data_root='data/VOCdevkit/', pipeline=[]))
+                                   data_prefix=dict(sub_data_root='VOC2007/'), data_root='data/VOCdevkit/',
+                                   pipeline=[]))
 val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='11points')
 model = dict(bbox_head=dict(num_classes=20))
 """
@@ -137,11 +139,63 @@ model = dict(bbox_head=dict(num_classes=2))
         ("model = dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth'))", {}),
         ("model = dict(train_cfg=dict(assigner=dict(iou_calculator=dict(type='BboxDistance'))))",
          {"model.train_cfg.assigner.iou_calculator": "training"}),
+        ("model = dict(bbox_head=dict(norm_cfg=dict(type='GN', requires_grad=False)))",
+         {"model.bbox_head.norm_cfg.requires_grad": "training"}),
+        ("optim_wrapper = dict(type='DeepSpeedOptimWrapper')", {"optim_wrapper.type": "training"}),
     ],
 )  # fmt: skip
 def test_settings_outside_of_the_model_are_carried_over_or_reported(tmp_path, changes, lost):
     result = converted(tmp_path, RETINANET, changes + "\n")
     assert result.lost == lost
+
+
+COSINE = "param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=True, {})]\n"
+WARM = "param_scheduler = [dict(type='LinearLR', by_epoch=True, end=2), dict(type='PolyLR', by_epoch=True, {})]\n"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "lost"),
+    [
+        (COSINE.format("end=12, T_max=12"), {}),
+        (COSINE.format("T_max=6"), {"param_scheduler[0].T_max": "training"}),
+        (COSINE.format("begin=6, end=12"), {"param_scheduler[0].begin": "training"}),
+        (WARM.format("begin=2, end=12"), {}),
+        (
+            WARM.format("begin=3, end=10"),
+            {"param_scheduler[1].begin": "training", "param_scheduler[1].end": "training"},
+        ),
+    ],
+)
+def test_decays_that_do_not_last_for_the_whole_training_are_reported(tmp_path, schedule, lost):
+    assert converted(tmp_path, RETINANET, schedule).lost == lost
+
+
+def test_milestones_count_from_the_beginning_of_their_schedule(tmp_path):
+    """As in MMEngine, whose MultiStepLR compares the milestones with the steps since `begin`."""
+    settings = {"milestones": [3, 5], "gamma": 0.1, "by_epoch": True, "begin": 2, "end": 12}
+    text = f"param_scheduler = [dict(type='MultiStepLR', **{settings})]\n"
+    ours = converted(tmp_path, RETINANET, text).config.schedule.milestones
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = MultiStepLR(optimizer, **settings), []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert [n for n in range(1, 12) if rates[n] < rates[n - 1]] == ours
+
+
+def test_folders_of_vocs_format_are_those_of_its_settings(tmp_path):
+    changes = """
+mine = dict(type='VOCDataset', data_prefix=dict(sub_data_root='cells/'), img_subdir='photos', ann_subdir='xml',
+            metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+train_dataloader = dict(dataset=dict(mine, ann_file='cells/ImageSets/Main/train.txt', _delete_=True))
+val_dataloader = dict(dataset=dict(mine, ann_file='lists/val.txt', _delete_=True))
+model = dict(bbox_head=dict(num_classes=2))
+"""
+    config = converted(tmp_path, RETINANET, changes).config
+    folders = {"type": "VocDataset", "folder": "cells", "images": "photos", "annotations": "xml"}
+    assert config.train_data.dataset == {**folders, "split": "train", "classes": ["cat", "dog"]}
+    assert config.val_data.dataset == {**folders, "split": "../lists/val.txt", "classes": ["cat", "dog"]}
 
 
 def test_a_whole_models_checkpoint_in_init_cfg_is_loaded(tmp_path):
@@ -162,6 +216,20 @@ train_dataloader = dict(dataset=dict(pipeline=[
 """
     steps = converted(tmp_path, RETINANET, changes).config.train_data.pipeline
     assert steps[1] == {"type": "SanitizeInstances", "min_size": 4.0}
+
+
+def test_an_objectness_of_two_classes_and_another_stage_for_regions_are_reported(tmp_path):
+    changes = """
+model = dict(neck=None, backbone=dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)),
+             rpn_head=dict(in_channels=1024, feat_channels=1024, loss_cls=dict(use_sigmoid=False),
+                           anchor_generator=dict(strides=[16])),
+             roi_head=dict(shared_head=dict(type='ResLayer', depth=101, stage=3, stride=2, dilation=1,
+                                            norm_cfg=dict(type='BN', requires_grad=False)),
+                           bbox_roi_extractor=dict(featmap_strides=[16]), bbox_head=dict(type='BBoxHead')))
+"""
+    lost = converted(tmp_path, FASTER, changes).lost
+    assert lost["model.rpn_head.loss_cls.use_sigmoid"] == lost["model.roi_head.shared_head.depth"] == "predictions"
+    assert "model.roi_head.shared_head.norm_cfg" not in lost
 
 
 def test_reduce_zero_label_and_suffixes_of_a_folder_of_label_maps_are_carried_over(tmp_path):

@@ -213,6 +213,7 @@ def test_what_is_not_carried_over_is_reported(tmp_path, setting, key, effect):
          {"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": "predictions"}),
         ("MODEL: {META_ARCHITECTURE: PanopticFPN, PANOPTIC_FPN: {COMBINE: {ENABLED: False}}}",
          {"MODEL.PANOPTIC_FPN.COMBINE.ENABLED": "predictions"}),
+        ("MODEL: {RESNETS: {WIDTH_PER_GROUP: 128}}", {"MODEL.RESNETS.WIDTH_PER_GROUP": "predictions"}),
         ("INPUT: {RANDOM_FLIP: both}", {"INPUT.RANDOM_FLIP": "training"}),
         ("TEST: {KEYPOINT_OKS_SIGMAS: [0.1, 0.2]}", {"TEST.KEYPOINT_OKS_SIGMAS": "evaluation"}),
         ("SOLVER: {UNHEARD_OF: 3}", {"SOLVER.UNHEARD_OF": "training"}),

@@ -146,6 +146,8 @@ def _backbone(settings: Keys) -> dict[str, Any]:
         # In the C4 layout, the backbone also builds stage c5, which the heads apply to RoI features.
         shares = settings.part("ROI_HEADS").get("NAME") == "Res5ROIHeads"
         part["out"] = ["c4", "c5"] if shares else [_level(name) for name in resnets.get("OUT_FEATURES")]
+    if resnets.get("NUM_GROUPS") == 1:
+        resnets.expect("WIDTH_PER_GROUP", 64, reason="blocks have the paper's width")
     resnets.ignore("OUT_FEATURES", "DEFORM_MODULATED", "DEFORM_NUM_GROUPS")
     resnets.expect("RES2_OUT_CHANNELS", 256 if resnets.get("DEPTH") >= 50 else 64, reason="c2 has the paper's width")
     resnets.expect(

@@ -48,6 +48,7 @@ TYPES: Mapping[str, Any] = {
     "ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Weights,
     "ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": Sequence[Weights],
     "INPUT.MIN_SIZE_TRAIN": PositiveInt | Annotated[Sequence[PositiveInt], NonEmpty],
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Literal["choice", "range"],
     "CROP.SIZE": tuple[PositiveFloat, PositiveFloat],
     "DATASETS.TRAIN": str | Sequence[str],
     "DATASETS.TEST": str | Sequence[str],

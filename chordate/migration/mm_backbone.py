@@ -33,14 +33,16 @@ TIMM = {
 IMPLIED = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}  # dilations that an output stride implies
 
 
-def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None) -> Any:
-    """Chordate's norm for `cfg[key]`, a dict such as `dict(type="BN")`; `default` if it is missing or None."""
+def norm_setting(cfg: Keys, key: str = "norm_cfg", default: str | None = None, *, frozen: bool = False) -> Any:
+    """Chordate's norm for `cfg[key]`, a dict such as `dict(type="BN")`; `default` if it is missing or None. Reports
+    `requires_grad=False`, unless `frozen` says that the caller reads it."""
     if key not in cfg:
         cfg.ignore(key)
         return default
     norm = cfg.part(key)
     kind = norm.get("type", "BN")
-    norm.ignore("requires_grad")
+    if not frozen:
+        norm.expect("requires_grad", True, reason="the norm's weights are trained", effect="training")
     if kind not in NORMS:
         norm.lose("type", "unknown norm; BN instead")
         return "BN"
@@ -137,14 +139,12 @@ def _frozen_norm(cfg: Keys, norm_eval: bool) -> Any:
     FrozenBN gets `trainable=True`, which keeps its weight and bias trainable, unless `requires_grad=False`.
     """
     in_eval = cfg.get("norm_eval", norm_eval)
-    norm = norm_setting(cfg, default="BN")
+    norm = norm_setting(cfg, default="BN", frozen=True)
     kind = norm["type"] if isinstance(norm, dict) else norm
     trained = cfg.part("norm_cfg").get("requires_grad", True)
-    if kind != "BN":
-        return norm
-    if not in_eval:
+    if kind != "BN" or not in_eval:
         if not trained:
-            cfg.part("norm_cfg").lose("requires_grad", "BatchNorm's weights are trained", "training")
+            cfg.part("norm_cfg").lose("requires_grad", "the norm's weights are trained", "training")
         return norm
     frozen = {**(norm if isinstance(norm, dict) else {}), "type": "FrozenBN"}
     return frozen | {"trainable": True} if trained else frozen

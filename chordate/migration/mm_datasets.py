@@ -14,13 +14,8 @@ from chordate.migration.config_conversion import Keys
 from chordate.text import printable
 
 COCO_LIKE = ("CocoDataset", "CityscapesDataset", "LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
-PATHS = (
-    "annotations",
-    "images",
-    "labels",
-    "files",
-    "folder",
-)  # settings of datasets that are relative to the data root
+# Settings of datasets that are relative to the data root.
+PATHS = ("annotations", "images", "labels", "files", "folder", "segments")
 # Dataset type and number of classes -> the name of these classes in `fallback_meta`.
 NAMED = {("ADE20K", 150): "ade20k", ("CityscapesSemantic", 19): "cityscapes", ("VocSemantic", 21): "voc_semantic",
          ("CocoStuff", 171): "coco_stuff", ("CocoDataset", 80): "coco"}  # fmt: skip
@@ -142,10 +137,12 @@ def _convert(dataset: Keys, root: str | None, split: str, semantic: bool, classe
     if semantic:
         part = _semantic(dataset, prefix, kind, names or [f"class {number}" for number in range(classes)])
     elif kind == "VOCDataset":
-        path = PurePosixPath(dataset.get("ann_file"))  # VOC2007/ImageSets/Main/trainval.txt
-        part = {"type": "VocDataset", "folder": str(path.parent.parent.parent), "split": path.stem}
+        part = _voc(dataset, _folder(prefix, "sub_data_root") or ".")
     elif kind == "CocoPanopticDataset":
         part = {"type": "CocoPanoptic", "annotations": dataset.get("ann_file"), "images": _folder(prefix, "img")}
+        segments = _folder(prefix, "seg")
+        if segments and f"{segments}.json" != part["annotations"]:
+            part["segments"] = segments
     else:
         if kind not in COCO_LIKE:
             dataset.lose("type", "read as COCO annotations", "data")
@@ -158,12 +155,23 @@ def _convert(dataset: Keys, root: str | None, split: str, semantic: bool, classe
     return part | _below(root, dataset.get("data_root", None), part)
 
 
+def _voc(dataset: Keys, folder: str) -> dict[str, Any]:
+    part: dict[str, Any] = {"type": "VocDataset", "folder": folder}
+    file = PurePosixPath(posixpath.relpath(dataset.get("ann_file"), folder))
+    part["split"] = file.stem if str(file) == f"ImageSets/Main/{file.stem}.txt" else str(file)
+    for key, name, default in (("img_subdir", "images", "JPEGImages"), ("ann_subdir", "annotations", "Annotations")):
+        if dataset.get(key, default) != default:
+            part[name] = dataset.get(key)
+    return part
+
+
 def _below(root: str | None, own: str | None, part: dict[str, Any]) -> dict[str, Any]:
     """The paths of a converted dataset, relative to the folder `root` that contains its data root `own`."""
     inner = own if root is None else posixpath.relpath(own or root, root)
     if inner in (None, "."):
         return {}
-    return {key: posixpath.join(inner, part[key]) for key in PATHS if part.get(key) is not None}
+    paths = ("folder",) if part["type"] == "VocDataset" else PATHS  # its other paths are relative to the folder
+    return {key: posixpath.normpath(posixpath.join(inner, part[key])) for key in paths if part.get(key) is not None}
 
 
 def meta_part(dataset: dict[str, Any], kind: str, classes: int, things: int | None) -> dict[str, Any]:

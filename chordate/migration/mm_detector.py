@@ -115,7 +115,9 @@ def _rpn_head(model: Keys) -> dict[str, Any]:
     head.expect("feat_channels", head.get("in_channels"), reason="convolutions keep the number of channels")
     loss = head.part("loss_cls")
     loss.expect("type", "CrossEntropyLoss", reason="cross-entropy of the objectness", effect="training")
-    loss.expect("use_sigmoid", False, True, reason="the objectness is a sigmoid's")
+    if loss.values and not loss.get("use_sigmoid", False):
+        loss.lose("use_sigmoid", "the objectness is a sigmoid's")
+    loss.ignore("use_sigmoid")
     loss.expect("loss_weight", 1.0, reason="the objectness loss has weight 1", effect="training")
     assigner, sampler = train.part("rpn").part("assigner"), train.part("rpn").part("sampler")
     proposals = train.part("rpn_proposal")

@@ -30,14 +30,25 @@ def region_heads(model: Keys, kind: str) -> dict[str, Any]:
     shares = "shared_head" in rois
     if shares:
         parts["trunk"] = "c5"
-        rois.part("shared_head").expect("type", "ResLayer", reason="stage c5 of the backbone")
-        rois.ignore("shared_head")
+        _shared_head(rois.part("shared_head"), model.part("backbone"))
     if "mask_head" in rois:
         parts["mask"] = _mask(model, shares)
     if kind == "PanopticFPN":
         parts |= _panoptic(model)
     rois.ignore("init_cfg")
     return parts
+
+
+def _shared_head(head: Keys, backbone: Keys) -> None:
+    """Report a head for all regions that is not the backbone's stage c5, with the settings of the other stages."""
+    head.expect("type", "ResLayer", reason="stage c5 of the backbone")
+    for key, default in (("depth", None), ("style", "pytorch"), ("norm_cfg", {"type": "BN", "requires_grad": True})):
+        head.expect(key, backbone.values.get(key, default), reason="as in the backbone")
+    for key, value in (("stage", 3), ("stride", 2), ("dilation", 1)):
+        head.expect(key, value, reason=f"{key} is {value}")
+    head.expect("norm_eval", True, reason="BatchNorm uses its running statistics", effect="training")
+    head.expect("dcn", None, reason="deformable convolutions are not supported")
+    head.ignore("init_cfg", "with_cp")
 
 
 def _box(model: Keys) -> dict[str, Any]:
@@ -203,7 +214,9 @@ def _panoptic(model: Keys) -> dict[str, Any]:
     head.expect("end_level", 4, reason="levels p2 … p5 are used")
     head.expect("conv_cfg", None, reason="plain convolutions")
     loss = head.part("loss_seg")
-    loss.ignore("ignore_index")
+    loss.expect("ignore_index", 255, reason="the dataset says which labels are ignored", effect="data")
+    for key, count in (("num_things_classes", 80), ("num_stuff_classes", 53)):
+        head.expect(key, count, reason=f"COCO has {count}, and so has the model trained on it")
     loss.expect("type", "CrossEntropyLoss", reason="cross-entropy of the classes", effect="training")
     merge = model.part("test_cfg").part("panoptic")
     return {

@@ -36,13 +36,15 @@ def schedule_part(cfg: Keys, lr: float, times: int) -> tuple[dict[str, Any], dic
         train["save_every"] = train["eval_every"]
     checkpoints.ignore("by_epoch", "interval", "type", "save_best", "max_keep_ckpts")
     cfg.ignore("default_hooks")
-    return train, _schedule(cfg, lr, unit, by_epoch)
+    return train, _schedule(cfg, lr, unit, by_epoch, train["epochs" if by_epoch else "iterations"] // unit)
 
 
-def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool) -> dict[str, Any]:
+def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool, length: int) -> dict[str, Any]:
+    """The section `schedule`; `length` is that of the training, in MMEngine's epochs if `by_epoch`, else iterations."""
     schedule: dict[str, Any] = {"type": "constant"}
     warmup: dict[str, Any] = {"warmup_iters": 0}
     starts: list[int] = []
+    ready = None  # end of the warm-up: whether it counts epochs, and their number
     for scheduler in cfg.parts("param_scheduler"):
         kind, counts_epochs = scheduler.get("type"), scheduler.get("by_epoch", True)
         begin = scheduler.get("begin", 0)
@@ -53,12 +55,23 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool) -> dict[str, Any]
             warmup = {key: scheduler.get("end") * (unit if counts_epochs else 1), "warmup_factor": factor}
             warmup["warmup"] = "linear" if kind == "LinearLR" else "constant"
             scheduler.expect("end_factor", 1.0, 1, reason="the warm-up ends at the learning rate", effect="training")
+            scheduler.expect("begin", 0, reason="the warm-up begins with the training", effect="training")
+            ready = (counts_epochs, scheduler.get("end"))
             continue
         starts.append(begin)
+        if kind in ("PolyLR", "CosineAnnealingLR"):
+            if begin and ready != (counts_epochs, begin):
+                scheduler.lose("begin", "the decay starts after the warm-up", "training")
+            if counts_epochs == by_epoch:
+                scheduler.expect("end", length, None, reason="the decay ends with the training", effect="training")
+                scheduler.expect(
+                    "T_max", length - begin, None, reason="the decay ends with the training", effect="training"
+                )
         if kind == "MultiStepLR":
             if counts_epochs != by_epoch:
                 scheduler.lose("by_epoch", "milestones count as the length of the training does", "training")
-            milestones = [step * (unit if counts_epochs else 1) for step in scheduler.get("milestones")]
+            steps = [begin + step for step in scheduler.get("milestones")]  # MMEngine counts from `begin`
+            milestones = [step * (unit if counts_epochs else 1) for step in steps]
             schedule = {"type": "step", "milestones": milestones, "gamma": scheduler.get("gamma", 0.1)}
         elif kind == "PolyLR":
             least = scheduler.get("eta_min", 0.0)

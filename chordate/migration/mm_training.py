@@ -72,6 +72,7 @@ def mm_training(cfg: Keys, path: Path, *, semantic: bool, sync_bn: bool) -> dict
     train |= hooks_part(cfg)
     _evaluators(cfg, metric)
     wrapper = cfg.part("optim_wrapper")
+    wrapper.expect("type", "OptimWrapper", "AmpOptimWrapper", reason="plain steps of the optimizer", effect="training")
     if wrapper.get("type", "OptimWrapper") == "AmpOptimWrapper":
         train["amp"] = "bf16" if wrapper.get("dtype", None) == "bfloat16" else "fp16"
     clip = wrapper.part("clip_grad")

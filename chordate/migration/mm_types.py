@@ -22,9 +22,9 @@ Pair = tuple[PositiveInt, PositiveInt]
 
 TYPES: Mapping[str, Any] = {
     **dict.fromkeys(
-        ("type", "style", "mode", "dtype", "checkpoint", "pretrained", "load_from", "ann_file", "data_root", "img",
+        ("type", "dtype", "checkpoint", "pretrained", "load_from", "ann_file", "data_root", "img",
          "img_path", "seg_map_path", "crop_type", "constructor", "decay_type", "img_suffix", "seg_map_suffix",
-         "interpolation"),
+         "interpolation", "seg", "sub_data_root", "img_subdir", "ann_subdir"),
         str,
     ),
     **dict.fromkeys(
@@ -32,7 +32,7 @@ TYPES: Mapping[str, Any] = {
          "relu_before_extra_convs", "reg_decoded_bbox", "reg_class_agnostic", "class_agnostic", "aligned",
          "concat_input", "keep_ratio", "with_mask", "filter_empty_gt", "by_epoch", "nesterov", "amsgrad", "maximize",
          "centered", "gap_before_final_norm", "match_low_quality", "reduce_zero_label", "avg_non_ignore", "by_box",
-         "by_mask"),
+         "by_mask", "use_sigmoid"),
         bool,
     ),
     **dict.fromkeys(
@@ -61,6 +61,8 @@ TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("scales", "base_sizes", "ratios", "std"), Sizes),
     "depth": Literal[18, 34, 50, 101, 152],
     "arch": str,
+    "style": Literal["pytorch", "caffe"],
+    "mode": Literal["whole", "slide"],
     "frozen_stages": int,
     "interval": int,
     "allowed_border": float,
