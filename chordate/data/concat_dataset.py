@@ -66,7 +66,7 @@ class ConcatDataset(Dataset):
             self.parts.append(part)
         self.ends = list(accumulate(map(len, self.parts)))
         self.meta, self.target_type = self.parts[0].meta, self.parts[0].target_type
-        self.default_metric = self.parts[0].default_metric
+        self.default_metric, self.pipeline = self.parts[0].default_metric, self.parts[0].pipeline
         sizes = [part.sizes for part in self.parts if part.sizes is not None]
         self.sizes = np.concatenate(sizes) if len(sizes) == len(self.parts) else None
         self.health_report = [line for part in self.parts for line in part.health_report]
