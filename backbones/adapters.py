@@ -17,7 +17,7 @@ from chordate.text import one_line
 # Error messages suggest these backbones, because their last stages can be dilated.
 DILATED = (
     "Chordate's ResNet (also ResNeXt, Wide, SE, pre-activation and RS), DenseNet and ConvNeXt; timm's ResNet, "
-    "RegNet, EfficientNet, MobileNet and ConvNeXt"
+    "RegNet, EfficientNet, MobileNetV1 … V4 and ConvNeXt"
 )
 # Height and width of the images in the forward pass that finds a network's feature maps; multiples of every stride.
 PROBE_SIZE = (256, 512)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chordate.backbones.adapters import AdaptedBackbone, Network, describe_error
 from chordate.contracts import FeatureSpec, Library
@@ -33,19 +33,16 @@ class TimmBackbone(AdaptedBackbone):
 
     def _find(self, model: str, options: dict[str, Any]) -> Network:
         timm = timm_for(model, "TimmBackbone")
-        dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
-        build = partial(timm.create_model, model, in_chans=self.in_channels, **dilated, **options)
+        build = partial(timm.create_model, model, in_chans=self.in_channels, **options)
         try:
             with torch.device("meta"):
-                any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
-                # Feature class "getter" keeps the parameters' names and outputs [N, C, H, W].
-                features = partial(build, features_only=True, feature_cls="getter", **any_size)
-                info = features().feature_info
                 network = build()
+                any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
         except Exception as error:  # timm raises many types of errors
-            if dilated:
-                raise self.not_dilated("timm cannot dilate it") from error
             raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
+        features = self._extractor(partial(build, features_only=True, **any_size))
+        with torch.device("meta"):
+            info = features().feature_info
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]
         first = round(math.log2(coarse[0][0].stride))
@@ -60,6 +57,44 @@ class TimmBackbone(AdaptedBackbone):
             Library("timm", "net.model.", frozenset(network.state_dict())),
             side_multiple=specs[-1].stride if any_size else 1,
         )
+
+    def _extractor(self, build: Callable[..., Any]) -> Callable[..., Any]:
+        """The first way to build the feature extractor that accepts `output_stride`.
+
+        Args:
+            build: timm's `create_model` with `features_only=True`.
+        """
+        dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
+        # Feature class "getter" keeps the parameters' names and outputs [N, C, H, W].
+        ways = [partial(build, feature_cls="getter", **dilated), partial(_OwnExtractor, partial(build, **dilated))]
+        errors = []
+        for way in ways:
+            try:
+                with torch.device("meta"):
+                    way()
+            except Exception as error:  # timm raises many types of errors
+                errors.append(error)
+            else:
+                return way
+        if dilated:
+            raise self.not_dilated("timm cannot dilate it") from errors[0]
+        raise ConfigError(f"{self.name} cannot be built: {describe_error(errors[0])}") from errors[0]
+
+
+class _OwnExtractor(nn.Module):
+    """An architecture's own feature extractor in timm, with the parameter names of feature class "getter".
+
+    Only this class of MobileNetV3 and its relatives has a setting `output_stride`.
+    """
+
+    def __init__(self, build: Callable[..., Any], **settings: Any):
+        super().__init__()
+        self.model = build(**settings)
+        self.feature_info = self.model.feature_info
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features: list[Tensor] = self.model(images)
+        return features
 
 
 def _any_size(build: Callable[..., nn.Module]) -> dict[str, bool]:

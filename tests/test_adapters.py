@@ -10,6 +10,7 @@ from backbone_referee import assert_close, randomize, referee, slow, timms, with
 from torch import Tensor, nn
 
 import chordate
+from chordate.backbones.adapters import DILATED
 from chordate.errors import ChordateError, ConfigError
 from chordate.registry import BACKBONES
 from chordate.weights.loading import load_checkpoint
@@ -183,6 +184,43 @@ def test_dilated_timm_networks_give_timms_maps(name):
     assert [spec.stride for spec in ours.out_features.values()] == [16, 16]
     for (key, map_), wanted in zip(maps.items(), expected, strict=True):
         assert_same_cells(map_, wanted, images, 16, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride"),
+    [("mobilenetv3_small_050", 16), ("mobilenetv4_conv_small_035", 8), ("lcnet_035", 16), ("hardcorenas_a", 32)],
+)
+def test_networks_whose_classifier_timm_does_not_dilate_give_timms_maps(name, output_stride):
+    """In timm, only the feature extractor of MobileNetV3 and its relatives has `output_stride`."""
+    whole = timm.create_model(name)
+    theirs = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
+    theirs.load_state_dict(whole.state_dict(), strict=False)
+    with without_init():
+        ours = BACKBONES.build(
+            {"type": "TimmBackbone", "model": name, "out": ["c1", "c2", "c5"], "output_stride": output_stride}
+        ).eval()
+    assert load_checkpoint(ours, whole.state_dict()).missing == []
+    images = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        maps, expected = ours(images), theirs(images)
+    assert [spec.stride for spec in ours.out_features.values()] == [2, 4, output_stride]
+    for key, wanted in zip(maps, (expected[0], expected[1], expected[4]), strict=True):
+        assert_same_cells(maps[key], wanted, images, ours.out_features[key].stride, key)
+
+
+def test_an_invalid_option_is_not_reported_as_a_network_that_cannot_be_dilated():
+    with torch.device("meta"), pytest.raises(ConfigError, match="resnet18 cannot be built: .*'widths'"):
+        BACKBONES.build({"type": "TimmBackbone", "model": "resnet18", "output_stride": 16, "options": {"widths": 1}})
+
+
+def test_the_timm_networks_that_messages_recommend_can_be_dilated():
+    families = {"ResNet": "resnet10t", "RegNet": "regnetx_002", "EfficientNet": "efficientnet_lite0"}
+    families |= {"MobileNetV1": "mobilenetv1_100", "ConvNeXt": "convnext_atto", "V4": "mobilenetv4_conv_small_035"}
+    for family, name in families.items():
+        assert family in DILATED.partition("timm's")[2]
+        with without_init(), torch.device("meta"):
+            backbone = BACKBONES.build({"type": "TimmBackbone", "model": name, "output_stride": 8})
+        assert [spec.stride for spec in backbone.out_features.values()] == [4, 8]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

@@ -8,9 +8,10 @@ import re
 
 import numpy as np
 import pytest
-from label_images import error, folder, masks_of, write
+from label_images import SIZE, error, folder, masks_of, write
 from PIL import Image
 
+from chordate.data import label_survey
 from chordate.errors import ConfigError, DataError
 from chordate.registry import DATASETS
 
@@ -22,6 +23,27 @@ def test_values_beyond_the_classes_are_listed_with_their_files(tmp_path):
     assert message.startswith(f"{tmp_path}/labels/003.png: pixels have the value 5, which is not a class")
     assert "4 label files checked, unknown values: 5 (12 % of the pixels, 003.png), 9 (0.13 %, 002.png)" in message
     assert message.endswith("the classes' ids are [0, 1]; add the others to ids or to ignored_ids")
+
+
+def test_a_value_in_a_single_file_of_many_is_found_when_the_dataset_is_opened(tmp_path):
+    masks = masks_of([0, 1], 50)
+    masks[37][3, 5] = 7
+    message = error(write(tmp_path, masks), ["a", "b"])
+    assert message.startswith(f"{tmp_path}/labels/037.png: pixels have the value 7, which is not a class; 50 label ")
+    assert "unknown values: 7 (0.01 % of the pixels, 037.png);" in message
+
+
+def test_of_a_dataset_with_too_many_pixels_an_even_part_is_checked(tmp_path, monkeypatch):
+    """The error of a file that was not checked has the frequencies of that file's values."""
+    monkeypatch.setattr(label_survey, "MAX_PIXELS", 40 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(label_survey, "FIRST_FILES", 2)
+    masks = masks_of([0, 1], 80)
+    masks[3][:6], masks[3][6, :4], masks[4][0] = 9, 5, 9
+    with pytest.raises(DataError, match=r"40 of 80 label files checked, unknown values: 9 \(0.21 % .*, 004.png\);"):
+        folder(write(tmp_path, masks), ["a", "b"])
+    Image.fromarray(masks[0]).save(tmp_path / "labels/004.png")
+    with pytest.raises(DataError, match=r"003.png: .* 9, .* values: 9 \(50 % of the pixels\), 5 \(2 %\); add it"):
+        folder(tmp_path, ["a", "b"]).read(3)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from chordate.data import CocoPanoptic
+from chordate.data.dataset import Dataset
 from chordate.errors import ConfigError, DataError
 from chordate.evaluation import PanopticMetric
 from chordate.model_contracts import Model
@@ -28,12 +29,15 @@ def panoptic_map(ids: torch.Tensor, labels: list[int], meta: DatasetMeta = META)
     return PanopticMap(ids.int(), torch.tensor(labels, dtype=torch.long), is_thing, torch.ones(len(labels)), areas)
 
 
-class Truth:
+class Truth(Dataset):
     """A dataset of the given segments: segment numbers, labels and crowd flags of each image."""
 
     def __init__(self, images, meta: DatasetMeta = META):
         self.meta, self.images = meta, images
         self.category_ids = [10 * label + 7 for label in range(len(meta.classes))]
+
+    def index_of(self, image_id: int) -> int:
+        return image_id
 
     def segments_of(self, image_id: int):
         return self.images[image_id]
@@ -191,7 +195,6 @@ def test_saved_predictions_of_images_with_equal_names_stay_apart(tmp_path):
     paths = ["x/a/1.jpg", "x/b/1.jpg", "x/1.jpg", "x/1.png", "x/1_1.jpg"]
     numbers, dataset = torch.ones(6, 8, dtype=torch.int16), Truth([])
     dataset.images = [(numbers, torch.tensor([0]), torch.tensor([False]))] * len(paths)
-    dataset.id_in_file = lambda image_id: image_id
     metric = PanopticMetric(dataset)
     for number, path in enumerate(paths):
         ids = torch.zeros(6, 8)

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Image
 
 from chordate.data import SemanticFolder
+from chordate.data.dataset import Dataset
 from chordate.data.label_map import LabelMap, label_map
 from chordate.errors import DataError
 from chordate.evaluation import SemanticMetric
@@ -179,8 +180,10 @@ def test_padding_of_a_batch_is_ignored():
     assert (labels == IGNORED).sum() == 128 - 39
 
 
-class Truth:
+class Truth(Dataset):
     """A dataset that returns the given label maps."""
+
+    label_ids = range(4)
 
     def __init__(self, labels: list[torch.Tensor]):
         self.meta, self.labels = DatasetMeta(("a", "b", "c", "never")), labels

@@ -26,7 +26,7 @@ class Truth:
     """A dataset with the given labels."""
 
     def __init__(self, labels: list[torch.Tensor], meta: DatasetMeta = META):
-        self.meta, self.labels = meta, labels
+        self.meta, self.labels, self.label_ids = meta, labels, range(len(meta.classes))
 
     def labels_of(self, index: int) -> torch.Tensor:
         return self.labels[index]

@@ -12,7 +12,8 @@ import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
-from chordate.data.label_files import LabelPixels, format_color, pack_colors
+from chordate.data.label_counts import LabelCounts
+from chordate.data.label_files import LabelPixels, pack_colors
 from chordate.data.label_map import LabelMap, label_map
 from chordate.errors import ConfigError, DataError
 
@@ -133,19 +134,21 @@ class LabelDecoder:
         last = len(self.lookup) - 1
         labels = self.lookup[ids if ids.dtype == np.uint8 and last >= 255 else np.clip(ids.astype(np.int64), -1, last)]
         if (labels == UNKNOWN).any():
-            value = int(ids[labels == UNKNOWN][0])
-            raise DataError(f"{path}: pixels have the value {value}, which is not a class; {remedy_of(value)}")
+            counts = LabelCounts.of_file(path, ids)
+            unknown = np.unique(ids[labels == UNKNOWN]).tolist()
+            value = max(unknown, key=counts.ids.__getitem__)
+            raise DataError(
+                f"{path}: pixels have the value {value}, which is not a class; unknown values: "
+                f"{counts.describe(unknown, name_files=False)}; {remedy_of(value)}"
+            )
         return labels
 
     def _of_colors(self, colors: LabelPixels, path: Path) -> NDArray[np.int16]:
         codes = pack_colors(colors.astype(np.uint8, copy=False))
         if self.packed is None:
-            values, counts = np.unique(codes, return_counts=True)
-            frequent = ", ".join(format_color(int(values[i])) for i in np.argsort(-counts, kind="stable")[:4])
-            raise DataError(
-                f"{path}: the label image is in color ({frequent}{' …' if len(values) > 4 else ''}); set palette to "
-                f"the color of each class"
-            )
+            counts = LabelCounts.of_file(path, colors)
+            values = counts.describe(list(counts.colors), "colors", name_files=False)
+            raise DataError(f"{path}: the label image is in color: {values}; set palette to the color of each class")
         position = np.minimum(np.searchsorted(self.packed[self.order], codes), len(self.packed) - 1)
         labels = self.order[position].astype(np.int16)
         labels[self.packed[labels] != codes] = -1

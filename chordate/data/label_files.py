@@ -55,7 +55,9 @@ def read_label_image(path: Path) -> LabelPixels:
 
 def pack_colors(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Pack RGB colors `[..., 3]` into integers `[...]`: 65536 · red + 256 · green + blue."""
-    return colors.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    packed = np.zeros((*colors.shape[:-1], 4), np.uint8)
+    packed[..., :3] = colors[..., ::-1]
+    return packed.view("<i4")[..., 0]
 
 
 def format_color(packed: int) -> str:

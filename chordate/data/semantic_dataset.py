@@ -15,10 +15,11 @@ from chordate.arguments import Names
 from chordate.data.dataset import Dataset, model_classes
 from chordate.data.image_headers import check_image, image_sizes
 from chordate.data.image_io import read_image
+from chordate.data.label_counts import LabelCounts
 from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding, LabelId
 from chordate.data.label_files import LabelPixels, format_color, pack_colors, read_label_image
 from chordate.data.label_map import LabelMap
-from chordate.data.label_survey import LabelSurvey, check_encoding, survey_labels, wrong_label_size
+from chordate.data.label_survey import check_encoding, survey_labels, wrong_label_size
 from chordate.errors import BrokenFile, DataError
 from chordate.structures import Counts, DatasetMeta, ImageInfo, Sample, Statistic
 from chordate.structures.semantic import SemanticTargets
@@ -28,8 +29,8 @@ class SemanticDataset(Dataset):
     """Images with a label image each, which has the class of every pixel.
 
     A label image has one channel of class ids (gray values or palette indices), or RGB colors. Ignored pixels do not
-    contribute to the loss, and are not evaluated. Some label files are checked when the dataset is opened, the others
-    when they are read (see `label_survey.py`).
+    contribute to the loss, and are not evaluated. The label files are checked when the dataset is opened; of very large
+    datasets, only some (see `label_survey.py`).
 
     A sample has `image` Image uint8 `[3, H, W]` RGB, `labels` LabelMap `[H, W]`, and `info` ImageInfo.
 
@@ -126,11 +127,10 @@ class SemanticDataset(Dataset):
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
         """The number of pixels of each value in the label file, with the class of the value."""
         path = self.pairs[index][1]
-        survey = LabelSurvey()
-        survey.add(path, self.read_pixels(path))
-        rows = {f"{value} ({self._meaning(self.encoding.ids, value)})": (n,) for value, n in survey.ids.items()}
+        counts = LabelCounts.of_file(path, self.read_pixels(path))
+        rows = {f"{value} ({self._meaning(self.encoding.ids, value)})": (n,) for value, n in counts.ids.items()}
         palette = pack_colors(np.array(self.encoding.palette or [(0, 0, 0)], np.uint8)).tolist()
-        rows |= {f"{format_color(v)} ({self._meaning(palette, v)})": (n,) for v, n in survey.colors.items()}
+        rows |= {f"{format_color(v)} ({self._meaning(palette, v)})": (n,) for v, n in counts.colors.items()}
         return {"values in the label files": Counts(("pixels",), rows)}
 
     def _meaning(self, values: Sequence[int], value: int) -> str:

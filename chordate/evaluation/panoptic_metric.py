@@ -20,6 +20,7 @@ from torch import Tensor
 
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
+from chordate.evaluation.dataset_members import check_members
 from chordate.evaluation.output_names import output_names
 from chordate.evaluation.panoptic_report import PanopticReport
 from chordate.evaluation.ranked_images import WORST, RankedImage
@@ -100,9 +101,13 @@ class PanopticMetric(Metric):
 
     Args:
         dataset: the dataset that is evaluated.
+
+    Raises:
+        DataError: the dataset lacks a member of `WithSegments`.
     """
 
     def __init__(self, dataset: WithSegments):
+        check_members(dataset, WithSegments, "PanopticMetric")
         self.dataset = dataset
         self._pending: list[EvaluatedImage] = []
         self._last: list[EvaluatedImage] = []

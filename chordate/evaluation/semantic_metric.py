@@ -20,6 +20,7 @@ from chordate.arguments import OpenFraction
 from chordate.distributed import all_gather_object
 from chordate.errors import ConfigError, DataError, NothingToEvaluate
 from chordate.evaluation.boundary_iou import BoundaryIoU
+from chordate.evaluation.dataset_members import check_members
 from chordate.evaluation.output_names import output_names
 from chordate.evaluation.ranked_images import WORST, RankedImage
 from chordate.evaluation.semantic_report import SemanticReport
@@ -57,9 +58,13 @@ class SemanticMetric(Metric):
         dataset: the dataset that is evaluated.
         boundary: distance of the boundary IoU as a fraction of the image diagonal, 0.02 in the paper (see
             `BoundaryIoU`); None for no boundary IoU.
+
+    Raises:
+        DataError: the dataset lacks a member of `WithLabels`.
     """
 
     def __init__(self, dataset: WithLabels, boundary: OpenFraction | None = None):
+        check_members(dataset, WithLabels, "SemanticMetric")
         self.dataset, self.boundary = dataset, boundary
         self.classes = len(dataset.meta.classes)
         self._keep = False
@@ -84,7 +89,7 @@ class SemanticMetric(Metric):
 
         Raises:
             DataError: the predictions are not SemanticMaps, differ in size from the ground truth, or have labels that
-                are not classes of the dataset.
+                are not classes of the dataset; or `labels_of` of the dataset does not return a tensor.
         """
         for prediction, info in zip(predictions, batch.infos, strict=True):
             if not isinstance(prediction, SemanticMap):
@@ -95,6 +100,9 @@ class SemanticMetric(Metric):
                 continue
             self._counted.add(info.image_id)
             truth = self.dataset.labels_of(info.image_id)
+            if not isinstance(truth, Tensor):
+                name = f"{type(self.dataset).__name__}.labels_of"
+                raise DataError(f"{name} must return a tensor [H, W], got {type(truth).__name__}")
             labels = prediction.labels.cpu().numpy()
             if labels.shape != tuple(truth.shape):
                 raise DataError(
