@@ -9,12 +9,14 @@ import torch
 import chordate
 from chordate.config import list_configs, load_config, packaged_configs, section
 from chordate.data.fallback_meta import fallback_meta
+from chordate.published import PUBLISHED
 from chordate.registry import BACKBONES
 
 CONFIGS = packaged_configs()
 DEEP = re.compile(r"r(es)?(net)?(rs)?(1[05]\d|200|350)_")  # take seconds to build, so they are marked slow
 OTHER_CLASSES = re.compile(r"r50c_.*_(ade20k|voc-aug)$")  # like Cityscapes' configs, except for the classes
 COCO = [name for name in list_configs() if name.endswith("_coco")]
+DENSE = ("deeplab", "fcn", "panoptic", "pspnet", "semantic-fpn", "simple-baselines", "unet")  # folders of configs
 FAMILIES = {"r": "ResNet", "x": "ResNeXt"}
 
 
@@ -44,6 +46,15 @@ def test_each_published_config_builds_its_model(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_config_has_a_docstring(name):
     assert ast.get_docstring(ast.parse(CONFIGS[name].read_text())), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].parent.name in DENSE])
+def test_the_docstring_of_a_dense_config_has_the_published_figure_or_says_that_there_is_none(name):
+    text = " ".join((ast.get_docstring(ast.parse(CONFIGS[name].read_text())) or "").split())
+    if name in PUBLISHED:
+        assert PUBLISHED[name].figure in text and "table" in text
+    else:
+        assert re.search(r"\b[Nn]o (mIoU|PQ|figure) is published|measured by this project", text)
 
 
 @pytest.mark.parametrize("name", COCO)

@@ -10,7 +10,7 @@ from label_images import SIZE, error, folder, masks_of, write
 from PIL import Image
 
 from chordate.data.loader import build_dataset
-from chordate.errors import ConfigError, DataError
+from chordate.errors import ConfigError
 from chordate.structures import IGNORED
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from backbone_referee import slow
 
 import chordate
 from chordate.contracts import FeatureSpec
@@ -22,10 +23,7 @@ META = DatasetMeta(tuple(f"class {number}" for number in range(7)))
 RESNET = {"type": "resnet50", "out": ["c4", "c5"], "output_stride": 8}
 THIN = {**RESNET, "type": "resnet18", "base_channels": 8}
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-TORCHVISION = {
-    "deeplabv3_resnet50": {"type": "DeepLabV3Head", "rates": (12, 24, 36)},
-    "fcn_resnet50": {"type": "FCNHead"},
-}
+TORCHVISION = {"deeplabv3": {"type": "DeepLabV3Head", "rates": (12, 24, 36)}, "fcn": {"type": "FCNHead"}}
 
 
 def make_batch(images: torch.Tensor, labels: torch.Tensor | None = None) -> Batch:
@@ -40,7 +38,10 @@ def segmenter(head: dict, **settings) -> chordate.Model:
     return chordate.build_model({"model": model}, meta=META, pretrained=False)
 
 
-@pytest.fixture(scope="module", params=TORCHVISION)
+@pytest.fixture(
+    scope="module",
+    params=["deeplabv3_resnet50", "fcn_resnet50", *slow("deeplabv3_resnet101"), *slow("fcn_resnet101")],
+)
 def pair(request):
     """A torchvision model with random weights and statistics, and our model with these weights, both in float64."""
     torch.manual_seed(0)
@@ -55,7 +56,8 @@ def pair(request):
         elif isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     auxiliary = {"auxiliary": {"type": "FCNHead", "level": "c4"}, "auxiliary_weight": 0.5}
-    ours = segmenter(TORCHVISION[request.param], backbone=RESNET, **auxiliary)
+    head, backbone = request.param.split("_")
+    ours = segmenter(TORCHVISION[head], backbone={**RESNET, "type": backbone}, **auxiliary)
     for module in ours.modules():
         if isinstance(module, torch.nn.Dropout | torch.nn.Dropout2d):
             module.p = 0.0

@@ -2,7 +2,8 @@
 section 4.1): crops of 321 px, scales 0.5 … 1.5, batch size 10.
 
 The learning rate is 2.5e-4, and 2.5e-3 for the head, as in the authors' solver for ResNet-101. The authors start from
-COCO-pretrained weights and fuse three scales; this config starts from ImageNet-pretrained weights and uses one scale.
+COCO-pretrained weights and fuse three scales; this config starts from ImageNet-pretrained weights and uses one scale,
+for which no mIoU is published. Theirs is 76.35 mIoU on the validation set, without the CRF (table 4).
 """
 
 _base_ = [

@@ -2,6 +2,10 @@
 
 The settings are those of Detectron2's project. There, the polynomial decay starts with the warm-up; here, it starts
 after the warm-up.
+
+60.3 PQ with R-52 (panoptic-deeplab_r52_cityscapes) in Detectron2's projects/Panoptic-DeepLab/README.md, table
+"Cityscapes Panoptic Segmentation". No PQ is published for R-50 with separable convolutions; without, it is 58.6 in the
+same table.
 """
 
 _base_ = ["../_base_/models/panoptic-deeplab.py", "../_base_/datasets/cityscapes_panoptic.py"]

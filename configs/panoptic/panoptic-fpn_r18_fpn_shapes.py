@@ -1,4 +1,7 @@
-"""Panoptic FPN, ResNet-18, on the generated shapes, whose backgrounds are stuff; small enough for two CPU cores."""
+"""Panoptic FPN, ResNet-18, on the generated shapes, whose backgrounds are stuff; small enough for two CPU cores.
+
+0.517 PQ after six epochs, measured by this project (docs/results.md, "Panoptic FPN on the generated shapes").
+"""
 
 _base_ = ["../demo/mask-rcnn_r18_fpn_demo_shapes.py"]
 
