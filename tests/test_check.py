@@ -141,7 +141,8 @@ def test_suspicious_images_are_drawn(tmp_path: Path, capsys) -> None:
     for index, phrases in {1: "boxes under 4 px", 2: "boxes under 4 px, boxes over 20:1", 3: "no instances"}.items():
         assert f"{index + 1}.png <small>{phrases}; 60×80" in html
         assert (tmp_path / f"train_data_{index:06}.jpg").is_file()
-    assert not (tmp_path / "train_data_000000.jpg").exists()
+    examples, suspicious = html.index("train_data: examples"), html.index("train_data: suspicious")
+    assert examples < html.index("train_data_000000.jpg") < suspicious < html.index("train_data_000001.jpg")
 
 
 @pytest.mark.usefixtures("without_plots")

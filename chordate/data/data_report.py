@@ -33,6 +33,7 @@ class DataReport:
         problems: errors that would stop training.
         notes: warnings that training would log: what is left out or changed, and why.
         unreadable: one line per image that cannot be read.
+        readable: indices of the samples that can be read.
         sizes: height and width of each image in pixels, by path.
         counts, images: `[classes]`, numbers of objects of each class, and of images with an object of the class; None
             if the task has no classes.
@@ -46,6 +47,7 @@ class DataReport:
     problems: list[str] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
     unreadable: dict[str, None] = field(default_factory=dict)
+    readable: list[int] = field(default_factory=list)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     counts: NDArray[np.int64] | None = None
     images: NDArray[np.int64] | None = None
@@ -82,6 +84,7 @@ class DataReport:
         if reading.error is not None:
             self.unreadable[reading.error] = None
             return
+        self.readable.append(reading.index)
         self.sizes[reading.path] = reading.size
         if reading.counts is not None:
             self.counts = reading.counts + (0 if self.counts is None else self.counts)

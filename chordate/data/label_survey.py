@@ -21,7 +21,7 @@ from chordate.data.label_files import LabelPixels, format_color, pack_colors
 from chordate.errors import BrokenFile, DataError
 from chordate.progress import ProgressBar
 
-# If a dataset has more pixels, only some files are read. 2 CPU cores decode this many in half a minute; the label
+# If a dataset has more pixels, only some files are read. Reading this many takes 40 s of CPU time; the label
 # images of Cityscapes, ADE20K and Pascal VOC have fewer, those of COCO-Stuff have four times as many.
 MAX_PIXELS = 1 << 33
 FIRST_FILES = 32  # number of files from whose sizes the size of the dataset is estimated

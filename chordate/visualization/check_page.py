@@ -1,8 +1,9 @@
-"""The page of `chordate check`: an overview, and for each dataset its problems, plots, tables and suspicious images."""
+"""The page of `chordate check`: an overview, and for each dataset its problems, plots, tables, examples and suspicious
+images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from chordate.data.data_report import DataReport
 from chordate.data.read_all import read_original
+from chordate.errors import ConfigError
 from chordate.structures import Counts, Values
 from chordate.structures.statistics import format_percent
 from chordate.text import file_stem
@@ -20,6 +22,7 @@ from chordate.visualization.dataset_plots import plot_class_counts, plot_sizes, 
 from chordate.visualization.style import save
 
 THUMBNAILS = 12  # maximum number of suspicious images drawn per dataset
+EXAMPLES = 6  # maximum number of other images drawn per dataset, with their ground truth
 SIZES = 15  # maximum number of image sizes in the table
 WIDE = 800  # pixels; wider plots take a whole row
 CAPTION = 8  # maximum number of classes in the caption of the class plot
@@ -48,9 +51,10 @@ def write_page(reports: Sequence[DataReport], title: str, source: str, verdict: 
         groups.append(Group(report.name, report.source, pictures, list(report.notes), report.problems, tables))
         if report.dataset is None:
             continue
+        groups.append(_example_group(report, out))
         for kind, lines, drawn in (
             ("unreadable", list(report.unreadable), []),
-            ("suspicious", _suspicions(report), _thumbnails(report, out)),
+            ("suspicious", _suspicions(report), _draw(report, out, _suspicious(report))),
         ):
             groups.append(Group(f"{report.name}: {kind} images", "" if lines else "none", drawn, lines))
     page = out / "index.html"
@@ -130,19 +134,37 @@ def _counts_table(title: str, name: str, counts: Counts, images: dict[str, str] 
     return Table(title, header, rows, bars)
 
 
-def _thumbnails(report: DataReport, out: Path) -> list[Thumbnail]:
-    """Draw up to twelve suspicious samples with their ground truth, with the same limit for each possible error."""
+def _example_group(report: DataReport, out: Path) -> Group:
+    """A few samples that are evenly spread over those that are neither unreadable nor suspicious."""
     assert report.dataset is not None
+    name, targets = f"{report.name}: examples", report.dataset.target_type
+    usual = sorted(set(report.readable).difference(*report.suspicious.values()))
+    chosen = [usual[number * len(usual) // EXAMPLES] for number in range(EXAMPLES)] if usual else []
+    try:
+        drawn = _draw(report, out, dict.fromkeys(chosen, ""))
+    except ConfigError as error:  # a custom type of targets without a drawing function
+        return Group(name, str(error))
+    return Group(name, (targets.legend if targets is not None else "") if drawn else "none", drawn)
+
+
+def _suspicious(report: DataReport) -> dict[int, str]:
+    """Indices of up to twelve suspicious samples, with their possible errors. Each error has the same limit."""
     chosen: dict[int, str] = {}
     for kind, indices in report.suspicious.items():
         for index in indices[: max(THUMBNAILS // len(report.suspicious), 1)]:
             chosen[index] = f"{chosen[index]}, {kind}" if index in chosen else kind
+    return dict(list(chosen.items())[:THUMBNAILS])
+
+
+def _draw(report: DataReport, out: Path, notes: Mapping[int, str]) -> list[Thumbnail]:
+    """Draw samples with their ground truth, each with a note, which may be empty."""
+    assert report.dataset is not None
     drawn = []
-    for index, kinds in list(chosen.items())[:THUMBNAILS]:
+    for index, note in notes.items():
         batch = read_original(report.dataset, index)
         (picture,) = draw_batch(batch, report.dataset.meta)
         file, (height, width) = _file_name(report, f"{index:06}", ".jpg"), picture.shape[:2]
         write_image(out / file, picture)
-        note = f"{kinds}; {describe_image(batch, 0)}"
-        drawn.append(Thumbnail(file, width, height, Path(batch.infos[0].path).name, note))
+        caption = f"{note}; {describe_image(batch, 0)}" if note else describe_image(batch, 0)
+        drawn.append(Thumbnail(file, width, height, Path(batch.infos[0].path).name, caption))
     return drawn
