@@ -91,6 +91,13 @@ def test_the_plot_of_many_classes_shows_the_most_frequent() -> None:
     assert len(figure.axes) == COLUMNS and labels == [f"class {n}" for n in range(999, 999 - ROWS * COLUMNS, -1)]
 
 
+def test_the_plot_of_many_classes_leaves_out_those_without_objects() -> None:
+    names = [f"class {number}" for number in range(133)]
+    figure = plot_class_counts(names, np.where(np.isin(range(133), (5, 60)), 3, 0))
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["class 5", "class 60"]
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 @pytest.mark.parametrize("values", [[1], [3, 3, 3], [1, 2, 700], [0.5, 40, 90000]])
 def test_histograms_contain_all_values(values: list[float], logarithmic: bool) -> None:

@@ -50,13 +50,10 @@ class LabelCounts:
 
     def add(self, other: LabelCounts) -> None:
         """Add the counts of other files."""
-        for total, part in (
-            (self.ids, other.ids),
-            (self.colors, other.colors),
-            (self.occurrences, other.occurrences),
-            (self.sets, other.sets),
-        ):
-            total.update(part)
+        self.ids.update(other.ids)
+        self.colors.update(other.colors)
+        self.occurrences.update(other.occurrences)
+        self.sets.update(other.sets)
         self.examples = other.examples | self.examples
         self.files += other.files
         self.pixels += other.pixels

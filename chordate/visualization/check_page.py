@@ -77,8 +77,8 @@ def _plots(report: DataReport, out: Path) -> list[Thumbnail]:
     counts = report.class_counts()
     if counts is not None:
         names, numbers = list(counts.rows), np.array([row[0] for row in counts.rows.values()])
-        first = ", ".join(f"{name} {number:,}" for name, number in list(zip(names, numbers.tolist()))[:CAPTION])
-        caption = first + (" …" if len(names) > CAPTION else "")
+        first = [f"{names[label]} {numbers[label]:,}" for label in np.argsort(-numbers, kind="stable")[:CAPTION]]
+        caption = ", ".join(first) + (" …" if len(names) > CAPTION else "")
         figures[f"{report.counted} per class"] = plot_class_counts(names, numbers), caption
     drawn = []
     for title, (figure, caption) in figures.items():

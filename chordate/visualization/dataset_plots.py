@@ -16,8 +16,12 @@ BINS = 40
 
 
 def plot_class_counts(names: Sequence[str], counts: NDArray[np.int64]) -> Figure:
-    """Bar chart of the objects per class, most frequent first: at most 120 classes, in columns of at most 40."""
-    order = np.argsort(-counts, kind="stable")[: ROWS * COLUMNS]
+    """Bar chart of the objects per class, most frequent first: at most 120 classes, in columns of at most 40.
+
+    Of more than 40 classes, those without objects are left out.
+    """
+    most = ROWS * COLUMNS if len(counts) <= ROWS else min(ROWS * COLUMNS, max(np.count_nonzero(counts), 1))
+    order = np.argsort(-counts, kind="stable")[:most]
     columns = -(-len(order) // ROWS)
     rows = -(-len(order) // columns)
     figure = new_figure(6 if columns == 1 else 4.5 * columns, 0.8 + 0.21 * max(rows, 11))

@@ -8,7 +8,9 @@ _base_ = ["../_base_/models/semantic-fpn.py"]
 _classes = ["circle", "rectangle", "triangle", "star", "ring", "gradient", "stripes", "checkerboard", "clouds"]
 fallback_meta = dict(classes=_classes)
 model = dict(
-    backbone=dict(type="resnet18", base_channels=24, zero_init_last=True, pretrained=None),
+    # GN, because it removes the mean color of an image, which says nothing about the classes; with BN, 450 iterations
+    # learn nothing about the backgrounds.
+    backbone=dict(type="resnet18", base_channels=32, norm="GN", pretrained=None),
     neck=dict(channels=64),
     head=dict(channels=32, dropout=0.0),
 )
@@ -26,6 +28,6 @@ val_data = dict(
 )
 metric = dict(type="SemanticMetric")
 # AdamW, because it learns faster than SGD in such a short training run.
-optimizer = dict(type="AdamW", lr=3e-3, weight_decay=0.05, base_batch_size=8)
+optimizer = dict(type="AdamW", lr=2e-3, weight_decay=0.05, base_batch_size=8)
 schedule = dict(type="cosine", warmup_iters=60, warmup_factor=0.01)
 train = dict(epochs=6, eval_every=3, save_best="mIoU", log_every=10, clip_norm=10.0, channels_last="auto")
