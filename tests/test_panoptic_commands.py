@@ -17,6 +17,7 @@ import chordate
 from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.data import SemanticFolder
+from chordate.data.loader import build_dataset
 from chordate.data.shapes import CLASSES, generate_shapes
 from chordate.data.shapes_colors import BACKGROUNDS
 
@@ -159,6 +160,18 @@ def test_the_shapes_open_as_a_semantic_folder(shapes):
     assert len(dataset) == 24
     present = np.unique(np.concatenate([dataset.labels_of(index).unique() for index in range(24)]))
     assert present.max() == len(CLASSES) + len(BACKGROUNDS) - 1
+
+
+def test_the_semantic_config_of_the_shapes_trains_and_predicts_all_classes(shapes):
+    config = load_config("semantic-fpn_r18_shapes")
+    dataset = build_dataset(config.val_data, data_root=shapes, training=False)
+    assert dataset.classes == (*CLASSES, *BACKGROUNDS)
+    model = chordate.build_model(config, meta=dataset.meta, pretrained=False)
+    (loss,) = model.train().loss(batch := dataset.original(0)).values()
+    loss.backward()
+    assert model.head.logits.weight.grad.shape[0] == 9 and model.head.logits.weight.grad.abs().sum() > 0
+    (prediction,) = model.eval().predict(batch)
+    assert prediction.labels.shape == batch.images.shape[-2:]
 
 
 def test_the_command_lines_on_panoptic_segmentation_run(folder, capsys, caplog):

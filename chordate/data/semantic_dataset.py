@@ -145,6 +145,7 @@ class SemanticDataset(Dataset):
         return self.decode(self.read_pixels(path), path)
 
     def read_pixels(self, path: Path) -> LabelPixels:
-        """Read the pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`. Subclasses override this method for
-        label files that are not images."""
+        """Read the pixels of a label file: ids `[H, W]`, or colors `[H, W, 3]`. Called from several threads.
+
+        Subclasses override this method for label files that are not images."""
         return read_label_image(path)
