@@ -255,3 +255,4 @@ def test_drawings_tint_each_class_and_leave_ignored_pixels():
     assert red > 150 and green < 60 and blue < 60
     assert picture.shape[0] > 60 and (picture[61, 1] == (255, 0, 0)).all()  # the legend has road on a red background
     assert np.array_equal(draw(SemanticMap(labels.short()), gray, meta, long_side=90), picture)
+    assert SemanticTargets(labels[None].short()).describe(0) == "1 class"

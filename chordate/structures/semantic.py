@@ -14,6 +14,7 @@ from chordate.structures.batch import Prediction, Sample, Targets
 from chordate.structures.layout import Layout
 from chordate.structures.metadata import DatasetMeta
 from chordate.structures.statistics import Counts, Statistic, count_value
+from chordate.text import pluralize
 
 IGNORED = -1  # label of padding and of pixels without a class, which losses and metrics ignore
 MOSTLY = 0.9  # a larger ignored fraction of an image may be an annotation error
@@ -62,7 +63,7 @@ class SemanticTargets(Targets):
 
     def describe(self, index: int) -> str:
         present = self.labels[index].unique()
-        return f"{int((present != IGNORED).sum())} classes"
+        return pluralize(int((present != IGNORED).sum()), "class")
 
 
 def label_statistics(labels: Tensor) -> dict[str, Statistic]:
@@ -99,7 +100,7 @@ class SemanticMap(Prediction):
         return [(int(labels[i]), float(counts[i]) / self.labels.numel()) for i in order]
 
     def describe(self) -> str:
-        return f"{len(self.fractions())} classes"
+        return pluralize(len(self.fractions()), "class")
 
     def to_records(self, meta: DatasetMeta) -> list[dict[str, Any]]:
         """One record with `classes`: a list of dicts with `class` and `fraction` (of the pixels), largest first."""

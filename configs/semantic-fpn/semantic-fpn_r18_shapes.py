@@ -1,6 +1,6 @@
 """Semantic FPN, ResNet-18, on the generated shapes, whose backgrounds are classes too; small enough for two CPU cores.
 
-MIOU mIoU after twelve epochs, measured by this project (docs/results.md, "Semantic FPN on the generated shapes").
+0.438 mIoU after twelve epochs, measured by this project (docs/results.md, "Semantic FPN on the generated shapes").
 """
 
 _base_ = ["../_base_/models/semantic-fpn.py"]
@@ -8,8 +8,8 @@ _base_ = ["../_base_/models/semantic-fpn.py"]
 _classes = ["circle", "rectangle", "triangle", "star", "ring", "gradient", "stripes", "checkerboard", "clouds"]
 fallback_meta = dict(classes=_classes)
 model = dict(
-    # GN, because it removes the mean color of an image, which says nothing about the classes; with BN, 450 iterations
-    # learn nothing about the backgrounds.
+    # GN, because it removes the mean color of an image, which says nothing about the classes: mIoU 0.34 after 900
+    # iterations, and 0.15 with BN (and 24 channels, learning rate 0.003).
     backbone=dict(type="resnet18", base_channels=32, norm="GN", pretrained=None),
     neck=dict(channels=64),
     head=dict(channels=32, dropout=0.0),
