@@ -26,6 +26,7 @@ from chordate.progress import ProgressBar
 MAX_PIXELS = 1 << 33
 FIRST_FILES = 32  # number of files from whose sizes the size of the dataset is estimated
 WITH_PROGRESS = 500  # a progress bar is drawn for more files than this
+RARE = 1e-3  # unknown values in a smaller fraction of the pixels are rather errors in a few files than another encoding
 TWO_VALUED = {0, 255}  # the values of binary masks from image editors and annotation tools
 log = logging.getLogger("chordate")
 
@@ -210,7 +211,8 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
     values = sorted(set(survey.ids) - set(encoding.ignored_ids))
     if invalid := [value for value in values if remedy_of(value) != remedy_of(0)]:
         return remedy_of(invalid[0])
-    if encoding.default_ids is not None:
+    unknown = sum(survey.ids[value] for value in values if value not in encoding.ids)
+    if encoding.default_ids is not None and unknown > RARE * survey.pixels:
         count = len(encoding.default_ids)
         unnamed = encoding.default_ids[0] == 1  # whether 0 is a background that the config's `classes` does not list
         if encoding.default_ids == encoding.ids and not unnamed and BACKGROUND not in encoding.classes:
@@ -228,4 +230,4 @@ def _remedy(survey: LabelSurvey, encoding: LabelEncoding) -> str:
             return f"set ids={values} if these are the classes"
     count = len(encoding.ids)
     known = str(list(encoding.ids)) if count <= 20 else f"{min(encoding.ids)} … {max(encoding.ids)}"
-    return f"the classes' ids are {known}; add the others to ids or to ignored_ids"
+    return f"the classes' ids are {known}; correct the files, or add the others to ids or to ignored_ids"
