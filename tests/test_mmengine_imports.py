@@ -1,4 +1,4 @@
-"""Of mmengine, Chordate imports only the modules mmengine.registry and mmengine.config; tests may compare with others."""
+"""Of mmengine, Chordate imports only mmengine.registry and mmengine.config; tests may compare with other modules."""
 
 import ast
 from pathlib import Path
