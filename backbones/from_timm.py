@@ -40,9 +40,7 @@ class TimmBackbone(AdaptedBackbone):
                 any_size = _any_size(build) if timm.get_pretrained_cfg(model).fixed_input_size else {}
         except Exception as error:  # timm raises many types of errors
             raise ConfigError(f"{self.name} cannot be built: {describe_error(error)}") from error
-        features = self._extractor(partial(build, features_only=True, **any_size))
-        with torch.device("meta"):
-            info = features().feature_info
+        features, info = self._extractor(partial(build, features_only=True, **any_size))
         specs = [FeatureSpec(*spec) for spec in zip(info.channels(), info.reduction())]
         coarse = [(spec, index) for spec, index in zip(specs, info.out_indices) if spec.stride > 1]
         first = round(math.log2(coarse[0][0].stride))
@@ -58,34 +56,32 @@ class TimmBackbone(AdaptedBackbone):
             side_multiple=specs[-1].stride if any_size else 1,
         )
 
-    def _extractor(self, build: Callable[..., Any]) -> Callable[..., Any]:
-        """The first way to build the feature extractor that accepts `output_stride`.
+    def _extractor(self, build: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
+        """A function that builds the feature extractor, and timm's description of its feature maps.
+
+        Falls back to the architecture's own extractor, which MobileNetV3 and its relatives need for `output_stride`,
+        and HardCoRe-NAS for every stride.
 
         Args:
             build: timm's `create_model` with `features_only=True`.
         """
         dilated = {"output_stride": self.output_stride} if self.output_stride < 32 else {}
         # Feature class "getter" keeps the parameters' names and outputs [N, C, H, W].
-        ways = [partial(build, feature_cls="getter", **dilated), partial(_OwnExtractor, partial(build, **dilated))]
+        getter, own = partial(build, feature_cls="getter", **dilated), partial(_OwnExtractor, partial(build, **dilated))
         errors = []
-        for way in ways:
+        for builder in (getter, own):
             try:
                 with torch.device("meta"):
-                    way()
+                    return builder, builder().feature_info
             except Exception as error:  # timm raises many types of errors
                 errors.append(error)
-            else:
-                return way
         if dilated:
             raise self.not_dilated("timm cannot dilate it") from errors[0]
         raise ConfigError(f"{self.name} cannot be built: {describe_error(errors[0])}") from errors[0]
 
 
 class _OwnExtractor(nn.Module):
-    """An architecture's own feature extractor in timm, with the parameter names of feature class "getter".
-
-    Only this class of MobileNetV3 and its relatives has a setting `output_stride`.
-    """
+    """An architecture's own feature extractor in timm, with the parameter names of feature class "getter"."""
 
     def __init__(self, build: Callable[..., Any], **settings: Any):
         super().__init__()

@@ -134,25 +134,33 @@ def test_images_of_more_channels_are_read_by_all_datasets(root):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ([mine], None),
         ([], "datasets must be a list .*at least 1 item"),
         ([lambda root: {"type": "VocDatset"}], "datasets.1: unknown dataset .VocDatset.; did you mean .VocDataset"),
         ([lambda root: {"type": "VocDataset", "folder": "VOC2012", "spilt": "a"}], "datasets.1.*spilt.*split"),
         ([lambda root: mine(root, classes=["cat"])], r"datasets\[0\] has the class dog, which .*datasets\[1\]"),
         ([lambda root: mine(root, masks=True)], r"have has_mask, polygons, .*datasets\[0\] do not"),
         ([lambda root: {"type": "ImageFolder", "images": "coco"}], r"datasets\[1\]"),
+        ([lambda root: section(mine(root))["dataset"]], r"datasets\[1\] is a ConcatDataset, too; list its datasets"),
     ],
 )
 def test_datasets_that_do_not_fit_are_refused_in_one_line(root, others, message):
     coco(root / "coco/mine.json", ["dog", "cat"], [1, 2], masks=True)
     datasets = [*YEARS[:1], *(other(root) for other in others)] if others else []
-    if message is None:
-        assert len(build(root, *datasets)) == 5
-        return
     path = write(root / "config.py", f"train_data = dict(dataset=dict(type='ConcatDataset', datasets={datasets!r}))")
     with pytest.raises((ConfigError, DataError), match=message) as error:
         build_dataset(load_config(path).train_data, data_root=root, training=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_dataset_may_consist_of_background_images(root):
+    """But one of the datasets must have objects."""
+    annotations = root / "coco/mine.json"
+    content = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps(content | {"annotations": []}))
+    background = mine(root, filter_empty=False)
+    assert len(build(root, *YEARS, background)) == 7
+    with pytest.raises(DataError, match="no instance of dog, cat, so there is nothing to train on"):
+        build(root, background)
 
 
 def test_evaluation_needs_a_single_dataset(root):

@@ -62,9 +62,8 @@ METRICS = {
     "NoCompute": "NoCompute does not implement Metric.compute, which is required",
     "NoMetric": "NoMetric is not a subclass of Metric: derive it from chordate.model_contracts.Metric",
     "CocoMetric": "CocoMetric needs a dataset with COCO annotations",
-    "SemanticMetric": "SemanticMetric needs a dataset with the members meta, label_ids, labels_of, original (see "
-    "chordate.evaluation.semantic_metric.WithLabels); Gray has no label_ids, labels_of",
-    "PanopticMetric": "Gray has no category_ids, index_of, segments_of",
+    "SemanticMetric": "SemanticMetric needs a dataset with meta, labels_of; Gray has no labels_of",
+    "PanopticMetric": "Gray has no category_ids, segments_of",
     "AccuracyMetric": "AccuracyMetric evaluates Classifications; the model predicts Guess",
 }
 

@@ -13,9 +13,7 @@ from chordate.text import printable
 
 if TYPE_CHECKING:
     from chordate.data.data_report import DataReport
-    from chordate.data.dataset import Dataset
     from chordate.data.recognition import FoundSet
-    from chordate.model_contracts import Model
     from chordate.training.settings import TrainSettings
 
 # If a dataset cannot be opened as configured, these settings are tried in turn, to report its other problems too.
@@ -166,8 +164,7 @@ def read_sets(cfg: Any, root: Path, settings: TrainSettings) -> list[DataReport]
     """Open the datasets as training does, try the model and the metric on one sample, and read all samples."""
     from chordate.config import section
     from chordate.data.data_report import read_set
-    from chordate.errors import ChordateError
-    from chordate.models.build import build_model, image_channels
+    from chordate.models.build import image_channels
 
     wiring: dict[str, Any] = {"data_root": root, "channels": image_channels(cfg)}
     reports = [open_set("train_data", section(cfg, "train_data"), training=True, seed=settings.seed, **wiring)]
@@ -175,43 +172,49 @@ def read_sets(cfg: Any, root: Path, settings: TrainSettings) -> list[DataReport]
     if cfg.get("val_data"):
         same = meta_of(reports[0]) | ({} if train is None else {"meta_of": "the training data"})
         reports.append(open_set("val_data", section(cfg, "val_data"), training=False, **same, **wiring))
-    try:
-        if train is not None:
-            model = build_model(cfg, meta=train.meta, pretrained=False)
-            try_model(model, cfg, settings, train, reports[-1].dataset if len(reports) > 1 else None)
-    except ChordateError as error:
-        reports[0].problems.append(str(error))
+    if train is not None:
+        try_model(cfg, settings, reports)
     for report in reports:
         if report.dataset is not None:
             read_set(report, section(cfg, report.name), training=report is reports[0])
     return reports
 
 
-def try_model(model: Model, cfg: Any, settings: TrainSettings, train: Dataset, validation: Dataset | None) -> None:
+def try_model(cfg: Any, settings: TrainSettings, reports: Sequence[DataReport]) -> None:
     """Compute the losses of one training sample, and evaluate one validation sample, if there is validation data.
 
-    Raises:
-        ChordateError: the data, the model, the metric and the settings do not fit.
+    Errors are added to the problems of the data with which they occur.
+
+    Args:
+        reports: the reports of the training data, which must be open, and of the validation data, if there are any.
     """
     from chordate import launch
     from chordate.config import list_section, part_section, section
     from chordate.data.loader import build_loader
+    from chordate.errors import ChordateError
     from chordate.evaluation.build_metric import build_metric
+    from chordate.models.build import build_model
     from chordate.registry import CALLBACKS
     from chordate.training.callbacks import check_monitored
     from chordate.training.evaluation_loop import evaluation_mode, to_device, trial_evaluation
 
-    device, divisor = launch.device(), model.size_divisor
-    model.to(device)
-    first = build_loader(train, section(cfg, "train_data"), training=True, size_divisor=divisor).first_batch()
-    with evaluation_mode(model):
-        model.loss(to_device(first, device))
-    if validation is not None:
-        metric = build_metric(part_section(cfg, "metric"), validation)
-        metric.check_model(model)
-        loader = build_loader(validation, section(cfg, "val_data"), training=False, size_divisor=divisor)
-        callbacks = [CALLBACKS.build(callback) for callback in list_section(cfg, "callbacks")]
-        check_monitored(callbacks, settings.save_best, trial_evaluation(model, loader, metric, device))
+    device, report = launch.device(), reports[0]
+    assert report.dataset is not None
+    try:
+        model = build_model(cfg, meta=report.dataset.meta, pretrained=False).to(device)
+        train_data, divisor = section(cfg, "train_data"), model.size_divisor
+        first = build_loader(report.dataset, train_data, training=True, size_divisor=divisor).first_batch()
+        with evaluation_mode(model):
+            model.loss(to_device(first, device))
+        report = reports[-1]
+        if len(reports) > 1 and report.dataset is not None:
+            metric = build_metric(part_section(cfg, "metric"), report.dataset)
+            metric.check_model(model)
+            loader = build_loader(report.dataset, section(cfg, "val_data"), training=False, size_divisor=divisor)
+            callbacks = [CALLBACKS.build(callback) for callback in list_section(cfg, "callbacks")]
+            check_monitored(callbacks, settings.save_best, trial_evaluation(model, loader, metric, device))
+    except ChordateError as error:
+        report.problems.append(str(error))
 
 
 def open_set(name: str, data: Any, **wiring: Any) -> DataReport:

@@ -37,7 +37,8 @@ class ConcatDataset(Dataset):
         parts: the datasets.
 
     Raises:
-        DataError: the datasets have different classes, keypoints or target types, or as for one of them.
+        DataError: the datasets have different classes, keypoints or target types, one is a ConcatDataset, or as for
+            one of them.
     """
 
     def __init__(
@@ -62,6 +63,10 @@ class ConcatDataset(Dataset):
             if meta is None and sorted(part.classes) == sorted(first.classes) and part.classes != first.classes:
                 part = DATASETS.build(config, **wiring, meta=first.meta)  # the same classes in another order
             self._check_fits(part, first)
+            if isinstance(part, ConcatDataset):
+                raise DataError(
+                    f"ConcatDataset: datasets[{number}] is a ConcatDataset, too; list its datasets in the outer one"
+                )
             part.partners = self
             self.parts.append(part)
         self.ends = list(accumulate(map(len, self.parts)))
@@ -169,9 +174,16 @@ class ConcatDataset(Dataset):
                 "ConcatDataset is for training, and metrics evaluate a single dataset; set the dataset of val_data to "
                 "one of its datasets"
             )
+        errors = []
+        for part in self.parts:
+            try:
+                part.check_annotated(training)
+            except DataError as error:  # images without objects, which may be added to those of another dataset
+                errors.append(error)
+        if len(errors) == len(self.parts):
+            raise errors[0]
         fields = set(self.parts[0].read_next(0))
         for number, part in enumerate(self.parts):
-            part.check_annotated(training)
             if differing := sorted(fields ^ set(part.read_next(0))):
                 owner, other = (0, number) if differing[0] in fields else (number, 0)
                 raise DataError(

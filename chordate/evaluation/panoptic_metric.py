@@ -103,11 +103,11 @@ class PanopticMetric(Metric):
         dataset: the dataset that is evaluated.
 
     Raises:
-        DataError: the dataset lacks a member of `WithSegments`.
+        DataError: the dataset has no `meta`, `category_ids` or `segments_of`.
     """
 
     def __init__(self, dataset: WithSegments):
-        check_members(dataset, WithSegments, "PanopticMetric")
+        check_members(dataset, "PanopticMetric", "meta", "category_ids", "segments_of")
         self.dataset = dataset
         self._pending: list[EvaluatedImage] = []
         self._last: list[EvaluatedImage] = []

@@ -60,11 +60,11 @@ class SemanticMetric(Metric):
             `BoundaryIoU`); None for no boundary IoU.
 
     Raises:
-        DataError: the dataset lacks a member of `WithLabels`.
+        DataError: the dataset has no `meta` or no `labels_of`.
     """
 
     def __init__(self, dataset: WithLabels, boundary: OpenFraction | None = None):
-        check_members(dataset, WithLabels, "SemanticMetric")
+        check_members(dataset, "SemanticMetric", "meta", "labels_of")
         self.dataset, self.boundary = dataset, boundary
         self.classes = len(dataset.meta.classes)
         self._keep = False

@@ -140,10 +140,7 @@ def _example_group(report: DataReport, out: Path) -> Group:
     name, targets = f"{report.name}: examples", report.dataset.target_type
     usual = sorted(set(report.readable).difference(*report.suspicious.values()))
     chosen = [usual[number * len(usual) // EXAMPLES] for number in range(EXAMPLES)] if usual else []
-    try:
-        drawn = _draw(report, out, dict.fromkeys(chosen, ""))
-    except ConfigError as error:  # a custom type of targets without a drawing function
-        return Group(name, str(error))
+    drawn = _draw(report, out, dict.fromkeys(chosen, ""))
     return Group(name, (targets.legend if targets is not None else "") if drawn else "none", drawn)
 
 
@@ -157,12 +154,16 @@ def _suspicious(report: DataReport) -> dict[int, str]:
 
 
 def _draw(report: DataReport, out: Path, notes: Mapping[int, str]) -> list[Thumbnail]:
-    """Draw samples with their ground truth, each with a note, which may be empty."""
+    """Draw samples with their ground truth, each with a note, which may be empty. A custom type of targets without a
+    drawing function has no pictures."""
     assert report.dataset is not None
     drawn = []
     for index, note in notes.items():
         batch = read_original(report.dataset, index)
-        (picture,) = draw_batch(batch, report.dataset.meta)
+        try:
+            (picture,) = draw_batch(batch, report.dataset.meta)
+        except ConfigError:
+            return []
         file, (height, width) = _file_name(report, f"{index:06}", ".jpg"), picture.shape[:2]
         write_image(out / file, picture)
         caption = f"{note}; {describe_image(batch, 0)}" if note else describe_image(batch, 0)
