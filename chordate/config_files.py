@@ -18,6 +18,7 @@ from chordate.composition import Origin, merge
 from chordate.config_names import Composition, find_config, is_file_name, package_root
 from chordate.custom_imports import import_custom_modules, import_error, look_for_modules_in
 from chordate.errors import ChordateError, ConfigError
+from chordate.foreign_configs import foreign_syntax
 from chordate.literals import literal
 
 MAX_CONFIG_DEPTH = 100  # levels of nested dicts and lists in a config
@@ -99,15 +100,15 @@ def _check_is_ours(code: ast.Module, source: str, inside: tuple[Path, ...]) -> N
     """Check that a file does not have the syntax of other frameworks' configs, so that its code is not run.
 
     Raises:
-        ConfigError: it has `with read_base():` of OpenMMLab, or `LazyCall` of Detectron2.
+        ConfigError: it has `with read_base():` of OpenMMLab, or is a LazyConfig of Detectron2.
     """
-    if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in code.body):
+    syntax = foreign_syntax(code)
+    if syntax == "read_base":
         raise ConfigError(
             f"{source}: a config of MMDetection or MMSegmentation (read_base); chordate convert-config --execute "
             f"converts {_source(inside[0])}, and runs its code"
         )
-    imports = [node for node in code.body if isinstance(node, ast.ImportFrom)]
-    if any(alias.name == "LazyCall" for node in imports for alias in node.names):
+    if syntax == "LazyConfig":
         raise ConfigError(
             f"{source}: a LazyConfig of Detectron2, which cannot be converted; chordate convert-config converts the "
             f"yaml file of the same model"

@@ -6,7 +6,7 @@ from annotation_folders import voc, voc_xml, write
 from converted_configs import Result
 from converted_configs import write as write_config
 from mmengine.optim import MultiStepLR
-from test_convert_mm_config import FASTER, RETINANET, SEGMENTER, converted
+from test_convert_mm_config import FASTER, RETINANET, converted
 
 from chordate.data.loader import build_dataset
 
@@ -136,6 +136,7 @@ model = dict(bbox_head=dict(num_classes=2))
          {"optim_wrapper.paramwise_cfg.bias_lr_mult": "training"}),
         ("val_evaluator = dict(type='LVISMetric')", {"val_evaluator.type": "evaluation"}),
         ("train_dataloader = dict(dataset=dict(indices=100))", {"train_dataloader.dataset.indices": "training"}),
+        ("val_dataloader = dict(dataset=dict(indices=100))", {"val_dataloader.dataset.indices": "evaluation"}),
         ("model = dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth'))", {}),
         ("model = dict(train_cfg=dict(assigner=dict(iou_calculator=dict(type='BboxDistance'))))",
          {"model.train_cfg.assigner.iou_calculator": "training"}),
@@ -159,7 +160,12 @@ WARM = "param_scheduler = [dict(type='LinearLR', by_epoch=True, end=2), dict(typ
         (COSINE.format("end=12, T_max=12"), {}),
         (COSINE.format("T_max=6"), {"param_scheduler[0].T_max": "training"}),
         (COSINE.format("begin=6, end=12"), {"param_scheduler[0].begin": "training"}),
+        (
+            COSINE.replace("by_epoch=True", "by_epoch=False").format("T_max=50000"),
+            {"param_scheduler[0].T_max": "training"},
+        ),
         (WARM.format("begin=2, end=12"), {}),
+        (WARM.format("begin=0, end=12"), {"param_scheduler": "training"}),
         (
             WARM.format("begin=3, end=10"),
             {"param_scheduler[1].begin": "training", "param_scheduler[1].end": "training"},
@@ -170,9 +176,10 @@ def test_decays_that_do_not_last_for_the_whole_training_are_reported(tmp_path, s
     assert converted(tmp_path, RETINANET, schedule).lost == lost
 
 
-def test_milestones_count_from_the_beginning_of_their_schedule(tmp_path):
+@pytest.mark.parametrize("end", [12, 7])
+def test_milestones_count_from_the_beginning_of_their_schedule_to_its_end(tmp_path, end):
     """As in MMEngine, whose MultiStepLR compares the milestones with the steps since `begin`."""
-    settings = {"milestones": [3, 5], "gamma": 0.1, "by_epoch": True, "begin": 2, "end": 12}
+    settings = {"milestones": [3, 5], "gamma": 0.1, "by_epoch": True, "begin": 2, "end": end}
     text = f"param_scheduler = [dict(type='MultiStepLR', **{settings})]\n"
     ours = converted(tmp_path, RETINANET, text).config.schedule.milestones
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -230,22 +237,6 @@ model = dict(neck=None, backbone=dict(num_stages=3, strides=(1, 2, 2), dilations
     lost = converted(tmp_path, FASTER, changes).lost
     assert lost["model.rpn_head.loss_cls.use_sigmoid"] == lost["model.roi_head.shared_head.depth"] == "predictions"
     assert "model.roi_head.shared_head.norm_cfg" not in lost
-
-
-def test_reduce_zero_label_and_suffixes_of_a_folder_of_label_maps_are_carried_over(tmp_path):
-    changes = """
-mine = dict(type='MineDataset', data_prefix=dict(img_path='images', seg_map_path='labels'), img_suffix='.tif',
-            seg_map_suffix='_labels.png', reduce_zero_label=True, metainfo=dict(classes=('road', 'tree')),
-            pipeline=[dict(type='LoadAnnotations', reduce_zero_label=True)])
-train_dataloader = dict(dataset=dict(mine, _delete_=True))
-val_dataloader = dict(dataset=dict(mine, _delete_=True))
-model = dict(decode_head=dict(num_classes=2), auxiliary_head=dict(num_classes=2))
-"""
-    dataset = converted(tmp_path, SEGMENTER, changes).config.val_data.dataset
-    assert dataset == {
-        "type": "SemanticFolder", "images": "images", "labels": "labels", "image_suffix": ".tif",
-        "label_suffix": "_labels.png", "classes": ["road", "tree"], "ids": [1, 2], "ignored_ids": [0, 255],
-    }  # fmt: skip
 
 
 def test_a_pyramid_that_starts_above_c2_reads_the_maps_of_the_backbone(tmp_path):

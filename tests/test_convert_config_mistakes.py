@@ -1,5 +1,6 @@
 """`chordate convert-config` on configs with wrong, missing and contradictory values: no such value is written."""
 
+import ast
 import functools
 import operator
 import textwrap
@@ -14,6 +15,7 @@ from test_convert_mm_config import DATA, FASTER, RETINANET, SEGMENTER
 from chordate.cli.main import main
 from chordate.config import load_config
 from chordate.errors import ConfigError
+from chordate.foreign_configs import foreign_syntax
 from chordate.migration import convert_file, detectron2_config, mm_config
 from chordate.migration.config_defaults import check_arguments
 from chordate.migration.detectron2_defaults import DEFAULTS
@@ -266,14 +268,18 @@ def test_a_missing_base_file_is_named_with_the_file_that_inherits_from_it(tmp_pa
 
 
 READ_BASE = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
-LAZY = "from detectron2.config import LazyCall as L\nfrom ..common.optim import SGD as optimizer\n"
+LAZY = [
+    "from detectron2.config import LazyCall as L\n",
+    "from ..common.optim import SGD as optimizer\n",
+    "from detectron2.model_zoo import get_config\n",
+]
 
 
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
         (READ_BASE, "chordate convert-config --execute converts mine.py"),
-        (LAZY, "convert-config converts the yaml file"),
+        *((text, "convert-config converts the yaml file") for text in LAZY),
     ],
 )
 def test_configs_of_others_whose_code_must_be_run_are_not_run(tmp_path, monkeypatch, capsys, text, remedy):
@@ -283,6 +289,18 @@ def test_configs_of_others_whose_code_must_be_run_are_not_run(tmp_path, monkeypa
         assert main(command) == 2
         error = capsys.readouterr().err
         assert remedy in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", LAZY)
+def test_a_lazy_config_is_not_converted(tmp_path, text):
+    with pytest.raises(ConfigError, match="convert the yaml file of the same model"):
+        convert_file(write(tmp_path, mine_py=text))
+
+
+def test_other_imports_from_detectron2_do_not_make_a_lazy_config(tmp_path):
+    text = "from detectron2.data import MetadataCatalog\nfrom .common import *\na = 1\n"
+    assert foreign_syntax(ast.parse(text)) is None
+    assert read_mm(write(tmp_path, mine_py=text)) == {"a": 1}
 
 
 def test_a_config_with_read_base_is_converted_by_running_it(tmp_path, monkeypatch, capsys):

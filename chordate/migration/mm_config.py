@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from chordate.errors import ConfigError
-from chordate.migration.config_conversion import Conversion, Keys
+from chordate.migration.config_conversion import Conversion, Effect, Keys
 from chordate.migration.config_defaults import fill_numbers
 from chordate.migration.mm_backbone import synchronizes
 from chordate.migration.mm_detector import detector
@@ -13,6 +14,17 @@ from chordate.migration.mm_files import execute_mm, read_mm, short_types
 from chordate.migration.mm_segmenter import segmenter
 from chordate.migration.mm_training import mm_training
 from chordate.migration.mm_types import TYPES
+
+# The sections that are converted, and what differs without their unread settings.
+SECTIONS: Mapping[str, Effect] = {
+    "model": "predictions",
+    "train_dataloader": "training",
+    "val_dataloader": "evaluation",
+    "optim_wrapper": "training",
+    "train_cfg": "training",
+    "param_scheduler": "training",
+    "default_hooks": "training",
+}
 
 
 def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
@@ -39,16 +51,5 @@ def convert_mm(path: Path, *, execute: bool = False) -> Conversion:
     for name, value in values.items():
         if not isinstance(value, dict) or name not in SECTIONS:
             cfg.ignore(name)  # a helper variable of the file, not a section
-    cfg.report_unread(sections={name: "training" for name in SECTIONS if name != "model"})
+    cfg.report_unread(sections=SECTIONS)
     return conversion
-
-
-SECTIONS = (
-    "model",
-    "train_dataloader",
-    "val_dataloader",
-    "optim_wrapper",
-    "train_cfg",
-    "param_scheduler",
-    "default_hooks",
-)

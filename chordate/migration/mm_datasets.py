@@ -97,18 +97,19 @@ def dataset_part(outer: Keys, root: str | None, split: str, *, semantic: bool, c
         classes: number of classes of the model.
     """
     first, *others = datasets = unwrapped(outer).datasets
-    if others and first.get("type") == "PascalVOCDataset":
-        # MMSegmentation concatenates VOC's and SBD's images, which are one split in Chordate.
-        for other in others:
-            other.ignore(*other.values)
-        _convert(first, root, split, semantic, classes)  # reads all settings
-        return {"type": "VocSemantic", "split": "train_aug"}
     if others and split == "val":
         outer.lose("type", f"only {_name(first)} is read, not {', '.join(map(_name, others))}", "evaluation")
         for other in others:
             other.ignore(*other.values)
         datasets = [first]
-    return concatenated([_convert(dataset, root, split, semantic, classes) for dataset in datasets])
+    parts = [_convert(dataset, root, split, semantic, classes) for dataset in datasets]
+    if [part["type"] for part in parts] == ["VocSemantic"] * 2 and {part["split"] for part in parts} == {
+        "train",
+        "aug",
+    }:
+        # The images of VOC and SBD, which are one split in Chordate. SBD's labels are in `SegmentationClassAug`.
+        parts = [parts[0] | {"split": "train_aug"}]
+    return concatenated(parts)
 
 
 def data_root(*outers: Keys) -> str | None:
@@ -149,8 +150,11 @@ def _convert(dataset: Keys, root: str | None, split: str, semantic: bool, classe
         part = {"type": "CocoDataset", "annotations": dataset.get("ann_file"), "images": _folder(prefix, "img")}
     if filters.get("filter_empty_gt", False) and not semantic and part["type"] != "CocoPanoptic" and split == "train":
         part["filter_empty"] = True
-    if names and "classes" not in part:
+    if names and part["type"] in ("CocoDataset", "VocDataset"):
         part["classes"] = list(names)
+    elif names and "classes" not in part:
+        same = len(names) == SEMANTIC_CLASSES.get(kind, len(names))
+        dataset.lose("metainfo", f"{part['type']} has its own classes", "data" if same else "predictions")
     dataset.ignore("ann_file")
     return part | _below(root, dataset.get("data_root", None), part)
 
@@ -198,13 +202,16 @@ def _semantic(dataset: Keys, prefix: Keys, kind: str, classes: Sequence[str]) ->
     images, labels = _folder(prefix, "img_path"), _folder(prefix, "seg_map_path")
     last = PurePosixPath(images or "").name
     if kind == "ADE20KDataset":
-        return {"type": "ADE20K", "split": last}
+        return {"type": "ADE20K", "split": last, "folder": _folder_with(prefix, images, f"images/{last}")}
     if kind == "CityscapesDataset":
-        return {"type": "CityscapesSemantic", "split": last}
+        folder = _folder_with(prefix, images, f"leftImg8bit/{last}")
+        return {"type": "CityscapesSemantic", "split": last, "folder": folder}
     if kind == "COCOStuffDataset" and last in ("train2017", "val2017"):  # not COCO-Stuff 10k, of 2014
-        return {"type": "CocoStuff", "split": last}
+        folders = [posixpath.dirname(folder or "") or "." for folder in (images, labels)]
+        return {"type": "CocoStuff", "split": last, "images": folders[0], "labels": folders[1]}
     if kind == "PascalVOCDataset":
-        return {"type": "VocSemantic", "split": PurePosixPath(dataset.get("ann_file")).stem}
+        split = PurePosixPath(dataset.get("ann_file")).stem
+        return {"type": "VocSemantic", "split": split, "folder": _folder_with(prefix, images, "JPEGImages")}
     if "classes" in dataset.part("metainfo"):
         dataset.lose("type", "read as images and label maps with the same names", "data")
     else:
@@ -217,6 +224,20 @@ def _semantic(dataset: Keys, prefix: Keys, kind: str, classes: Sequence[str]) ->
     if dataset.get("reduce_zero_label", False):
         part |= {"ids": list(range(1, len(classes) + 1)), "ignored_ids": [0, 255]}
     return part
+
+
+def _folder_with(prefix: Keys, images: str | None, inner: str) -> str:
+    """The folder that contains the folder `inner` of a dataset with a fixed layout, such as `images/training`.
+
+    Args:
+        prefix: the dataset's `data_prefix`; another layout is reported.
+        images: its folder of images.
+        inner: where Chordate's dataset reads them.
+    """
+    if images is None or not f"/{images}".endswith(f"/{inner}"):
+        prefix.lose("img_path", f"images are read from {inner}", "data")
+        return "."
+    return posixpath.normpath(images.removesuffix(inner) or ".")
 
 
 def _name(dataset: Keys) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 from typing import Any
 
 from chordate.errors import ConfigError
+from chordate.foreign_configs import foreign_syntax
 from chordate.migration.python_literals import Evaluator, parse
 from chordate.migration.source_files import SourceFiles, merged
 from chordate.text import one_line
 
 EXECUTE = "if you trust the file, --execute runs it"
-LAZY = re.compile(r"^\s*(from detectron2\.|from \.+\S*common\.|.*\bLazyCall\b)", re.MULTILINE)
 
 
 def read_mm(path: Path) -> dict[str, Any]:
@@ -49,17 +48,18 @@ def short_types(value: Any) -> Any:
 
 
 def _read(path: Path, text: str, files: SourceFiles) -> dict[str, Any]:
-    if LAZY.search(text):
+    code = parse(text, str(path))
+    syntax = foreign_syntax(code)
+    if syntax == "LazyConfig":
         raise ConfigError(
             f"{path}: Detectron2's LazyConfigs are not supported; convert the yaml file of the same model"
         )
-    body = parse(text, str(path)).body
-    if any(isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]) for node in body):
+    if syntax == "read_base":
         raise ConfigError(f"{path}: uses read_base(), which cannot be read without running it; {EXECUTE}")
     base: dict[str, Any] = {}
     names: dict[str, Any] = {"_base_": base}
     evaluator = Evaluator(str(path), names)
-    for node in body:
+    for node in code.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if isinstance(node, ast.Import | ast.ImportFrom):

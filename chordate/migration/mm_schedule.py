@@ -44,11 +44,11 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool, length: int) -> d
     schedule: dict[str, Any] = {"type": "constant"}
     warmup: dict[str, Any] = {"warmup_iters": 0}
     starts: list[int] = []
-    ready = None  # end of the warm-up: whether it counts epochs, and their number
+    ready: tuple[bool, int] | None = None  # end of the warm-up: whether it counts epochs, and their number
     for scheduler in cfg.parts("param_scheduler"):
         kind, counts_epochs = scheduler.get("type"), scheduler.get("by_epoch", True)
         begin = scheduler.get("begin", 0)
-        scheduler.ignore("end", "verbose", "convert_to_iter_based")
+        scheduler.ignore("verbose", "convert_to_iter_based")
         if kind in ("LinearLR", "ConstantLR"):
             key = "warmup_epochs" if counts_epochs else "warmup_iters"
             factor = scheduler.get("start_factor" if kind == "LinearLR" else "factor", 1 / 3)
@@ -62,16 +62,15 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool, length: int) -> d
         if kind in ("PolyLR", "CosineAnnealingLR"):
             if begin and ready != (counts_epochs, begin):
                 scheduler.lose("begin", "the decay starts after the warm-up", "training")
-            if counts_epochs == by_epoch:
-                scheduler.expect("end", length, None, reason="the decay ends with the training", effect="training")
-                scheduler.expect(
-                    "T_max", length - begin, None, reason="the decay ends with the training", effect="training"
-                )
+            for key, whole in (("end", length), ("T_max", length - begin)):
+                accepted = (None, whole) if counts_epochs == by_epoch else (None,)
+                scheduler.expect(key, *accepted, reason="the decay ends with the training", effect="training")
         if kind == "MultiStepLR":
             if counts_epochs != by_epoch:
                 scheduler.lose("by_epoch", "milestones count as the length of the training does", "training")
             steps = [begin + step for step in scheduler.get("milestones")]  # MMEngine counts from `begin`
-            milestones = [step * (unit if counts_epochs else 1) for step in steps]
+            end = scheduler.get("end", None)  # later milestones have no effect
+            milestones = [step * (unit if counts_epochs else 1) for step in steps if end is None or step < end]
             schedule = {"type": "step", "milestones": milestones, "gamma": scheduler.get("gamma", 0.1)}
         elif kind == "PolyLR":
             least = scheduler.get("eta_min", 0.0)
@@ -80,13 +79,12 @@ def _schedule(cfg: Keys, lr: float, unit: int, by_epoch: bool, length: int) -> d
             ratio = scheduler.get("eta_min_ratio", None)
             least = scheduler.get("eta_min", 0.0) / lr if ratio is None else ratio
             schedule = {"type": "cosine", "min_factor": least}
-            scheduler.ignore("T_max")
         else:
             scheduler.lose("type", "the learning rate stays constant", "training")
             scheduler.ignore(*scheduler.values)
     if len(starts) > 1:
         cfg.lose("param_scheduler", "only the last schedule is used", "training")
-    elif schedule["type"] in ("poly", "cosine") and starts[0] == 0 and warmup["warmup_iters"]:
+    elif schedule["type"] in ("poly", "cosine") and starts[0] == 0 and ready and ready[1]:
         cfg.lose("param_scheduler", "the decay starts after the warm-up, not before", "training")
     cfg.ignore("param_scheduler")
     return schedule | warmup
