@@ -6,6 +6,7 @@ from annotation_folders import voc, voc_xml, write
 from converted_configs import Result
 from converted_configs import write as write_config
 from mmengine.optim import MultiStepLR
+from test_convert_config_mistakes import MASK
 from test_convert_mm_config import FASTER, RETINANET, converted
 
 from chordate.data.loader import build_dataset
@@ -189,6 +190,24 @@ def test_milestones_count_from_the_beginning_of_their_schedule_to_its_end(tmp_pa
         optimizer.step()
         scheduler.step()
     assert [n for n in range(1, 12) if rates[n] < rates[n - 1]] == ours
+
+
+def test_a_setting_that_is_read_several_times_is_reported_once(tmp_path):
+    changes = """
+train_dataloader = dict(dataset=dict(_delete_=True, type='MultiImageMixDataset', pipeline=[],
+                                     dataset=_base_.train_dataloader.dataset))
+"""
+    rows = converted(tmp_path, RETINANET, changes).conversion.not_carried
+    assert [row.key for row in rows] == ["train_dataloader.dataset.type"]
+
+
+def test_a_panoptic_dataset_has_the_class_names_of_its_annotation_file(tmp_path):
+    changes = (
+        MASK + "train_dataloader = dict(dataset=dict(type='CocoPanopticDataset', metainfo=dict(classes=['cat'])))\n"
+    )
+    result = converted(tmp_path, FASTER, changes)
+    assert "classes" not in result.config.train_data.dataset
+    assert result.lost["train_dataloader.dataset.metainfo"] == "data"
 
 
 def test_folders_of_vocs_format_are_those_of_its_settings(tmp_path):

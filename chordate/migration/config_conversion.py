@@ -135,9 +135,7 @@ class Keys:
         if key in self:
             return self.get(key)
         self._read.add(key)
-        lost = NotCarried(self._empty or self._name(key), "missing", "Chordate's defaults instead", effect)
-        if lost not in self.conversion.not_carried:
-            self.conversion.not_carried.append(lost)
+        self._report(NotCarried(self._empty or self._name(key), "missing", "Chordate's defaults instead", effect))
         return None
 
     def part(self, key: str) -> Keys:
@@ -177,7 +175,7 @@ class Keys:
         """Report that a setting is not carried over."""
         self._read.add(key)
         value = self._value(key, None)
-        self.conversion.not_carried.append(NotCarried(self._name(key), value, reason, effect))
+        self._report(NotCarried(self._name(key), value, reason, effect))
 
     def ignore(self, *keys: str) -> None:
         """Exclude settings that affect neither predictions nor training, and the settings nested in them, from
@@ -202,6 +200,10 @@ class Keys:
         for key, part in self._parts.items():
             if key.partition("[")[0] not in self._ignored:
                 part.report_unread(sections.get(key, effect))
+
+    def _report(self, lost: NotCarried) -> None:
+        if lost not in self.conversion.not_carried:  # several converters may read the same setting
+            self.conversion.not_carried.append(lost)
 
     def _value(self, key: str, default: Any) -> Any:
         return self.values.get(key, self.defaults.get(key, default))
