@@ -5,6 +5,7 @@ import posixpath
 import pytest
 from test_convert_mm_config import SEGMENTER, converted
 
+from chordate.errors import ConfigError
 from chordate.registry import DATASETS
 from chordate.signatures import parameters_of
 
@@ -93,6 +94,9 @@ def test_only_the_training_images_of_voc_and_sbd_are_one_dataset(tmp_path):
     assert (train.type, train.split) == ("VocSemantic", "train_aug")
     train = converted(tmp_path, SEGMENTER, CONCATENATED.format("train", "val", "train")).config.train_data.dataset
     assert [part.split for part in train.datasets] == ["train", "val"]
+    elsewhere = CONCATENATED.format("train", "aug", "train").replace("aug.txt'", "aug.txt', data_root='data/VOCaug'")
+    with pytest.raises(ConfigError, match='train_data.dataset.datasets.1.split must be .*, got "aug"'):
+        converted(tmp_path, SEGMENTER, elsewhere)
     result = converted(tmp_path, SEGMENTER, CONCATENATED.format("val", "train", "val"))
     assert result.config.val_data.dataset.split == "val"
     assert result.lost["val_dataloader.dataset.type"] == "evaluation"

@@ -25,6 +25,7 @@ LAYERS = [
             "unknown_names",
             "config_names",
             "custom_imports",
+            "foreign_configs",
             "config_files",
             "config",
             "section_names",

@@ -103,12 +103,11 @@ def dataset_part(outer: Keys, root: str | None, split: str, *, semantic: bool, c
             other.ignore(*other.values)
         datasets = [first]
     parts = [_convert(dataset, root, split, semantic, classes) for dataset in datasets]
-    if [part["type"] for part in parts] == ["VocSemantic"] * 2 and {part["split"] for part in parts} == {
-        "train",
-        "aug",
-    }:
-        # The images of VOC and SBD, which are one split in Chordate. SBD's labels are in `SegmentationClassAug`.
-        parts = [parts[0] | {"split": "train_aug"}]
+    if parts[0]["type"] == "VocSemantic" and sorted(str(part.get("split")) for part in parts) == ["aug", "train"]:
+        # The images of VOC and SBD are one split in Chordate. SBD's labels are in the folder `SegmentationClassAug`.
+        unions = [part | {"split": "train_aug"} for part in parts]
+        if unions[0] == unions[1]:
+            return unions[0]
     return concatenated(parts)
 
 
