@@ -96,6 +96,13 @@ def test_images_without_any_label_file_are_reported(tmp_path: Path) -> None:
     assert YoloDataset("images", names="data.yaml", data_root=root).health_report == []
 
 
+def test_a_folder_without_images_is_a_one_line_error(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"1.txt": LINE}, [])
+    (root / "images").mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="labels: no images; there is nothing to load$"):
+        YoloDataset("images", names="data.yaml", data_root=root)
+
+
 def test_a_missing_image_of_a_list_is_named_before_its_labels(tmp_path: Path) -> None:
     root = yolo(tmp_path, {"1.txt": LINE}, ["1.png"], "train: train.txt\nnames: [cat]")
     write(root / "train.txt", "/content/pets/images/2.png\n")

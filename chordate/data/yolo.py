@@ -111,7 +111,7 @@ class YoloDataset(CocoDataset):
                         annotations.append({**ids, **annotation})
         self.left_out = broken
         self.notes += describe_broken(broken)
-        if not any(labels.is_file() for _, labels in pairs):
+        if pairs and not any(labels.is_file() for _, labels in pairs):
             self.notes.append(
                 f"{self.annotations}: no image has a label file; that of the first would be {pairs[0][1]}"
             )
