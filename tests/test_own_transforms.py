@@ -1,6 +1,7 @@
 """A user's transform that spoils single samples is a one-line error that names the transform and the image."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import torch
 from class_folders import write_folders
 from loading import open_loader
 from tiny_coco import annotation, write_coco
+from torchvision.transforms import v2
 
+from chordate.data import Dataset
+from chordate.data.collate import collate_samples
+from chordate.data.transforms import build_pipeline
 from chordate.errors import DataError
+from chordate.structures import ImageInfo
 
 COUNT, SPOILED = 6, 5  # number of images; id of the image that is spoiled
 COCO = {"type": "CocoDataset", "annotations": "annotations.json", "images": "images"}
@@ -108,3 +114,31 @@ def test_a_wrong_class_of_a_classifier_is_found_before_the_loss(tmp_path: Path) 
         DataError, match=r"ClassTargets.labels has the label 3, .* classes .*2 \(image .*; check the tr"
     ):
         list(loader)
+
+
+def test_a_key_error_in_the_dataset_itself_is_not_blamed_on_the_transforms() -> None:
+    class Faulty(Dataset):
+        def read(self, index: int) -> dict[str, Any]:
+            return {"image": torch.zeros(3, 2, 2), "info": ImageInfo(index, "1.png", 2, 2)}
+
+        def finish(self, sample: dict[str, Any]) -> dict[str, Any]:
+            return sample | {"label": {}["a wrong key"]}
+
+    with pytest.raises(KeyError, match="a wrong key"):
+        Faulty(pipeline=[lambda sample: sample])[(0, 0)]
+
+
+def test_own_transforms_are_named_also_functions_and_inside_containers() -> None:
+    def darken(sample: dict[str, Any], by: int = 1) -> dict[str, Any]:
+        raise ValueError(by)
+
+    inner = v2.RandomApply([v2.RandomHorizontalFlip(), MyTransform(darken)])
+    pipeline = build_pipeline([v2.Compose([inner]), darken, partial(darken, by=3), partial(v2.functional.hflip)])
+    assert pipeline.own_transforms() == ["MyTransform", "darken", "darken"]
+    with pytest.raises(DataError, match="^darken failed: ValueError: 3$"):
+        build_pipeline([partial(darken, by=3)])({})
+
+
+def test_samples_that_are_no_mappings_are_an_error_of_one_line() -> None:
+    with pytest.raises(DataError, match=r"^Dataset: its samples cannot be collated \(.*Error: "):
+        collate_samples(Dataset(), [(torch.zeros(3, 2, 2), 1)])

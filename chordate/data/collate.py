@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chordate.data.dataset import Dataset
@@ -20,7 +20,7 @@ def collate_samples(dataset: Dataset, samples: Sequence[Any], size_divisor: int 
         DataError: the samples cannot be collated, or a label is not a class.
     """
     try:
-        batch = dataset.collate(samples, size_divisor)
+        batch = dataset.collate(samples, size_divisor=size_divisor)
     except ChordateError:
         raise
     except Exception as error:
@@ -54,11 +54,12 @@ def _check_labels(dataset: Dataset, batch: Batch) -> None:
 def _not_collated(dataset: Dataset, samples: Sequence[Any], error: Exception) -> str:
     """The message about samples that cannot be collated; it lists the fields of the target type."""
     kind = dataset.target_type
-    missing = isinstance(error, KeyError) and all(error.args[0] not in sample for sample in samples)
+    mappings = [sample if isinstance(sample, Mapping) else {} for sample in samples]
+    missing = isinstance(error, KeyError) and all(error.args[0] not in sample for sample in mappings)
     reason = f"have no {error.args[0]!r}" if missing else f"cannot be collated ({type(error).__name__}: {error})"
     layouts = ", ".join(f"{field} {layout}" for field, layout in (layouts_of(kind) if kind else {}).items())
     wanted = f"; the fields of {kind.__name__} are {layouts}" if kind and layouts else ""
-    infos = [sample.get("info") for sample in samples]
+    infos = [sample.get("info") for sample in mappings]
     return f"{type(dataset).__name__}: its samples {one_line(reason)}{wanted}{_origin(dataset, infos)}"
 
 

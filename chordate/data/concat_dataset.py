@@ -157,7 +157,7 @@ class ConcatDataset(Dataset):
         return self.parts[sample["info"].image_id % len(self.parts)].finish(sample)
 
     def collate(self, samples: Sequence[Sample], size_divisor: int = 1) -> Batch:
-        return self.parts[0].collate(samples, size_divisor)
+        return self.parts[0].collate(samples, size_divisor=size_divisor)
 
     def sample_statistics(self, index: int) -> dict[str, Statistic]:
         number, inner = self._locate(index)

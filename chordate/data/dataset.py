@@ -124,9 +124,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         with seeded(self.seed, *key):
             sample = self.read_next(key[1]) if self.skip_broken else self.read(key[1])
             transformed = self.pipeline(sample, self._partner)
+            removed = sample.keys() - transformed.keys()
             try:
                 return self.finish(transformed)
             except KeyError as error:
+                if not removed.intersection(error.args):
+                    raise
                 own = ", ".join(self.pipeline.own_transforms()) or "the pipeline"
                 raise DataError(f"{sample['info'].path}: after {own}, the sample has no {error}") from error
 

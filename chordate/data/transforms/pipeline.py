@@ -1,7 +1,7 @@
 """Builds the transform pipeline of a config, and registers torchvision's v2 transforms."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,8 +49,8 @@ class Pipeline:
 
     def own_transforms(self) -> list[str]:
         """Names of the transforms that are neither Chordate's nor torchvision's, for messages about invalid samples."""
-        kinds = [type(transform) for transform in self.transforms]
-        return [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in PACKAGES]
+        kinds = map(_kind, _flatten(self.transforms))
+        return [kind.__name__ for kind in kinds if str(kind.__module__).partition(".")[0] not in PACKAGES]
 
     def _partner(self, count: int, draw: Callable[[], Sample]) -> Sample:
         """Draw a sample and apply the first `count` transforms, with "partner" None so that mixing does not recurse."""
@@ -58,6 +58,22 @@ class Pipeline:
         for transform in self.transforms[:count]:
             sample = _apply(transform, {**sample, "partner": None})
         return sample
+
+
+def _flatten(transforms: Sequence[Callable[[Any], Any]]) -> Iterator[Callable[[Any], Any]]:
+    """The transforms, with the ones inside torchvision's containers in place of the containers."""
+    for transform in transforms:
+        if isinstance(transform, v2.Compose | v2.RandomApply | v2.RandomChoice | v2.RandomOrder):
+            yield from _flatten(transform.transforms)
+        else:
+            yield transform
+
+
+def _kind(transform: Callable[[Any], Any]) -> Any:
+    """The function of a transform, or the class of a transform that is an object."""
+    while isinstance(transform, partial):
+        transform = transform.func
+    return transform if hasattr(transform, "__name__") else type(transform)
 
 
 def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
@@ -74,7 +90,7 @@ def _apply(transform: Callable[[Any], Any], sample: Sample) -> Any:
     except Exception as error:
         where = f"{sample['info'].path}: " if "info" in sample else ""
         message = one_line(f"{type(error).__name__}: {error}")
-        raise DataError(f"{where}{type(transform).__name__} failed: {message}") from error
+        raise DataError(f"{where}{_kind(transform).__name__} failed: {message}") from error
     return result
 
 
