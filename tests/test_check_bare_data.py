@@ -234,9 +234,17 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path, kind: str, capsys) -> No
     for name in ("a.json", "a.xml", "data.yaml", "names.txt", "labels/1.txt", "images/1.png", "a.zip"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to(kind)
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("chordate check reads a pipe or a device")
+
+    handler = signal.signal(signal.SIGALRM, stop)
     signal.alarm(20)
-    assert main(["check", str(tmp_path)]) == 2
-    signal.alarm(0)
+    try:
+        assert main(["check", str(tmp_path)]) == 2
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
     assert capsys.readouterr().err.startswith(f"chordate check: {tmp_path}: no dataset recognized")
 
 
