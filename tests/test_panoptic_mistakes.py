@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -204,3 +205,17 @@ def test_crowds_alone_are_something_to_train_on_but_no_segments_are_not(tmp_path
     edit(tmp_path, lambda c: [a.update(segments_info=[]) for a in c["annotations"]])
     with pytest.raises(DataError, match="no segments, so there is nothing to train on"):
         reader(tmp_path).check_annotated(training=True)
+
+
+def test_a_file_name_may_be_longer_in_the_unicode_normal_form_of_the_file(tmp_path: Path) -> None:
+    """macOS writes letters with accents as two code points (NFD)."""
+    write_panoptic(tmp_path, 1)
+    (tmp_path / "images/0.jpg").rename(tmp_path / "images" / unicodedata.normalize("NFD", "éééé.jpg"))
+    (tmp_path / "panoptic/0.png").rename(tmp_path / "panoptic" / unicodedata.normalize("NFD", "éééé.png"))
+    edit(tmp_path, lambda c: c["images"][0].update(file_name=unicodedata.normalize("NFC", "éééé.jpg")))
+    edit(tmp_path, lambda c: c["annotations"][0].update(file_name=unicodedata.normalize("NFC", "éééé.png")))
+    dataset = reader(tmp_path)
+    assert dataset[(0, 0)]["image"].shape == (3, 32, 40)
+    image, png = dataset.health_report
+    assert "1 file name with backslashes, a path to the folder images, or another Unicode normal form" in image
+    assert "the folder panoptic, or another Unicode normal form than the file's, the first: " in png

@@ -26,6 +26,7 @@ from chordate.data.coco_annotations import (
 from chordate.data.coco_geometry import MIN_SIDE
 from chordate.data.coco_records import load_annotations, load_images
 from chordate.data.dataset import Dataset, model_classes
+from chordate.data.duplicate_files import report_duplicate_files
 from chordate.data.file_ids import Id, id_in_file, parse_id
 from chordate.data.file_listing import FileListing
 from chordate.data.findings import Health
@@ -37,7 +38,6 @@ from chordate.data.paths import missing_folder, resolve_path
 from chordate.data.polygons import Polygons, Ring, orient_clockwise
 from chordate.data.rasterize import instance_bitmaps
 from chordate.data.rle import mask_rings
-from chordate.data.same_files import report_same_files
 from chordate.data.transforms import SanitizeInstances
 from chordate.data.unchecked_annotations import UncheckedAnnotations
 from chordate.errors import DataError
@@ -126,7 +126,7 @@ class CocoDataset(Dataset):
         self.annotations = resolve_path(data_root, annotations)
         self.images = resolve_path(data_root, images)
         self.masks, self.keypoints, self.health, self.check_whole = masks, keypoints, health, check_whole
-        listing = FileListing(self.images)
+        listing = FileListing(self.images, self.annotations)
         opened = self._open_checked(listing)
         self.coco, self.health_report, self.checked = opened.coco, opened.report, opened.checked
         self.category_ids, names = choose_categories(self.coco, model_classes(classes, meta), str(self.annotations))
@@ -170,7 +170,7 @@ class CocoDataset(Dataset):
             files.append(record["file_name"])
             ids.append(id_in_file(record))
         self.sizes = np.array(sizes)
-        self.health_report += report_same_files(files, sizes, ids, str(self.annotations))
+        self.health_report += report_duplicate_files(files, sizes, ids, str(self.annotations))
         missing = np.array([name not in listing for name in files])
         if missing.any():
             self.health_report.append(report_missing(files, missing, self.images, self.data_root, self.skip_broken))
@@ -195,7 +195,7 @@ class CocoDataset(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.coco = self._open_checked(FileListing(self.images)).coco
+        self.coco = self._open_checked(FileListing(self.images, self.annotations)).coco
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -43,8 +43,8 @@ def normalize(content: Any, source: str, images: FileListing) -> tuple[dict[str,
     _drop_unnamed(categories, used, findings)
     normal_categories = _numbered(categories, {key: _category(record, findings) for key, record in categories.items()})
     records = _unique(parts["images"], "image", findings)
-    found = {key: image for key, record in records.items() if (image := _image(record, images, findings))}
-    normal_images = _numbered(records, found)
+    usable = {key: image for key, record in records.items() if (image := _image(record, images, findings))}
+    normal_images = _numbered(records, usable)
     counts = {c["id"]: len(c["keypoints"]) for c in normal_categories.values() if "keypoints" in c}
     reader = AnnotationReader(counts, findings)
     left_out = {"image": parse_ids(parts["images"]), "category": parse_ids(parts["categories"])}
@@ -170,16 +170,16 @@ def _image(record: Record, images: FileListing, findings: Findings) -> dict[str,
     if not name or not is_file_name(name):
         findings.error("file_name is not the name of a file", record["id"], quote(value))
         return None
-    found = images.find(name)
-    if "\\" in name and "\\" not in found:
+    path = images.find(name)
+    if "\\" in name and "\\" not in path:
         findings.repair("file_name with backslashes, which are read as slashes", record["id"])
-    elif unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", name) and found != name:
+    elif unicodedata.normalize("NFC", path) == unicodedata.normalize("NFC", name) and path != name:
         findings.repair("file_name in another Unicode normal form than the file's", record["id"], quote(name))
-    elif found != name:
+    elif path != name:
         problem = f"file_name with a path to the folder {images.folder.name}, which is left out"
         findings.repair(problem, record["id"], quote(name))
-    size = _size(record, images, found, findings)
-    return None if size is None else {"file_name": found, "height": size[0], "width": size[1]}
+    size = _size(record, images, path, findings)
+    return None if size is None else {"file_name": path, "height": size[0], "width": size[1]}
 
 
 def _size(record: Record, images: FileListing, name: str, findings: Findings) -> tuple[int, int] | None:

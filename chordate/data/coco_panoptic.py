@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Image
 
 from chordate.data.dataset import Dataset
+from chordate.data.duplicate_files import report_duplicate_files
 from chordate.data.file_listing import FileListing
 from chordate.data.image_bands import decode_unchanged, undecodable
 from chordate.data.image_headers import check_image
@@ -22,7 +23,6 @@ from chordate.data.label_map import LabelMap
 from chordate.data.missing_images import report_missing
 from chordate.data.panoptic_index import PanopticIndex, read_panoptic_json
 from chordate.data.paths import missing_folder, resolve_path
-from chordate.data.same_files import report_same_files
 from chordate.errors import BrokenFile, DataError, MissingFile, UnknownClass
 from chordate.registry import DATASETS
 from chordate.structures import BITMAP_SIZE, DatasetMeta, ImageInfo, PanopticTargets, Sample
@@ -104,16 +104,22 @@ class CocoPanoptic(Dataset):
         """Find the files of all images. A missing file is an error; with `skip_broken`, its image is left out, and the
         report has the number of such images."""
         for column, folder, kind in ((0, self.images, "image"), (1, self.segments, "panoptic")):
-            listing = FileListing(folder)
-            named = self.index.files[:, column].tolist()
-            files = self.index.files[:, column] = list(map(listing.find, named))
+            listing = FileListing(folder, self.annotations)
+            columns = self.index.files.T.tolist()
+            named = columns[column]
+            files = list(map(listing.find, named))
+            columns[column] = files
+            self.index.files = np.array(columns).T  # a new array, because assigning a longer name would truncate it
             if changed := [name for name, file in zip(named, files) if name != file]:
-                names = f"{pluralize(len(changed), 'file name')} with backslashes or a path to the folder {folder.name}"
-                line = f"{self.annotations}: {names}, which are ignored, the first: {printable(changed[0])}"
+                count = pluralize(len(changed), "file name")
+                line = (
+                    f"{self.annotations}: {count} with backslashes, a path to the folder {folder.name}, or another "
+                    f"Unicode normal form than the file's, the first: {printable(changed[0])}"
+                )
                 self.health_report = [*self.health_report, line]
             if kind == "image":
                 sizes = list(map(tuple, self.index.sizes.tolist()))
-                same = report_same_files(files, sizes, self.index.file_ids, str(self.annotations))
+                same = report_duplicate_files(files, sizes, self.index.file_ids, str(self.annotations))
                 self.health_report = [*self.health_report, *same]
             missing = np.array([file not in listing for file in files])
             if missing.any():

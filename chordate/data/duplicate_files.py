@@ -7,7 +7,7 @@ from chordate.errors import DataError
 from chordate.text import pluralize, printable
 
 
-def report_same_files(
+def report_duplicate_files(
     names: Sequence[str], sizes: Sequence[tuple[int, int]], ids: Sequence[Any], source: str
 ) -> list[str]:
     """A list of one line about images with the file of an earlier image; empty if there are none.

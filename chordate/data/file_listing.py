@@ -17,11 +17,12 @@ class FileListing:
 
     Args:
         folder: the folder that all names are relative to; it may be missing.
+        source: the annotation file that has the names, for messages.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._ending = Path(os.path.abspath(folder)).parts
+    def __init__(self, folder: Path, source: Path | str = ""):
+        self.folder, self.source = folder, source
+        self._parts = Path(os.path.abspath(folder)).parts
         self._listed: dict[str, set[str]] = {}
         self._found: dict[str, str] = {}  # the absolute path for which `find` returned a relative path
 
@@ -53,20 +54,21 @@ class FileListing:
                 continue
             for relative in _normal_forms(str(Path(*parts[count:])) if count else name):
                 if relative in self:
-                    return self._only(relative, name) if count and ABSOLUTE.match(name) else relative
+                    return self._check_unique(relative, name) if count and ABSOLUTE.match(name) else relative
         return name
 
     def _is_own_path(self, parts: tuple[str, ...]) -> bool:
         """Whether the leading parts of a name are a path of this folder, maybe on another machine."""
         if ABSOLUTE.match(parts[0]):
-            return parts[-1:] == self._ending[-1:]
-        return parts == self._ending[-len(parts) :]
+            return parts[-1:] == self._parts[-1:]
+        return parts == self._parts[-len(parts) :]
 
-    def _only(self, relative: str, name: str) -> str:
-        """Returns `relative`, unless it was found for another name than `name`."""
+    def _check_unique(self, relative: str, name: str) -> str:
+        """Returns `relative`; raises DataError if it was found for another name than `name`."""
         if (other := self._found.setdefault(relative, name)) != name:
             raise DataError(
-                f"{self.folder / relative}: could be {printable(other)} or {printable(name)}; correct the file names"
+                f"{f'{self.source}: ' if self.source else ''}the file names {printable(other)} and {printable(name)} "
+                f"both lead to {self.folder / relative}; correct them"
             )
         return relative
 

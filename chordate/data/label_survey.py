@@ -53,7 +53,7 @@ class LabelSurvey(LabelCounts):
 def survey_labels(
     pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels], skip_broken: bool = False
 ) -> LabelSurvey:
-    """Read the label files of a dataset in several threads, or an evenly spread part of them with about `MAX_PIXELS`.
+    """Read the label files of a dataset in several threads, or an evenly spaced subset with about `MAX_PIXELS`.
 
     Args:
         pairs: the image file and the label file of each sample.
@@ -87,16 +87,16 @@ def survey_labels(
     pool = ThreadPoolExecutor()
     try:
         add(first)
-        most = MAX_PIXELS * max(1, survey.files) // max(1, survey.pixels)
-        add(sorted(set(_spread(len(pairs), most)).difference(first)))
+        max_files = MAX_PIXELS * max(1, survey.files) // max(1, survey.pixels)
+        add(sorted(set(_spread(len(pairs), max_files)).difference(first)))
     finally:
         pool.shutdown(cancel_futures=True)
     return survey
 
 
-def _spread(length: int, most: int) -> list[int]:
-    """At most `most` of the numbers 0 … `length` - 1, evenly spread."""
-    count = min(length, most)
+def _spread(length: int, max_count: int) -> list[int]:
+    """At most `max_count` of the numbers 0 … `length` - 1, evenly spread."""
+    count = min(length, max_count)
     return [number * length // count for number in range(count)]
 
 

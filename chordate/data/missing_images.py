@@ -73,8 +73,8 @@ def describe_broken(errors: Sequence[str]) -> list[str]:
 def _search(name: str, root: Path) -> Path | None:
     """The first file with this name among the first `SEARCHED` files under `root`; None if there is none."""
     entries = ((where, entry) for where, _, files in os.walk(root) for entry in files)
-    found = (Path(where) / entry for where, entry in islice(entries, SEARCHED) if entry == name)
-    return next((path for path in found if path.is_file()), None)
+    matches = (Path(where) / entry for where, entry in islice(entries, SEARCHED) if entry == name)
+    return next((path for path in matches if path.is_file()), None)
 
 
 def without_images(coco: hotcoco.COCO, image_ids: set[int]) -> hotcoco.COCO:

@@ -39,9 +39,12 @@ def split_images(file: Path, split: str) -> list[Path]:
     """The paths of the images of a split of a `data.yaml`; listed images may be missing.
 
     The entry of the split is a folder, a text file with one image per line (relative to the text file), or a list of
-    these. Folders and text files are relative to the entry `path`. Since datasets are often moved after export, the
-    YAML file's own folder is tried as well; and of a listed absolute path that does not exist, leading folders are
-    removed, provided that this finds a file in the folder of the text file or the YAML file. Backslashes are slashes.
+    these. Folders and text files are relative to the entry `path`. Backslashes are read as slashes.
+
+    Datasets are often moved after export. Therefore, folders and text files are also searched in the YAML file's own
+    folder. If a text file lists an absolute path that does not exist, its leading folders are removed one by one until
+    the rest is a file in the folder of the text file or of the YAML file. The file name without any folder is never
+    tried, because files in different folders may have the same name.
 
     Raises:
         DataError: there is no such split, a folder or text file is missing, the split has no images, or the labels are
@@ -71,7 +74,7 @@ def split_images(file: Path, split: str) -> list[Path]:
 
 
 def split_entries(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of the splits of a `data.yaml`. As in Ultralytics, "validation" is another name of "val"."""
+    """The entries of the splits of a `data.yaml`. "validation" and "valid" are other names of "val"."""
     entries = {name: content.get(name) for name in SPLITS}
     entries["val"] = entries["val"] or content.get("validation") or content.get("valid")
     return {name: entry for name, entry in entries.items() if entry}
@@ -141,5 +144,5 @@ def _listed(line: str, listings: Sequence[FileListing]) -> Path:
     parts = Path(name).parts
     names = [str(Path(*parts[count:])) for count in range(1, len(parts) - 1)] if ABSOLUTE.match(name) else []
     tried = [(listings[0], name), *((listing, other) for listing in listings for other in names)]
-    listing, found = next(((listing, other) for listing, other in tried if other in listing), tried[0])
-    return Path(os.path.normpath(listing.folder / found))
+    listing, path = next(((listing, other) for listing, other in tried if other in listing), tried[0])
+    return Path(os.path.normpath(listing.folder / path))

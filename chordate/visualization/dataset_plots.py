@@ -20,8 +20,8 @@ def plot_class_counts(names: Sequence[str], counts: NDArray[np.int64]) -> Figure
 
     Of more than 40 classes, those without objects are left out.
     """
-    most = ROWS * COLUMNS if len(counts) <= ROWS else min(ROWS * COLUMNS, max(np.count_nonzero(counts), 1))
-    order = np.argsort(-counts, kind="stable")[:most]
+    max_classes = ROWS * COLUMNS if len(counts) <= ROWS else min(ROWS * COLUMNS, max(np.count_nonzero(counts), 1))
+    order = np.argsort(-counts, kind="stable")[:max_classes]
     columns = -(-len(order) // ROWS)
     rows = -(-len(order) // columns)
     figure = new_figure(6 if columns == 1 else 4.5 * columns, 0.8 + 0.21 * max(rows, 11))
