@@ -208,7 +208,9 @@ def test_the_problems_found_on_opening_stay_with_the_dataset(tmp_path: Path) -> 
 def test_each_box_that_is_dropped_is_reported_once(tmp_path: Path, box: list[float]) -> None:
     dataset = open_set(write_coco(tmp_path, [BOX, annotation(9, 1, box)]))
     assert len(dataset[(0, 0)]["boxes"]) == 1
-    assert dataset.health_report == [f"{tmp_path}/annotations.json: 1 box without area in the image dropped (id 9)"]
+    assert dataset.health_report == [
+        f"{tmp_path}/annotations.json: 1 box with a side below 0.01 px in the image dropped (id 9)"
+    ]
 
 
 # Images

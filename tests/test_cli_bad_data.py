@@ -117,7 +117,7 @@ def test_images_of_every_file_type_train(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("box", "warning"), [([70, 50, 90, 90], "clipped to the image"), ([10, 10, 0, 20], "without area")]
+    ("box", "warning"), [([70, 50, 90, 90], "clipped to the image"), ([10, 10, 0, 20], "with a side below 0.01 px")]
 )
 def test_boxes_beyond_the_image_or_without_area_are_counted_and_training_goes_on(tmp_path, caplog, box, warning):
     assert train(write_coco(tmp_path, [*BOXES, annotation(3, 1, box)])) == 0

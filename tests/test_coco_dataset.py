@@ -159,12 +159,24 @@ def test_a_box_is_clipped_to_the_image_and_one_without_area_is_dropped(tmp_path:
     root = write_coco(tmp_path, boxes)
     dataset = open_set(root)
     assert dataset.health_report == [
-        f"{root}/annotations.json: 2 boxes without area in the image dropped (id 3, 4), "
+        f"{root}/annotations.json: 2 boxes with a side below 0.01 px in the image dropped (id 3, 4), "
         "2 boxes clipped to the image (id 1, 2)"
     ]
     sample = dataset[(0, 0)]
     assert sample["boxes"].tolist() == [[0, 10, 15, 30], [70, 50, 80, 60], [10, 10, 14, 15]]
     assert len(sample["labels"]) == len(sample["crowd"]) == 3
+
+
+@pytest.mark.parametrize("id", [[1], None, "1", 9])
+def test_a_thin_box_is_dropped_and_counted_once_with_any_id(tmp_path: Path, id: object) -> None:
+    """Neither is it counted as an object without a mask."""
+    square = annotation(2, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 10, 30, 30, 10, 30]])
+    thin = annotation(1, 1, [1, 1, 0.005, 5]) | {"id": id}
+    outside = annotation(3, 1, [79.995, 1, 5, 5])
+    dataset = open_set(write_coco(tmp_path, [square, thin, outside]), masks=True)
+    report = " ".join(dataset.health_report)
+    assert "2 boxes with a side below 0.01 px in the image dropped" in report and "no usable mask" not in report
+    assert dataset[(0, 0)]["boxes"].tolist() == [[10, 10, 30, 30]]
 
 
 def test_a_clean_file_logs_no_warning(cells: Path, caplog) -> None:

@@ -186,7 +186,7 @@ def test_a_report_names_the_files_and_the_numbers_of_the_objects(tmp_path: Path)
         files[name] = f"<annotation>{parts[0][len('<annotation>') : parts[0].index('<object>')]}{objects}</annotation>"
     dataset = VocDataset(voc(tmp_path, files, ["1.png", "b/2.png", "b/3.png"]))
     (line,) = dataset.health_report
-    assert "1 box without area in the image dropped (b/2.xml: object 1)" in line
+    assert "1 box with a side below 0.01 px in the image dropped (b/2.xml: object 1)" in line
     assert "2 boxes clipped to the image (1.xml: object 2, b/2.xml: object 3)" in line
     message = r"/Annotations: no object has a usable mask \(5 objects, the first: 1\.xml: object 1\)"
     with pytest.raises(DataError, match=message):

@@ -196,7 +196,7 @@ def test_a_report_names_the_label_files_and_lines(tmp_path: Path) -> None:
         "images", names="data.yaml", data_root=yolo(tmp_path, labels, ["1.png", "b/2.png"]), masks=True
     )
     report = " ".join(dataset.health_report)
-    assert "1 box without area in the image dropped (b/2.txt:1)" in report
+    assert "1 box with a side below 0.01 px in the image dropped (b/2.txt:1)" in report
     assert "2 boxes clipped to the image (1.txt:3, b/2.txt:3)" in report
     assert (
         "5 of 6 objects have no usable mask, so they are trained on without one (1.txt:1, 1.txt:3, b/2.txt:2," in report

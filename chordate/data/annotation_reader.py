@@ -29,15 +29,13 @@ class AnnotationReader:
 
     Attributes:
         instances: dict from category id to the number of objects, that is, of annotations that are not crowds and
-            whose boxes have a positive area inside their images.
-        thin: ids of the annotations whose boxes have an area, but a side below MIN_SIDE.
+            whose boxes have no side below MIN_SIDE inside their images.
         without_mask: category id and annotation id of each object that has no usable mask overlapping its box.
     """
 
     def __init__(self, keypoint_counts: Mapping[int, int], findings: Findings):
         self.keypoint_counts, self.findings = keypoint_counts, findings
         self.instances: defaultdict[int, int] = defaultdict(int)
-        self.thin: list[Any] = []
         self.without_mask: list[tuple[int, Any]] = []
 
     def read(self, record: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> dict[str, Any] | None:
@@ -66,8 +64,6 @@ class AnnotationReader:
             if fields["bbox"] is None:
                 self.findings.error("bbox is not four finite numbers", id, quote(box))
                 return None
-            if 0 < min(fields["bbox"][2:]) < MIN_SIDE:
-                self.thin.append(id)
         elif segmentation is None:
             self.findings.error("no bbox and no usable segmentation", id)
             return None
@@ -80,12 +76,13 @@ class AnnotationReader:
         return fields
 
     def _count_mask(self, fields: Mapping[str, Any], id: Any, category: int, size: tuple[int, int]) -> None:
-        """Count an object whose box has an area inside the image; list it in `without_mask` if no mask is usable."""
+        """Count an object, unless its box is too thin inside the image; list it in `without_mask` if it has no usable
+        mask."""
         segmentation, has_mask = fields.get("segmentation"), "segmentation" in fields
         if "bbox" in fields:
             x, y, w, h = fields["bbox"]
             left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, size[1]), min(y + h, size[0])
-            if right <= left or bottom <= top:
+            if min(right - left, bottom - top) < MIN_SIDE:
                 return
             has_mask = has_mask and has_mask_in_box(segmentation, left, top, right, bottom)
         self.instances[category] += 1

@@ -7,7 +7,7 @@ normalized by `coco_normalize`.
 import logging
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,16 +128,17 @@ def check_annotations(
         report = index.healthcheck()
         clean = not report["errors"] and _is_plain(index, path, images)
         if clean:
-            reader, checked = _read_annotations(index, whole)
+            reader, checked, thin = _read_annotations(index, whole)
             clean = not reader.findings
     if index is None or not clean:
         content = read_json(path) if index is None or path.is_file() else index.dataset
         content, reader = normalize(content, source, images)
         index, checked = _index(content, source, reader.findings, health), ALL
+        thin = {annotation["id"] for annotation in content["annotations"] if _is_thin(annotation)}
         report = index.healthcheck()
     lines = reader.findings.lines(source, health) + _check_fractions(index, source, health)
     boxes = {id for w in report["warnings"] if w["code"] in _BOX_WARNINGS for id in w["affected_ids"]}
-    if dropped := _box_report(index, sorted(boxes), reader.thin):
+    if dropped := _box_report(index, sorted(boxes | thin)):
         lines.append(f"{source}: {dropped}")
     return OpenedAnnotations(index, lines, reader, checked)
 
@@ -165,17 +166,26 @@ def _has_wrong_flags(path: Path) -> bool:
         return WRONG_FLAG.search(data) is not None
 
 
-def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReader, int]:
-    """Check the annotations of a clean file; returns the reader, and the largest id of the checked images."""
+def _read_annotations(index: hotcoco.COCO, whole: bool) -> tuple[AnnotationReader, int, set[int]]:
+    """Check the annotations of a clean file; returns the reader, the largest id of the checked images, and the ids of
+    the annotations with thin boxes."""
     ids, image_ids, checked = index.get_ann_ids(), sorted(index.get_img_ids()), ALL
     if len(ids) > CHECKED_ANNOTATIONS and len(image_ids) > CHECKED_IMAGES and not whole:
         image_ids = image_ids[:CHECKED_IMAGES]
         ids, checked = index.get_ann_ids(img_ids=image_ids), image_ids[-1]
     sizes = {image["id"]: (image["height"], image["width"]) for image in load_images(index, image_ids)}
-    reader = AnnotationReader(keypoint_counts(index), Findings())
+    reader, thin = AnnotationReader(keypoint_counts(index), Findings()), set()
     for annotation in load_annotations(index, ids):
-        reader.read(annotation, id_in_file(annotation), annotation["category_id"], sizes[annotation["image_id"]])
-    return reader, checked
+        size = sizes[annotation["image_id"]]
+        fields = reader.read(annotation, id_in_file(annotation), annotation["category_id"], size)
+        if fields is not None and _is_thin(fields):
+            thin.add(annotation["id"])
+    return reader, checked, thin
+
+
+def _is_thin(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation has a box with an area, but a side below MIN_SIDE; hotcoco does not warn of it."""
+    return 0 < min(annotation.get("bbox", ())[2:], default=0) < MIN_SIDE
 
 
 def missing_masks(opened: OpenedAnnotations, category_ids: Sequence[int], source: str) -> list[str]:
@@ -282,13 +292,12 @@ def _check_fractions(index: hotcoco.COCO, source: str, health: Health) -> list[s
     return [line]
 
 
-def _box_report(index: hotcoco.COCO, ids: list[int], thin: list[Any]) -> str:
+def _box_report(index: hotcoco.COCO, ids: list[int]) -> str:
     """One line: how many boxes are dropped, and how many are clipped to their images.
 
     Args:
         index: the annotations.
-        ids: ids of the annotations whose boxes are degenerate or reach beyond the image.
-        thin: ids in the file of the annotations whose boxes are too thin.
+        ids: ids of the annotations whose boxes are degenerate or thin, or reach beyond the image.
     """
     clipped: list[Any] = []
     dropped: list[Any] = []
@@ -301,10 +310,12 @@ def _box_report(index: hotcoco.COCO, ids: list[int], thin: list[Any]) -> str:
             dropped.append(id_in_file(annotation))
         elif width < w or height < h:
             clipped.append(id_in_file(annotation))
-    dropped += [id for id in thin if id not in set(dropped)]
     parts = [
         with_ids(f"{len(ids)} {'box' if len(ids) == 1 else 'boxes'} {effect}", ids)
-        for ids, effect in ((dropped, "without area in the image dropped"), (clipped, "clipped to the image"))
+        for ids, effect in (
+            (dropped, f"with a side below {MIN_SIDE} px in the image dropped"),
+            (clipped, "clipped to the image"),
+        )
         if ids
     ]
     return ", ".join(parts)
