@@ -1,6 +1,8 @@
 """Image files of every kind are converted to 8 bits and the model's number of channels, or raise a one-line error."""
 
 import io
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -254,6 +256,19 @@ def test_every_listed_format_is_read(tmp_path: Path, kind: str) -> None:
     got = read_image(path).permute(1, 2, 0).numpy().astype(int)
     assert f".{kind}" in SUFFIXES and got.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(got - [200, 30, 90]).max() <= (3 if kind in ("avif", "mpo") else 0)
+
+
+def test_decoders_log_again_after_overlapping_reads(tmp_path: Path, bands) -> None:
+    """The loggers belong to the user's process."""
+    logger, level = logging.getLogger("tifffile"), cv2.utils.logging.getLogLevel()
+    assert level > cv2.utils.logging.LOG_LEVEL_SILENT and logger.isEnabledFor(logging.WARNING)
+    paths = [tmp_path / name for name in ("a.tif", "b.png")]
+    for path, content in zip(paths, (tiff(bands)[:-60], png(bands[..., :3])[:100])):
+        path.write_bytes(content)
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(read_image, path) for path in paths * 20]
+    assert all(isinstance(read.exception(), BrokenFile | DataError) for read in reads)
+    assert cv2.utils.logging.getLogLevel() == level and logger.isEnabledFor(logging.WARNING)
 
 
 def test_a_broken_file_prints_nothing_but_the_error(tmp_path: Path, bands, capfd: pytest.CaptureFixture) -> None:

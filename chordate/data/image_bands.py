@@ -18,6 +18,7 @@ import PIL.Image
 import tifffile
 from numpy.typing import NDArray
 
+from chordate.data.decoder_logs import silenced_decoders
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
 from chordate.errors import BrokenFile, DataError
 from chordate.text import one_line, pluralize
@@ -31,9 +32,6 @@ _NUMPY = b"\x93NUMPY"
 _NATIVE = ("L", "RGB", "RGBA", "F", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes that numpy reads as they are
 EXIF_ORIENTATION = 0x112
 log = logging.getLogger("chordate")
-# The decoders' own messages do not name the file; the errors raised here do.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 reported: set[str] = set()
 
 
@@ -104,7 +102,8 @@ def decode_unchanged(data: NDArray[np.uint8], path: Path) -> NDArray[Any] | None
         BrokenFile: the image exceeds OpenCV's own limit of pixels.
     """
     try:
-        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+        with silenced_decoders():
+            return cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
     except cv2.error as error:
         raise BrokenFile(opencv_message(path, error)) from error
 
@@ -149,7 +148,7 @@ def load_array(data: NDArray[np.uint8], path: Path) -> NDArray[Any]:
 def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArray[Any] | None:
     """Load a TIFF with more than 4 channels, which OpenCV refuses and Pillow cuts to 3; None for other files."""
     try:
-        with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+        with silenced_decoders(), tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
             page: Any = file.pages[0]
             if page.samplesperpixel <= 4:
                 return None
@@ -160,7 +159,8 @@ def _load_many_bands(data: NDArray[np.uint8], path: Path, rotate: bool) -> NDArr
     if pixels > MAX_PIXELS:
         raise BrokenFile(too_many_pixels(path))
     try:
-        bands = page.asarray()
+        with silenced_decoders():
+            bands = page.asarray()
     except Exception as error:
         raise BrokenFile(f"{path}: not a readable image, or truncated: {error}") from error
     return _orient(np.moveaxis(bands, 0, 2) if page.axes == "SYX" else bands, orientation)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chordate.data.decoder_logs import silenced_decoders
 from chordate.data.image_bands import decode_bands, opencv_message, undecodable
 from chordate.data.paths import missing_file
 from chordate.data.pixel_limit import MAX_PIXELS, too_many_pixels
@@ -86,15 +87,17 @@ def decode_image(
     image: Any
     stored: Any
     plain = channels == 3 and PLAIN.match(data[:32].tobytes())
+
+    def decode(rotate: bool) -> Any:
+        if not plain:
+            return decode_bands(data, path, channels, white_level, rotate=rotate)
+        with silenced_decoders():
+            return cv2.imdecode(data, cv2.IMREAD_COLOR | (0 if rotate else cv2.IMREAD_IGNORE_ORIENTATION))
+
     try:
-        stored = image = (
-            cv2.imdecode(data, cv2.IMREAD_COLOR) if plain else decode_bands(data, path, channels, white_level)
-        )
+        stored = image = decode(rotate=True)
         if image is not None and size is not None and image.shape[:2] != tuple(size):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            stored = (
-                cv2.imdecode(data, flags) if plain else decode_bands(data, path, channels, white_level, rotate=False)
-            )
+            stored = decode(rotate=False)
     except cv2.error as error:  # OpenCV has its own limit of pixels
         raise BrokenFile(opencv_message(path, error)) from error
     if image is None or stored is None:

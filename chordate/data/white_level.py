@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from chordate.data.dataset import Dataset
+from chordate.data.decoder_logs import silenced_decoders
 from chordate.data.image_bands import BY_PILLOW, decode_native, white_level_of
 from chordate.data.image_io import PLAIN, read_bytes
 from chordate.errors import DataError
@@ -55,7 +56,7 @@ def _white_level(path: Path) -> tuple[str, int | None]:
         return "", None
     if head.startswith((b"II", b"MM")):
         try:
-            with tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
+            with silenced_decoders(), tifffile.TiffFile(io.BytesIO(data.tobytes())) as file:
                 if file.pages[0].dtype == np.uint8:  # type: ignore[union-attr]
                     return "", None
         except Exception:  # a damaged header can raise anything; decoding reports it
