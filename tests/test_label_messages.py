@@ -11,7 +11,7 @@ import pytest
 from label_images import SIZE, error, folder, masks_of, write
 from PIL import Image
 
-from chordate.data import label_survey
+from chordate.data import label_counts, label_survey
 from chordate.errors import ConfigError, DataError
 from chordate.registry import DATASETS
 
@@ -46,6 +46,45 @@ def test_of_a_dataset_with_too_many_pixels_an_even_part_is_checked(tmp_path, mon
     Image.fromarray(masks[0]).save(tmp_path / "labels/004.png")
     with pytest.raises(DataError, match=r"003.png: .* 9, .* values: 9 \(50 % of the pixels\), 5 \(2 %\); add it"):
         folder(tmp_path, ["a", "b"]).read(3)
+
+
+RED, NOISE = Image.new("RGB", SIZE[::-1], (255, 0, 0)), np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "palette", "message"),
+    [
+        (RED, None, "label images are in color: .*; 2 of 6 label files checked; set palette"),
+        (Image.new("L", (8, 8)), None, r"000\.png: 8×8, but .* \(wrong size in 2 of 2 of 6 label files checked\)"),
+        (Image.fromarray(NOISE), [(0, 0, 0), (1, 1, 1)], "no color of the palette occurs, but .*; 2 of 6 label files"),
+    ],
+    ids=["no palette", "wrong size", "photos"],
+)  # fmt: skip
+def test_mistakes_in_all_label_files_are_found_in_the_first_ones(tmp_path, monkeypatch, mask, palette, message):
+    monkeypatch.setattr(label_survey, "FIRST_FILES", 2)
+    assert re.search(message, error(write(tmp_path, [mask] * 6), ["a", "b"], palette=palette))
+
+
+def test_colors_of_the_palette_may_occur_only_in_the_last_label_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_survey, "FIRST_FILES", 2)
+    black = Image.new("RGB", SIZE[::-1])
+    (line,) = folder(write(tmp_path, [black] * 5 + [RED]), ["a"], palette=[(255, 0, 0)]).health_report
+    assert "colors outside the palette are ignored" in line and "6 label files checked" in line
+
+
+def test_a_limited_number_of_colors_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_counts, "MAX_COLORS", 2)
+    counts = label_counts.LabelCounts()
+    for number in range(4):
+        pixels = np.full((2, 2, 3), number, np.uint8)
+        pixels[0, 0] = 0
+        counts.add(label_counts.LabelCounts.of_file(tmp_path / f"{number}.png", pixels))
+    black, gray = 0, 0x010101
+    assert counts.colors == {black: 7, gray: 3} and counts.pixels == 16
+    assert counts.occurrences == {("colors", black): 4, ("colors", gray): 1}
+    assert {key: path.name for key, path in counts.examples.items()} == {
+        ("colors", black): "0.png", ("colors", gray): "1.png",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ _lock = threading.Lock()
 _decoding = 0  # number of threads that decode
 _level, _disabled = 0, False  # state of OpenCV's and tifffile's loggers before the first of these threads
 # Otherwise, a process that is forked while another thread holds the lock would wait for it forever.
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from chordate.data.label_files import LabelPixels, format_color, pack_colors
 
 LISTED = 5  # maximum number of values in a message
+MAX_COLORS = 1 << 16  # maximum number of colors of a dataset that are counted; photos have more
 FEW_VALUES = 3  # files with at most this many ids are counted by their set of ids
 
 
@@ -20,10 +21,11 @@ class LabelCounts:
     """The values that occur in label files.
 
     Attributes:
-        ids, colors: number of pixels of each id and of each packed color (see `pack_colors`).
-        examples: the first file with each value, keyed by kind ("ids" or "colors") and value.
+        ids, colors: number of pixels of each id and of each packed color (see `pack_colors`). After `MAX_COLORS`
+            colors, `add` counts no new ones.
+        examples: the file with each value that was read first, keyed by kind ("ids" or "colors") and value.
         occurrences: number of files with each value, with the same keys.
-        sets: number of files with each set of ids, of files with at most `FEW_VALUES` ids.
+        sets: the sets of ids of the files with at most `FEW_VALUES` ids.
         files, pixels: number of files and pixels.
     """
 
@@ -31,7 +33,7 @@ class LabelCounts:
     colors: Counter[int] = field(default_factory=Counter)
     examples: dict[tuple[str, int], Path] = field(default_factory=dict)
     occurrences: Counter[tuple[str, int]] = field(default_factory=Counter)
-    sets: Counter[frozenset[int]] = field(default_factory=Counter)
+    sets: set[frozenset[int]] = field(default_factory=set)
     files: int = 0
     pixels: int = 0
 
@@ -45,16 +47,20 @@ class LabelCounts:
         counts.examples = dict.fromkeys(((kind, value) for value in numbers), path)
         counts.occurrences.update(counts.examples.keys())
         if kind == "ids" and len(numbers) <= FEW_VALUES:
-            counts.sets[frozenset(numbers)] = 1
+            counts.sets.add(frozenset(numbers))
         return counts
 
     def add(self, other: LabelCounts) -> None:
         """Add the counts of other files."""
         self.ids.update(other.ids)
-        self.colors.update(other.colors)
-        self.occurrences.update(other.occurrences)
-        self.sets.update(other.sets)
-        self.examples = other.examples | self.examples
+        for color, count in other.colors.items():
+            if color in self.colors or len(self.colors) < MAX_COLORS:
+                self.colors[color] += count
+        for key, file in other.examples.items():
+            if key[0] == "ids" or key[1] in self.colors:
+                self.examples.setdefault(key, file)
+                self.occurrences[key] += other.occurrences[key]
+        self.sets |= other.sets
         self.files += other.files
         self.pixels += other.pixels
 

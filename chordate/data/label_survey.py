@@ -26,6 +26,7 @@ from chordate.progress import ProgressBar
 MAX_PIXELS = 1 << 33
 FIRST_FILES = 32  # number of files from whose sizes the size of the dataset is estimated
 WITH_PROGRESS = 500  # a progress bar is drawn for more files than this
+MANY_COLORS = 10  # times the colors of the palette; label images with more are not made for the palette
 RARE = 1e-3  # unknown values in a smaller fraction of the pixels are rather errors in a few files than another encoding
 TWO_VALUED = {0, 255}  # the values of binary masks from image editors and annotation tools
 log = logging.getLogger("chordate")
@@ -51,17 +52,21 @@ class LabelSurvey(LabelCounts):
 
 
 def survey_labels(
-    pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], LabelPixels], skip_broken: bool = False
+    pairs: Sequence[tuple[Path, Path]],
+    read: Callable[[Path], LabelPixels],
+    check: Callable[[LabelSurvey], None],
+    skip_broken: bool = False,
 ) -> LabelSurvey:
     """Read the label files of a dataset in several threads, or an evenly spaced subset with about `MAX_PIXELS`.
 
     Args:
         pairs: the image file and the label file of each sample.
         read: reads the pixels of a label file. Called from several threads.
+        check: called with the survey of the first files, before the others are read; raises an error if it suffices.
         skip_broken: whether to leave out files that cannot be read, instead of raising an error.
 
     Raises:
-        DataError: a label file is missing or invalid, or it cannot be read and `skip_broken` is false.
+        DataError: a label file is missing or invalid, or it cannot be read and `skip_broken` is false; or as `check`.
     """
 
     def count(number: int) -> tuple[LabelCounts, str | None] | None:
@@ -88,7 +93,9 @@ def survey_labels(
     try:
         add(first)
         max_files = MAX_PIXELS * max(1, survey.files) // max(1, survey.pixels)
-        add(sorted(set(_spread(len(pairs), max_files)).difference(first)))
+        if others := sorted(set(_spread(len(pairs), max_files)).difference(first)):
+            check(survey)
+            add(others)
     finally:
         pool.shutdown(cancel_futures=True)
     return survey
@@ -115,6 +122,25 @@ def wrong_label_size(label: Path, size: tuple[int, int], image: Path, image_size
     return f"{label}: {size[1]}×{size[0]}, but its image {image.name} is {image_size[1]}×{image_size[0]}"
 
 
+def check_colors_and_sizes(survey: LabelSurvey, encoding: LabelEncoding, source: Path) -> None:
+    """Check for the mistakes that a few label files prove. `check_encoding` also calls this function.
+
+    Raises:
+        DataError: label images are in color but there is no palette, none of very many colors is in the palette, or
+            label images differ in size from their images.
+    """
+    if survey.colors and encoding.palette is None:
+        raise DataError(
+            f"{source}: label images are in color: {survey.describe(list(survey.colors), 'colors')}; {survey.checked}; "
+            f"set palette to the color of each class"
+        )
+    if survey.wrong_sizes:
+        raise DataError(f"{survey.wrong_sizes[0]} (wrong size in {len(survey.wrong_sizes)} of {survey.checked})")
+    # In fewer colors, the classes may be rare and occur only in other files.
+    if encoding.palette is not None and len(survey.colors) > MANY_COLORS * len(encoding.palette):
+        _check_colors(survey, encoding, f"{source}: ", survey.checked)
+
+
 def check_encoding(
     survey: LabelSurvey, encoding: LabelEncoding, source: Path, background: Background | None = None
 ) -> tuple[LabelEncoding, list[str]]:
@@ -135,8 +161,8 @@ def check_encoding(
 
     Raises:
         DataError: a value is neither a class nor ignored, masks have the values 0 and 255 but there is only one class
-            with the default id 0, label images are in color but there is no palette, two classes have the same color,
-            no color is in the palette, or label images differ in size from their images.
+            with the default id 0, two classes have the same color, no color is in the palette, or as
+            `check_colors_and_sizes`.
     """
     where, report = f"{source}: ", []
     checked = survey.checked
@@ -168,13 +194,7 @@ def check_encoding(
             f'{where}the masks have the values 0 and 255, but the only class "{encoding.classes[0]}" has the id 0 by '
             f'default; set background="class" to learn 0 as the background, or background="ignored" to ignore 0'
         )
-    if survey.colors and encoding.palette is None:
-        raise DataError(
-            f"{where}label images are in color: {survey.describe(list(survey.colors), 'colors')}; {checked}; set "
-            f"palette to the color of each class"
-        )
-    if survey.wrong_sizes:
-        raise DataError(f"{survey.wrong_sizes[0]} (wrong size in {len(survey.wrong_sizes)} of {checked})")
+    check_colors_and_sizes(survey, encoding, source)
     if survey.colors:
         report += _check_colors(survey, encoding, where, checked)
     if survey.ids and not survey.colors and not set(survey.ids) & set(encoding.ids):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from chordate.data.label_counts import LabelCounts
 from chordate.data.label_encoding import Background, Color, LabelDecoder, LabelEncoding, LabelId
 from chordate.data.label_files import LabelPixels, format_color, pack_colors, read_label_image
 from chordate.data.label_map import LabelMap
-from chordate.data.label_survey import check_encoding, survey_labels, wrong_label_size
+from chordate.data.label_survey import check_colors_and_sizes, check_encoding, survey_labels, wrong_label_size
 from chordate.errors import BrokenFile, DataError
 from chordate.structures import Counts, DatasetMeta, ImageInfo, Sample, Statistic
 from chordate.structures.semantic import SemanticTargets
@@ -73,8 +74,9 @@ class SemanticDataset(Dataset):
     ):
         super().__init__(data_root=data_root, pipeline=pipeline, seed=seed, meta=meta, skip_broken=skip_broken)
         encoding = LabelEncoding.build(classes, ids, ignored_ids, palette, background)
-        survey = survey_labels(pairs, self.read_pixels, skip_broken)
         source = Path(os.path.commonpath([label.parent for _, label in pairs]))
+        check = partial(check_colors_and_sizes, encoding=encoding, source=source)
+        survey = survey_labels(pairs, self.read_pixels, check, skip_broken)
         encoding, self.health_report = check_encoding(survey, encoding, source, background)
         encoding = encoding.reordered(model_classes(encoding.classes, meta) or ())
         if meta is None:
