@@ -229,7 +229,7 @@ def test_images_without_instances_can_be_transformed() -> None:
 def test_a_transform_that_returns_no_sample_is_named():
     def forget(sample: dict) -> None: ...
 
-    with pytest.raises(DataError, match="function failed: TypeError: it must return a dict, got NoneType"):
+    with pytest.raises(DataError, match="forget failed: TypeError: it must return a dict, got NoneType"):
         build_pipeline([forget])(make_sample())
 
 
